@@ -1,0 +1,87 @@
+//! Source and requirements in, what a release is made of out.
+
+use std::path::PathBuf;
+
+use ace_types::{AppName, AppYaml, BuildId, Bytes, IdRange, TenantName};
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+
+/// Makes releases' contents. One build runs in containers of its own and leaves nothing behind but
+/// what [`Built`] names.
+#[async_trait]
+pub trait Builder: Send + Sync {
+    /// Builds `request`, telling each line of progress to `log` (dropped lines are no error).
+    ///
+    /// Dropping the returned future ends the build's processes and removes its scratch.
+    async fn build(
+        &self,
+        request: BuildRequest,
+        log: mpsc::Sender<String>,
+    ) -> Result<Built, BuildError>;
+
+    /// Removes `built` from disk. What another release still uses must not be passed.
+    async fn remove(&self, paths: Vec<PathBuf>) -> std::io::Result<()>;
+
+    /// Removes what an engine that died has left of builds. Called once, before the first build.
+    async fn recover(&self) -> std::io::Result<()>;
+}
+
+/// What to build.
+#[derive(Debug, Clone)]
+pub struct BuildRequest {
+    pub id: BuildId,
+    pub tenant: TenantName,
+    pub app: AppName,
+    /// The user ids that this build's containers run as; nobody else's while it runs.
+    pub ids: IdRange,
+    /// The source: a `.tar.gz` as the client sent it, of a size already bounded. Hostile.
+    pub archive: PathBuf,
+    /// The Python that the app is pinned to, if it was deployed before.
+    pub python: Option<Interpreter>,
+}
+
+/// What a build made. All folders are read-only, belong to root and can be read by anyone who is
+/// let into them.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Built {
+    /// The unpacked source with its byte code: `/ace/code`.
+    pub code: PathBuf,
+    /// The virtual environment, made to stand at `/ace/user/virtualenv`.
+    pub environment: PathBuf,
+    /// The app server's own packages, the last on `sys.path`: `/ace/server`. Shared between apps.
+    pub server: PathBuf,
+    pub python: Interpreter,
+    pub app_yaml: AppYaml,
+    /// What `code` takes on disk.
+    pub code_size: Bytes,
+    /// What `environment` takes on disk.
+    pub environment_size: Bytes,
+}
+
+/// A Python on this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Interpreter {
+    /// `3.13.1`.
+    pub version: String,
+    /// The program, links resolved: `/usr/bin/python3.11`.
+    pub program: PathBuf,
+    /// `sys.base_prefix`: what must be visible for it to run, at its original path.
+    pub prefix: PathBuf,
+}
+
+/// Why a build failed.
+#[derive(Debug, thiserror::Error)]
+pub enum BuildError {
+    /// The tenant's doing: the message is theirs to read, with the installer's or the app's words
+    /// already in the log.
+    #[error("{0}")]
+    Rejected(String),
+    /// Ours or the machine's doing.
+    #[error("the engine could not {doing}")]
+    Engine {
+        doing: String,
+        #[source]
+        source: Box<dyn std::error::Error + Send + Sync>,
+    },
+}

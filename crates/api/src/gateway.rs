@@ -1,0 +1,55 @@
+//! Where requests go.
+
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ace_types::{AppName, HostName, InstanceId, Limits, ReleaseNumber, StaticRule};
+use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
+
+/// Ends connections, serves files, forwards along routes. It serves from its last known routes and
+/// calls nobody on a request's path.
+#[async_trait]
+pub trait Gateway: Send + Sync {
+    /// Replaces every route. Requests that arrive after the return follow the new table.
+    fn set_routes(&self, routes: RouteTable);
+
+    /// Waits until no request is under way to `instance`, which no route names any more.
+    /// Returns whether that came before `deadline` had passed.
+    async fn drained(&self, instance: &InstanceId, deadline: Duration) -> bool;
+
+    /// Where it listens.
+    fn address(&self) -> SocketAddr;
+}
+
+/// All routes there are.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+pub struct RouteTable {
+    pub routes: Vec<Route>,
+}
+
+/// The way to one app.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Route {
+    /// Names that lead here; no other route has one of them.
+    pub hosts: Vec<HostName>,
+    pub app: AppName,
+    pub release: ReleaseNumber,
+    /// The release's code, under which `statics` find their files.
+    pub code: PathBuf,
+    /// The longest path first.
+    pub statics: Vec<StaticRule>,
+    /// Ready instances. None: requests wait, bounded, for the next table.
+    pub instances: Vec<InstanceSocket>,
+    /// Of these the gateway keeps `connections`, `body` and `timeout`.
+    pub limits: Limits,
+}
+
+/// Where one instance takes requests, in uwsgi's protocol.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceSocket {
+    pub id: InstanceId,
+    /// A Unix socket that the engine bound.
+    pub socket: PathBuf,
+}

@@ -1,0 +1,16 @@
+//! The contract between programs: one trait a server, and the types that cross between them.
+//!
+//! `control` decides what should be; `builder`, `node` and `gateway` bring it about. They know each
+//! other only by what stands here. Today all of them run in one process and a trait is a call;
+//! the types serialize, so that the same trait can be spoken over a wire.
+
+#![forbid(unsafe_code)]
+
+pub mod builder;
+pub mod gateway;
+pub mod http;
+pub mod node;
+
+pub use builder::{BuildError, BuildRequest, Builder, Built, Interpreter};
+pub use gateway::{Gateway, InstanceSocket, Route, RouteTable};
+pub use node::{EndReason, InstanceSpec, InstanceState, InstanceStatus, Node, VolumeSpec};

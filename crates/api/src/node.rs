@@ -1,0 +1,139 @@
+//! What a node is told to run and what it says of it.
+
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ace_types::app_yaml::Entry;
+use ace_types::{AppName, Bytes, IdRange, InstanceId, Limits, ReleaseNumber, TenantName};
+use async_trait::async_trait;
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+use tokio::sync::watch;
+
+use crate::Interpreter;
+
+/// Runs instances. Level-triggered: it is told all that should run, and says all that does.
+#[async_trait]
+pub trait Node: Send + Sync {
+    /// Replaces the whole of what should run. What is missing starts; what is no longer named is
+    /// asked to stop, given [`InstanceSpec::stop_grace`], and killed.
+    fn set_desired(&self, instances: Vec<InstanceSpec>);
+
+    /// What is, by id. An instance that is gone and no longer desired leaves the map.
+    fn statuses(&self) -> watch::Receiver<Arc<BTreeMap<InstanceId, InstanceStatus>>>;
+
+    /// Stops every instance, waits until each is gone, and removes what they had in the kernel.
+    ///
+    /// Errors: what could not be removed, a line each.
+    async fn down(&self) -> Result<(), Vec<String>>;
+
+    /// Removes a volume's image for good. No instance that mounts it may be desired.
+    async fn remove_volume(&self, image: PathBuf) -> std::io::Result<()>;
+}
+
+
+/// One instance that should run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InstanceSpec {
+    pub id: InstanceId,
+    pub tenant: TenantName,
+    pub app: AppName,
+    pub release: ReleaseNumber,
+    /// The app's own user ids; all its instances share them, since they share its volume.
+    pub ids: IdRange,
+    pub python: Interpreter,
+    /// See [`crate::Built`].
+    pub code: PathBuf,
+    pub environment: PathBuf,
+    pub server: PathBuf,
+    pub entry: Entry,
+    pub processes: u16,
+    pub threads: u16,
+    pub env: BTreeMap<String, String>,
+    pub limits: Limits,
+    pub volume: Option<VolumeSpec>,
+    /// The path to probe; `None` probes `/` and takes any complete answer but 502 to 504.
+    pub health: Option<String>,
+    /// The host name that a probe asks for.
+    pub host: String,
+    pub startup: Duration,
+    pub stop_grace: Duration,
+}
+
+/// A disk that outlives instances: an ext4 image, mounted at `/ace/data` while an instance exists.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VolumeSpec {
+    /// The image file. Made at first use.
+    pub image: PathBuf,
+    pub size: Bytes,
+}
+
+/// One instance as it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InstanceStatus {
+    pub app: AppName,
+    pub release: ReleaseNumber,
+    pub state: InstanceState,
+    /// When it came into this state.
+    pub since: Timestamp,
+    /// Where its app server listens, for the gateway. Exists from before the server starts.
+    pub socket: PathBuf,
+    /// Folder of its log files.
+    pub log: PathBuf,
+    /// How often its server has been started again after it ended by itself.
+    pub restarts: u32,
+    /// Why it last ended, where it did.
+    pub last_end: Option<EndReason>,
+}
+
+/// Where an instance is in its life.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "name")]
+pub enum InstanceState {
+    /// Its container is being made, or its server has not answered yet.
+    Starting,
+    /// It answered its probe, and its process lives.
+    Running,
+    /// It has been asked to stop.
+    Draining,
+    /// It ended by itself, and is started again at `retry_at`.
+    Crashed { retry_at: Timestamp },
+    /// It never became ready: it ended, or did not answer within its `startup`. Not tried again
+    /// until it has once been absent from what is desired.
+    Failed,
+}
+
+/// Why an instance ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum EndReason {
+    /// The server left with this status.
+    Exited { status: i32 },
+    /// The server was ended by this signal, and not by us.
+    Signalled { signal: i32 },
+    /// The kernel ended a process that went past the memory limit, and the server went with it.
+    OutOfMemory { limit: Bytes },
+    /// No answer to the probe within `after`. `last` is what the last probe got.
+    NotReady { after: Duration, last: String },
+    /// It was there when the engine stopped, and gone when it came back.
+    Lost,
+    /// The container could not be made. `message` is fit for the tenant.
+    NotStarted { message: String },
+}
+
+impl std::fmt::Display for EndReason {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Exited { status } => write!(f, "the app server ended with status {status}"),
+            Self::Signalled { signal } => write!(f, "the app server was ended by signal {signal}"),
+            Self::OutOfMemory { limit } => write!(f, "out of memory: its limit is {limit}"),
+            Self::NotReady { after, last } => {
+                write!(f, "not ready after {} s: {last}", after.as_secs())
+            }
+            Self::Lost => write!(f, "it ended while the engine was not running"),
+            Self::NotStarted { message } => write!(f, "it could not be started: {message}"),
+        }
+    }
+}

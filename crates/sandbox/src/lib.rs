@@ -1,0 +1,21 @@
+//! Containers: namespaces, cgroups, mounts, seccomp, volumes, network. The only unsafe code.
+//!
+//! The engine has many threads and must not fork into a container itself. It starts its own program
+//! again ([`launch`]), from a sealed memory file, as a *launcher*: one thread, running as root,
+//! which reads a [`ContainerSpec`] from an inherited descriptor, makes the namespaces and mounts,
+//! forks process 1 and reports it. Process 1 is *init*, in the same program image: it starts the
+//! tenant's process with nothing left to lose, and outlives the engine.
+//!
+//! Every namespace but the user one belongs to the host's user namespace. So nobody inside, not
+//! even its root, has a capability over its mounts, network, host name or process ids.
+
+pub mod cgroup;
+pub mod claims;
+pub mod init;
+pub mod launch;
+pub mod network;
+pub mod spec;
+pub mod volume;
+
+pub use launch::{Launched, launch};
+pub use spec::ContainerSpec;

@@ -1,0 +1,140 @@
+//! What a container is to be. Crosses from the engine to the launcher as JSON.
+//!
+//! The launcher and init trust it: it comes from the engine over an inherited descriptor, never
+//! from a tenant. What a tenant chose in it (arguments, environment) is only ever handed to the
+//! tenant's own process.
+
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ace_types::{Bytes, IdRange};
+use serde::{Deserialize, Serialize};
+
+use crate::cgroup::Cgroup;
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ContainerSpec {
+    pub host_name: String,
+    pub ids: IdRange,
+    /// Made beforehand by [`crate::cgroup::CgroupTree::create`].
+    pub cgroup: Cgroup,
+    pub root: RootSpec,
+    pub network: NetworkSpec,
+    pub process: ProcessSpec,
+    pub output: OutputSpec,
+    /// How long the tenant's processes may take between SIGTERM to init and SIGKILL.
+    pub stop_grace: Duration,
+}
+
+/// The file system: a small read-only tmpfs with these things in it, besides what every container
+/// has (`/proc` masked, a small `/dev`, `/usr` and its links, a rendered `/etc`).
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
+pub struct RootSpec {
+    pub binds: Vec<Bind>,
+    pub tmpfs: Vec<Tmpfs>,
+    /// A volume at `/ace/data`.
+    pub volume: Option<VolumeMount>,
+    /// Small files rendered into the root, readable by all: (absolute path, content).
+    pub files: Vec<(PathBuf, String)>,
+    /// Nameservers of `/etc/resolv.conf`.
+    pub nameservers: Vec<Ipv4Addr>,
+}
+
+/// `source` on the host appears at `target`, without device files and set-user-id programs.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Bind {
+    pub source: PathBuf,
+    /// Absolute; its parents are made.
+    pub target: PathBuf,
+    pub writable: bool,
+    /// Nothing in it may be run as a program.
+    pub noexec: bool,
+}
+
+/// A writable file system in memory, owned by the tenant, mode 1777.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Tmpfs {
+    pub target: PathBuf,
+    pub size: Bytes,
+    pub inodes: u64,
+}
+
+/// A loop device attached by [`crate::volume::attach`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct VolumeMount {
+    /// `/dev/loopN`.
+    pub device: PathBuf,
+    pub target: PathBuf,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum NetworkSpec {
+    /// A loopback interface and nothing else.
+    Loopback,
+    /// `eth0` with `address`, its default route by way of `gateway`, whose other end on the host is
+    /// named `host_interface` and has a route to `address`. Dies with the container.
+    Veth { host_interface: String, address: Ipv4Addr, gateway: Ipv4Addr },
+}
+
+/// The tenant's process, as user [`IdRange::APP`], without capabilities.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ProcessSpec {
+    /// The program's absolute path inside, and its arguments; never empty.
+    pub argv: Vec<String>,
+    /// The whole environment.
+    pub env: Vec<(String, String)>,
+    pub working_directory: PathBuf,
+    /// Descriptor number under which the tenant's process finds the listening socket, where one is
+    /// handed over.
+    pub socket_fd: Option<i32>,
+    pub open_files_max: u32,
+    /// The largest file it may write, where bounded.
+    pub file_size_max: Option<Bytes>,
+}
+
+/// Where the tenant's standard output and error go.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum OutputSpec {
+    /// The launcher's own descriptors 1 and 2, which the caller made.
+    Inherit,
+    /// Files in a folder of the host's, bounded in size and rate, written by init.
+    Log(LogSpec),
+}
+
+/// Log files of one instance: `current`, then `1`, `2`… the older the higher.
+///
+/// A line is `2026-11-23T05:49:27.123456Z out text\n`: time, stream (`out`, `err`, or `ace` for
+/// init's own remarks), the text without its line end, at most [`LogSpec::LINE_MAX`] bytes; what is
+/// longer goes on in a further line.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct LogSpec {
+    /// On the host; made beforehand. Also bound at `/ace/log`, read-only for the tenant.
+    pub folder: PathBuf,
+    /// Of all files together.
+    pub size_max: Bytes,
+    /// Sustained; [`LogSpec::BURST`] seconds of it may come at once. What is beyond is dropped and
+    /// counted in a line of stream `ace`.
+    pub rate_max_per_second: Bytes,
+}
+
+impl LogSpec {
+    pub const LINE_MAX: usize = 8192;
+    /// Files that the size is split over.
+    pub const FILES: u64 = 5;
+    /// Seconds of the sustained rate that may come at once.
+    pub const BURST: u64 = 16;
+    /// The file that is being written.
+    pub const CURRENT: &str = "current";
+}
+
+/// How a container ended: one JSON line that init writes to [`crate::launch::Handles::exit`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ExitRecord {
+    /// The process's exit status, where it left by itself.
+    pub status: Option<i32>,
+    /// The signal that ended it.
+    pub signal: Option<i32>,
+    /// Whether init had been asked to stop it before.
+    pub asked: bool,
+}

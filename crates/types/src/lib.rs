@@ -1,0 +1,18 @@
+//! The words of ACE as types: names, ids, quantities, limits and `app.yaml`.
+//!
+//! No I/O, no async, no unsafe. Every type here checks what it holds when it is made, so that code
+//! which receives an [`AppName`] need not ask again whether it is one.
+
+#![forbid(unsafe_code)]
+
+pub mod app_yaml;
+pub mod bytes;
+pub mod id;
+pub mod limits;
+pub mod name;
+
+pub use app_yaml::{AppYaml, StaticRule};
+pub use bytes::Bytes;
+pub use id::{BuildId, EngineId, IdRange, InstanceId, ReleaseNumber};
+pub use limits::{Limits, OutOfBounds};
+pub use name::{AppName, HostName, NameError, TenantName};

@@ -1,0 +1,164 @@
+//! Names that people choose: apps, tenants, hosts.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// An app's name: it becomes a DNS label, a folder and part of a cgroup's path.
+///
+/// 1 to 40 bytes of `a`-`z`, `0`-`9` and `-`, beginning and ending with a letter or digit.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct AppName(String);
+
+/// A tenant's name: who owns apps, and the boundary of isolation. Same alphabet as [`AppName`].
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct TenantName(String);
+
+/// A host name as it stands in a `Host` header: lowercase, without port and trailing dot.
+///
+/// At most 253 bytes; each label as an [`AppName`] but up to 63 bytes.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct HostName(String);
+
+/// Why a string is not a name.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum NameError {
+    #[error("a name can't be empty")]
+    Empty,
+    #[error("a name has at most {max} characters, this one has {len}")]
+    Long { max: usize, len: usize },
+    #[error(
+        "{found:?} at position {offset} can't stand in a name: use a-z, 0-9 and, between them, \"-\""
+    )]
+    Char { found: char, offset: usize },
+}
+
+const APP_NAME_MAX: usize = 40;
+const LABEL_MAX: usize = 63;
+const HOST_MAX: usize = 253;
+
+/// Checks one label; `offset` in an error is counted in bytes from the label's start.
+fn check_label(label: &str, max: usize) -> Result<(), NameError> {
+    if label.is_empty() {
+        return Err(NameError::Empty);
+    }
+    for (offset, found) in label.char_indices() {
+        let edge = offset == 0 || offset == label.len() - 1;
+        let allowed = matches!(found, 'a'..='z' | '0'..='9') || (found == '-' && !edge);
+        if !allowed {
+            return Err(NameError::Char { found, offset });
+        }
+    }
+    if label.len() > max {
+        return Err(NameError::Long { max, len: label.len() });
+    }
+    Ok(())
+}
+
+macro_rules! string_type {
+    ($name:ident, $check:expr) => {
+        impl $name {
+            pub fn as_str(&self) -> &str {
+                &self.0
+            }
+        }
+        impl FromStr for $name {
+            type Err = NameError;
+            fn from_str(text: &str) -> Result<Self, NameError> {
+                $check(text)?;
+                Ok(Self(text.to_owned()))
+            }
+        }
+        impl TryFrom<String> for $name {
+            type Error = NameError;
+            fn try_from(text: String) -> Result<Self, NameError> {
+                $check(&text)?;
+                Ok(Self(text))
+            }
+        }
+        impl From<$name> for String {
+            fn from(name: $name) -> String {
+                name.0
+            }
+        }
+        impl fmt::Display for $name {
+            fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+                f.pad(&self.0)
+            }
+        }
+        impl AsRef<str> for $name {
+            fn as_ref(&self) -> &str {
+                &self.0
+            }
+        }
+    };
+}
+
+string_type!(AppName, |text: &str| check_label(text, APP_NAME_MAX));
+string_type!(TenantName, |text: &str| check_label(text, APP_NAME_MAX));
+string_type!(HostName, |text: &str| {
+    if text.len() > HOST_MAX {
+        return Err(NameError::Long { max: HOST_MAX, len: text.len() });
+    }
+    text.split('.').try_for_each(|label| check_label(label, LABEL_MAX))
+});
+
+impl Default for TenantName {
+    /// The tenant that every engine has from its first day.
+    fn default() -> Self {
+        Self("default".to_owned())
+    }
+}
+
+impl AppName {
+    /// A name made of any text, such as a folder's: `My_Shop 2` becomes `my-shop-2`.
+    ///
+    /// Errors: [`NameError::Empty`] where nothing of `text` can stand in a name.
+    pub fn suggest(text: &str) -> Result<Self, NameError> {
+        let mut name = String::new();
+        for found in text.chars().map(|c| c.to_ascii_lowercase()) {
+            match found {
+                'a'..='z' | '0'..='9' => name.push(found),
+                _ if name.is_empty() || name.ends_with('-') => {}
+                _ => name.push('-'),
+            }
+        }
+        name.truncate(APP_NAME_MAX);
+        name.trim_end_matches('-').parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_label_is_an_app_name() {
+        assert_eq!("shop-2".parse::<AppName>().map(String::from), Ok("shop-2".to_owned()));
+    }
+
+    #[test]
+    fn what_could_leave_a_path_or_a_dns_label_is_refused() {
+        for bad in ["", ".", "..", "a/b", "A", "-a", "a-", "a_b", "a.b", "\u{e4}", "a\0"] {
+            assert!(bad.parse::<AppName>().is_err(), "{bad:?}");
+        }
+        assert!("a".repeat(41).parse::<AppName>().is_err());
+    }
+
+    #[test]
+    fn a_folder_suggests_a_name() {
+        assert_eq!(AppName::suggest("My_Shop  2!").map(String::from), Ok("my-shop-2".to_owned()));
+        assert_eq!(AppName::suggest("__"), Err(NameError::Empty));
+    }
+
+    #[test]
+    fn a_host_is_labels_between_dots() {
+        assert!("flask.localhost".parse::<HostName>().is_ok());
+        assert!("flask..localhost".parse::<HostName>().is_err());
+        assert!("flask.localhost.".parse::<HostName>().is_err());
+    }
+}
