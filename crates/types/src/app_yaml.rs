@@ -10,6 +10,11 @@ use serde::{Deserialize, Serialize};
 
 use crate::{Bytes, Limits};
 
+mod parser;
+mod values;
+
+pub use parser::{AppYamlError, Mistake, parse};
+
 /// What `app.yaml` says, with the defaults filled in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

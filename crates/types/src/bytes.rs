@@ -6,9 +6,7 @@ use std::str::FromStr;
 use serde::{Deserialize, Serialize};
 
 /// A number of bytes. Written `512M`, `1G`, `64K` or a bare number; units are powers of 1,024.
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Bytes(pub u64);
 
@@ -55,7 +53,7 @@ impl FromStr for Bytes {
 impl fmt::Display for Bytes {
     /// The largest unit that divides it, as in `512M`; `1536M`, not `1.5G`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let unit = UNITS.iter().find(|(_, shift)| self.0 != 0 && self.0 % (1 << shift) == 0);
+        let unit = UNITS.iter().find(|(_, shift)| self.0 != 0 && self.0.is_multiple_of(1 << shift));
         match unit {
             Some((name, shift)) => f.pad(&format!("{}{name}", self.0 >> shift)),
             None => f.pad(&self.0.to_string()),

@@ -79,9 +79,7 @@ random_id!(
 );
 
 /// The number of a release within its app: 1, 2, 3…
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct ReleaseNumber(pub u32);
 
