@@ -1,1 +1,100 @@
+//! The commands of `ace` that talk to an engine: each is arguments → API call → print.
+//!
+//! The program in `crates/ace` parses [`Command`] and [`Global`] beside its own `ace server` and
+//! calls [`run`]. This crate knows the API's socket and a terminal; it never looks into an
+//! engine's data folder. What has to be done while no engine listens is handed in as [`Offline`].
+//!
+//! Results go to standard output, progress and errors to standard error. All text that an app or
+//! an engine wrote passes [`screen::escape`] before it reaches a terminal.
+
 #![forbid(unsafe_code)]
+
+pub mod client;
+pub mod pack;
+pub mod screen;
+
+mod commands;
+mod error;
+mod server;
+
+use std::path::Path;
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use ace_api::http::DoctorReport;
+use async_trait::async_trait;
+use clap::{Args, Subcommand};
+
+use client::Client;
+use screen::Screen;
+
+pub use error::CommandError;
+pub use server::ServerAddress;
+
+/// What every command takes.
+#[derive(Debug, Clone, Args)]
+pub struct Global {
+    /// Where the engine listens: unix:PATH, or the PATH alone
+    #[arg(
+        long,
+        global = true,
+        env = "ACE_SERVER",
+        value_name = "ADDRESS",
+        default_value = "unix:/var/lib/ace/ace.sock"
+    )]
+    pub server: ServerAddress,
+
+    /// Print one JSON document instead of text
+    #[arg(long, global = true)]
+    pub json: bool,
+}
+
+/// The commands.
+#[derive(Debug, Clone, Subcommand)]
+pub enum Command {
+    Deploy(commands::deploy::DeployArgs),
+    Apps(commands::apps::AppsArgs),
+    Status(commands::status::StatusArgs),
+    Logs(commands::logs::LogsArgs),
+    Destroy(commands::destroy::DestroyArgs),
+    Doctor(commands::doctor::DoctorArgs),
+    Down(commands::down::DownArgs),
+}
+
+/// What a command does when no engine listens.
+#[async_trait]
+pub trait Offline: Send + Sync {
+    /// Stops the apps that an engine with the folder `data` left running and removes what they
+    /// have in the kernel. Returns a sentence that says what was done.
+    async fn down(&self, data: &Path) -> anyhow::Result<String>;
+
+    /// What this kernel can enforce.
+    async fn doctor(&self) -> anyhow::Result<DoctorReport>;
+}
+
+/// Runs `command` to its end. The status is 0, or 1 if it failed, and then standard error says why.
+pub async fn run(command: Command, global: &Global, offline: Arc<dyn Offline>) -> ExitCode {
+    let screen = Screen::new(global.json);
+    let client = Client::new(global.server.socket().to_owned());
+    let result = match command {
+        Command::Deploy(args) => commands::deploy::run(args, &client, &screen).await,
+        Command::Apps(args) => commands::apps::run(args, &client, &screen).await,
+        Command::Status(args) => commands::status::run(args, &client, &screen).await,
+        Command::Logs(args) => commands::logs::run(args, &client, &screen).await,
+        Command::Destroy(args) => commands::destroy::run(args, &client, &screen).await,
+        Command::Doctor(args) => commands::doctor::run(args, &client, &*offline, &screen).await,
+        Command::Down(args) => commands::down::run(args, &client, &*offline, &screen).await,
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        // The reader has seen enough, as in `ace logs shop | head`.
+        Err(CommandError::Output(error)) if error.kind() == std::io::ErrorKind::BrokenPipe => {
+            ExitCode::SUCCESS
+        }
+        Err(CommandError::Told) => ExitCode::FAILURE,
+        Err(error) => {
+            screen.failure(&error.report());
+            ExitCode::FAILURE
+        }
+    }
+}

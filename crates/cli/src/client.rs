@@ -1,0 +1,292 @@
+//! The API's client: one connection a call, over the engine's Unix socket.
+//!
+//! Every wait has a deadline, but for lines of a stream that is followed until somebody ends it.
+
+use std::future::Future;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ace_api::http::ApiError;
+use bytes::{Bytes, BytesMut};
+use http::{Method, Request, Response, StatusCode, header};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Empty, Limited};
+use hyper::body::Incoming;
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+/// What a request carries.
+pub type RequestBody = UnsyncBoxBody<Bytes, io::Error>;
+
+const CONNECT_DEADLINE: Duration = Duration::from_secs(5);
+/// An answer at once.
+pub const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
+/// An answer that comes when all of an app, or all apps, have stopped.
+pub const STOP_DEADLINE: Duration = Duration::from_secs(300);
+/// Documents are lists of apps and reports of checks; nothing of them is larger.
+const DOCUMENT_MAX_BYTES: usize = 16 << 20;
+/// One event or one line of a log; what apps print is cut long before.
+const LINE_MAX_BYTES: usize = 4 << 20;
+
+/// Calls one engine.
+#[derive(Debug, Clone)]
+pub struct Client {
+    socket: PathBuf,
+}
+
+/// Why a call had no result.
+#[derive(Debug, thiserror::Error)]
+pub enum ClientError {
+    #[error(
+        "no engine listens at {}: start one with `ace server`, or name its socket with --server",
+        socket.display()
+    )]
+    NotRunning { socket: PathBuf, source: io::Error },
+    #[error("you may not use the engine at {}: run this as root, with sudo for instance", socket.display())]
+    Denied { socket: PathBuf, source: io::Error },
+    #[error("the engine at {} could not be reached", socket.display())]
+    Unreachable { socket: PathBuf, source: io::Error },
+    #[error("the connection to the engine broke while {doing}; `ace status` says what is now")]
+    Broken { doing: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
+    #[error("the engine gave no answer within {} s while {doing}", after.as_secs())]
+    Slow { doing: &'static str, after: Duration },
+    #[error("the engine's answer makes no sense: are `ace` and `ace server` of one version?")]
+    Nonsense { source: serde_json::Error },
+    /// What the engine said.
+    #[error(transparent)]
+    Refused(ApiError),
+}
+
+impl ClientError {
+    /// The error's name for programs.
+    pub fn code(&self) -> &'static str {
+        match self {
+            Self::NotRunning { .. } => "not_running",
+            Self::Denied { .. } => "denied",
+            Self::Unreachable { .. } => "unreachable",
+            Self::Broken { .. } => "broken_connection",
+            Self::Slow { .. } => "no_answer",
+            Self::Nonsense { .. } => "bad_answer",
+            Self::Refused(_) => "refused",
+        }
+    }
+
+    fn broken<E>(doing: &'static str) -> impl FnOnce(E) -> Self
+    where
+        E: Into<Box<dyn std::error::Error + Send + Sync>>,
+    {
+        move |source| Self::Broken { doing, source: source.into() }
+    }
+}
+
+impl Client {
+    pub fn new(socket: PathBuf) -> Self {
+        Self { socket }
+    }
+
+    /// The socket it calls.
+    pub fn socket(&self) -> &Path {
+        &self.socket
+    }
+
+    /// Asks for the document at `path`.
+    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.document(Method::GET, path, ANSWER_DEADLINE).await
+    }
+
+    /// Asks with `method` for something that answers with one document within `deadline`.
+    pub async fn document<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        deadline: Duration,
+    ) -> Result<T, ClientError> {
+        let doing = "waiting for its answer";
+        let call = async {
+            let answer = self.send(method, path, empty_body()).await?;
+            let body = Limited::new(answer.into_body(), DOCUMENT_MAX_BYTES).collect().await;
+            let bytes = body.map_err(ClientError::broken("reading its answer"))?.to_bytes();
+            serde_json::from_slice(&bytes).map_err(|source| ClientError::Nonsense { source })
+        };
+        within(deadline, doing, call).await
+    }
+
+    /// Sends `body` and returns the lines of the answer as they come.
+    ///
+    /// The head of the answer may take as long as the body takes to be sent.
+    pub async fn lines(
+        &self,
+        method: Method,
+        path: &str,
+        body: RequestBody,
+    ) -> Result<Lines, ClientError> {
+        let answer = self.send(method, path, body).await?;
+        Ok(Lines { body: answer.into_body(), buffer: BytesMut::new() })
+    }
+
+    /// Sends a request on a connection of its own; an answer of 400 and above is an error.
+    async fn send(
+        &self,
+        method: Method,
+        path: &str,
+        body: RequestBody,
+    ) -> Result<Response<Incoming>, ClientError> {
+        let stream = within(CONNECT_DEADLINE, "connecting", async {
+            UnixStream::connect(&self.socket).await.map_err(|error| self.not_connected(error))
+        })
+        .await?;
+        let doing = "sending a request";
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+            .await
+            .map_err(ClientError::broken(doing))?;
+        // Ends with the answer's body, or when it is dropped. Its errors reach us through the body.
+        tokio::spawn(connection);
+        let request = Request::builder()
+            .method(method)
+            .uri(path)
+            .header(header::HOST, "ace")
+            .body(body)
+            .map_err(ClientError::broken(doing))?;
+        let answer = sender.send_request(request).await.map_err(ClientError::broken(doing))?;
+        match answer.status() {
+            status if status.as_u16() < 400 => Ok(answer),
+            status => Err(refusal(status, answer).await),
+        }
+    }
+
+    fn not_connected(&self, source: io::Error) -> ClientError {
+        let socket = self.socket.clone();
+        match source.kind() {
+            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
+                ClientError::NotRunning { socket, source }
+            }
+            io::ErrorKind::PermissionDenied => ClientError::Denied { socket, source },
+            _ => ClientError::Unreachable { socket, source },
+        }
+    }
+}
+
+/// An answer of one JSON document a line, read as it comes.
+#[derive(Debug)]
+pub struct Lines {
+    body: Incoming,
+    buffer: BytesMut,
+}
+
+impl Lines {
+    /// The next document; `None` at the end. A line that is cut short is an error.
+    pub async fn next<T: DeserializeOwned>(&mut self) -> Result<Option<T>, ClientError> {
+        let doing = "reading its answer";
+        loop {
+            if let Some(end) = self.buffer.iter().position(|byte| *byte == b'\n') {
+                let line = self.buffer.split_to(end + 1);
+                let document = serde_json::from_slice(&line);
+                return document.map(Some).map_err(|source| ClientError::Nonsense { source });
+            }
+            if self.buffer.len() > LINE_MAX_BYTES {
+                return Err(ClientError::broken(doing)("a line of its answer is too long"));
+            }
+            match self.body.frame().await {
+                Some(frame) => {
+                    let frame = frame.map_err(ClientError::broken(doing))?;
+                    self.buffer.extend_from_slice(frame.data_ref().map_or(&[], |data| &data[..]));
+                }
+                None if self.buffer.is_empty() => return Ok(None),
+                None => return Err(ClientError::broken(doing)("it ends within a line")),
+            }
+        }
+    }
+}
+
+/// A body without content.
+pub fn empty_body() -> RequestBody {
+    Empty::new().map_err(|never| match never {}).boxed_unsync()
+}
+
+/// Waits for `call`, at most for `deadline`.
+pub async fn within<T>(
+    deadline: Duration,
+    doing: &'static str,
+    call: impl Future<Output = Result<T, ClientError>>,
+) -> Result<T, ClientError> {
+    tokio::time::timeout(deadline, call)
+        .await
+        .unwrap_or(Err(ClientError::Slow { doing, after: deadline }))
+}
+
+/// What an answer with an error's status says.
+async fn refusal(status: StatusCode, answer: Response<Incoming>) -> ClientError {
+    let read = Limited::new(answer.into_body(), DOCUMENT_MAX_BYTES).collect();
+    let read = tokio::time::timeout(ANSWER_DEADLINE, read).await;
+    let bytes = read.ok().and_then(Result::ok).map(|body| body.to_bytes()).unwrap_or_default();
+    ClientError::Refused(serde_json::from_slice(&bytes).unwrap_or_else(|_| ApiError {
+        code: "bad_answer".to_owned(),
+        message: format!("the engine answered {status} and did not say why"),
+        detail: None,
+    }))
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    /// A client of an engine that answers one request with `answer` and closes.
+    fn client_of(answer: &'static str) -> (Client, tempfile::TempDir) {
+        let folder = tempfile::tempdir().expect("a temp folder");
+        let socket = folder.path().join("s");
+        let listener = UnixListener::bind(&socket).expect("a socket");
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.expect("a caller");
+            let mut request = [0; 4096];
+            let _ = stream.read(&mut request).await;
+            stream.write_all(answer.as_bytes()).await.expect("an open connection");
+        });
+        (Client::new(socket), folder)
+    }
+
+    #[tokio::test]
+    async fn a_missing_socket_means_no_engine() {
+        let error = Client::new("/nonexistent/ace.sock".into()).get::<u8>("/v1/apps").await;
+        let text = error.unwrap_err().to_string();
+        assert!(text.contains("/nonexistent/ace.sock") && text.contains("`ace server`"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn an_error_of_the_api_comes_back_as_it_was_sent() {
+        let (client, _folder) = client_of(
+            "HTTP/1.1 404 Not Found\r\ncontent-length: 51\r\n\r\n\
+             {\"code\":\"no_such_app\",\"message\":\"no\",\"detail\":null}",
+        );
+        match client.get::<u8>("/v1/apps/x").await {
+            Err(ClientError::Refused(error)) => assert_eq!(error.code, "no_such_app"),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn lines_are_documents_wherever_the_chunks_end() {
+        let (client, _folder) = client_of(
+            "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n12\r\n4\r\n\n3\n4\r\n1\r\n\n\r\n0\r\n\r\n",
+        );
+        let mut lines = client.lines(Method::GET, "/", empty_body()).await.unwrap();
+        let mut seen = Vec::new();
+        while let Some(number) = lines.next::<u8>().await.unwrap() {
+            seen.push(number);
+        }
+        assert_eq!(seen, [12, 3, 4]);
+    }
+
+    #[tokio::test]
+    async fn a_stream_that_breaks_off_is_an_error() {
+        let (client, _folder) =
+            client_of("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n2\r\n1\n\r\n");
+        let mut lines = client.lines(Method::GET, "/", empty_body()).await.unwrap();
+        assert_eq!(lines.next::<u8>().await.unwrap(), Some(1));
+        assert!(matches!(lines.next::<u8>().await, Err(ClientError::Broken { .. })));
+    }
+}

@@ -1,0 +1,9 @@
+//! One file a command: arguments → API call → print.
+
+pub mod apps;
+pub mod deploy;
+pub mod destroy;
+pub mod doctor;
+pub mod down;
+pub mod logs;
+pub mod status;

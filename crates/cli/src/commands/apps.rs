@@ -1,0 +1,74 @@
+//! `ace apps`: all apps, a line each.
+
+use ace_api::InstanceState;
+use ace_api::http::{AppState, AppView};
+use clap::Args;
+
+use crate::client::Client;
+use crate::error::CommandError;
+use crate::screen::{self, Screen, Style};
+
+/// List the apps
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  ace apps          a table
+  ace apps --json   a list of objects, each with a `name`")]
+pub struct AppsArgs {}
+
+pub async fn run(_: AppsArgs, client: &Client, screen: &Screen) -> Result<(), CommandError> {
+    let apps: Vec<AppView> = client.get("/v1/apps").await?;
+    Ok(screen.show(&apps, || render(&apps, screen))?)
+}
+
+fn render(apps: &[AppView], screen: &Screen) -> String {
+    if apps.is_empty() {
+        return "No apps yet. Deploy the folder with your index.py:  ace deploy DIR".to_owned();
+    }
+    let rows = apps.iter().map(|app| row(app, screen)).collect();
+    screen::table(&["NAME", "STATE", "RELEASE", "INSTANCES", "URL"], rows)
+}
+
+fn row(app: &AppView, screen: &Screen) -> Vec<String> {
+    let running = |state: &InstanceState| matches!(state, InstanceState::Running);
+    let ready = app.instances.iter().filter(|instance| running(&instance.state)).count();
+    vec![
+        app.name.to_string(),
+        state(app.state, screen),
+        app.release.map_or("-".to_owned(), |release| release.to_string()),
+        format!("{ready}/{}", app.instances.len()),
+        screen::escape(&app.url),
+    ]
+}
+
+/// An app's state in one word, in its colour.
+pub fn state(state: AppState, screen: &Screen) -> String {
+    let (style, word) = match state {
+        AppState::New => (Style::Dim, "new"),
+        AppState::Running => (Style::Good, "running"),
+        AppState::Starting => (Style::Warning, "starting"),
+        AppState::Crashing => (Style::Error, "crashing"),
+        AppState::Destroying => (Style::Dim, "destroying"),
+    };
+    screen.paint(style, word)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_apps_says_what_to_do() {
+        assert!(render(&[], &Screen::plain()).contains("ace deploy"));
+    }
+
+    #[test]
+    fn an_app_is_a_line() {
+        let app = crate::commands::status::tests::shop();
+        assert_eq!(
+            render(&[app], &Screen::plain()),
+            "NAME  STATE    RELEASE  INSTANCES  URL\n\
+             shop  running  3        1/1        http://shop.localhost:8080"
+        );
+    }
+}

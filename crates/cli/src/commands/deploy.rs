@@ -1,0 +1,212 @@
+//! `ace deploy`: sends a folder, shows what becomes of it.
+
+mod progress;
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ace_api::http::{ApiError, DeployEvent, DeployPhase};
+use ace_types::{AppName, ReleaseNumber, TenantName};
+use clap::Args;
+use http::Method;
+use serde::Serialize;
+use tokio::task::JoinHandle;
+
+use crate::client::{Client, ClientError, Lines, RequestBody, within};
+use crate::error::CommandError;
+use crate::pack::{self, PackError, Plan};
+use crate::screen::{self, Screen, Style};
+use progress::Progress;
+
+/// A deploy may wait for others and then build for 15 minutes without a word.
+const SILENCE_MAX: Duration = Duration::from_secs(60 * 60);
+
+/// Build a folder, start it, and lead its requests there
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  ace deploy                    this folder; the app is named like it
+  ace deploy ~/src/shop
+  ace deploy . --app shop-test
+
+The folder has an index.py with a WSGI `application`, and may have a requirements.txt and an
+app.yaml. Version control, byte code, node_modules and virtual environments are not sent, nor what
+.aceignore lists: one pattern a line, with *, ?, **, ! and # as in .gitignore.
+
+A deploy that fails leaves the release that serves as it is. Ctrl-C does the same.")]
+pub struct DeployArgs {
+    /// The folder
+    #[arg(default_value = ".")]
+    dir: PathBuf,
+
+    /// The app's name; otherwise it is made of the folder's
+    #[arg(long, value_name = "NAME")]
+    app: Option<AppName>,
+
+    /// Whose app it is
+    #[arg(long, value_name = "NAME", default_value_t)]
+    tenant: TenantName,
+}
+
+/// How a deploy went well; the document that `--json` prints.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+struct Deployed {
+    app: AppName,
+    release: ReleaseNumber,
+    url: String,
+    seconds: f64,
+}
+
+pub async fn run(args: DeployArgs, client: &Client, screen: &Screen) -> Result<(), CommandError> {
+    let DeployArgs { dir, app, tenant } = args;
+    let plan = tokio::task::spawn_blocking(move || pack::plan(&dir)).await;
+    let plan = plan.map_err(|_| PackError::Ended)??;
+    let app = match app {
+        Some(app) => app,
+        None => name_of(&plan)?,
+    };
+    announce(&plan, &app, screen);
+    let mut progress = Progress::new(screen);
+    let (body, packing) = pack::stream(plan);
+    let path = format!("/v1/apps/{app}/deploys?tenant={tenant}");
+    let deploy = follow(client, &path, body, packing, &mut progress);
+    let ended = tokio::select! {
+        ended = deploy => ended,
+        _ = tokio::signal::ctrl_c() => Err(CommandError::Interrupted(String::new())),
+    };
+    let phase = progress.finish();
+    match ended {
+        Ok(deployed) => Ok(screen.show(&deployed, || success(&deployed, screen))?),
+        Err(CommandError::Interrupted(_)) => {
+            Err(CommandError::Interrupted(interruption(&app, phase)))
+        }
+        Err(CommandError::Outcome(error)) => {
+            Err(CommandError::Outcome(progress.without_what_was_shown(error)))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// The app's name as its folder suggests it.
+fn name_of(plan: &Plan) -> Result<AppName, CommandError> {
+    let folder = plan.root().file_name().unwrap_or_default().to_string_lossy();
+    AppName::suggest(&folder).map_err(|_| {
+        let root = plan.root().display();
+        CommandError::Refused(format!("{root} suggests no name for an app: give one with --app"))
+    })
+}
+
+fn announce(plan: &Plan, app: &AppName, screen: &Screen) {
+    let folder = screen::escape(&plan.root().display().to_string());
+    let (files, size) = (plan.files(), pack::readable(plan.size));
+    screen.note(&format!("deploying {folder} as {app}: {files} files, {size}"));
+    for path in &plan.unpackable {
+        let path = screen::escape(&path.display().to_string());
+        screen.note(&format!("    {path} is no file, folder or link, and was left out"));
+    }
+}
+
+/// Sends the archive and follows the deploy to its end.
+async fn follow(
+    client: &Client,
+    path: &str,
+    body: RequestBody,
+    packing: JoinHandle<Result<(), PackError>>,
+    progress: &mut Progress,
+) -> Result<Deployed, CommandError> {
+    let lines = within(SILENCE_MAX, "taking the folder", client.lines(Method::POST, path, body));
+    match lines.await {
+        Ok(lines) => read_events(lines, progress).await,
+        Err(error) => Err(why_not_sent(error, packing).await),
+    }
+}
+
+/// The error behind a request that failed: packing may have broken it off.
+async fn why_not_sent(
+    error: ClientError,
+    packing: JoinHandle<Result<(), PackError>>,
+) -> CommandError {
+    match (error, packing.await) {
+        // The engine's own word comes first: it may have refused without reading everything.
+        (error @ ClientError::Refused(_), _) | (error, Ok(Ok(()) | Err(PackError::Unwanted))) => {
+            error.into()
+        }
+        (_, Ok(Err(error))) => error.into(),
+        (_, Err(_)) => PackError::Ended.into(),
+    }
+}
+
+async fn read_events(mut lines: Lines, progress: &mut Progress) -> Result<Deployed, CommandError> {
+    loop {
+        let event = within(SILENCE_MAX, "deploying", lines.next::<DeployEvent>()).await?;
+        match event {
+            Some(DeployEvent::Phase { phase }) => progress.enter(phase),
+            Some(DeployEvent::Log { line }) => progress.build_line(&line),
+            Some(DeployEvent::AppLog { line }) => progress.app_line(&line),
+            Some(DeployEvent::Done { app, release, url, seconds }) => {
+                return Ok(Deployed { app, release, url, seconds });
+            }
+            Some(DeployEvent::Failed { error }) => return Err(CommandError::Outcome(error)),
+            None => {
+                return Err(CommandError::Outcome(ApiError {
+                    code: "engine_stopped".to_owned(),
+                    message: "the engine stopped during the deploy; what served before still \
+                              serves: deploy again"
+                        .to_owned(),
+                    detail: None,
+                }));
+            }
+        }
+    }
+}
+
+fn success(deployed: &Deployed, screen: &Screen) -> String {
+    let Deployed { app, release, url, seconds } = deployed;
+    let url = screen.paint(Style::Bold, &screen::escape(url));
+    format!("{app} release {release} is live at {url} ({seconds:.1} s)")
+}
+
+/// What Ctrl-C in `phase` means for those who use the app.
+fn interruption(app: &AppName, phase: Option<DeployPhase>) -> String {
+    match phase {
+        Some(DeployPhase::Switching) => {
+            format!("stopped watching; the new release is already taking over: ace status {app}")
+        }
+        _ => "the deploy was stopped; what served before still serves".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn success_is_one_line_with_the_url() {
+        let deployed = Deployed {
+            app: "shop".parse().expect("a name"),
+            release: ReleaseNumber(3),
+            url: "http://shop.localhost:8080".to_owned(),
+            seconds: 4.234,
+        };
+        assert_eq!(
+            success(&deployed, &Screen::plain()),
+            "shop release 3 is live at http://shop.localhost:8080 (4.2 s)"
+        );
+    }
+
+    #[test]
+    fn the_folder_names_the_app() {
+        let folder = tempfile::tempdir().expect("a temp folder");
+        let shop = folder.path().join("My Shop");
+        std::fs::create_dir(&shop).expect("a folder");
+        let plan = pack::plan(&shop).expect("a plan");
+        assert_eq!(name_of(&plan).expect("a name").as_str(), "my-shop");
+    }
+
+    #[test]
+    fn ctrl_c_before_the_switch_changes_nothing() {
+        let app = "shop".parse().expect("a name");
+        assert!(interruption(&app, Some(DeployPhase::Building)).contains("still serves"));
+        assert!(interruption(&app, Some(DeployPhase::Switching)).contains("taking over"));
+    }
+}

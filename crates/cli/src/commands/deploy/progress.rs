@@ -1,0 +1,148 @@
+//! What a deploy is doing, on standard error: drawn in place on a terminal, lines elsewhere,
+//! nothing in JSON mode.
+
+use std::collections::VecDeque;
+use std::time::{Duration, Instant};
+
+use ace_api::http::{ApiError, DeployPhase};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use crate::screen::{self, Screen, Style};
+
+/// Lines of the app's that are remembered, so that none is shown a second time.
+const REMEMBERED_LINES: usize = 200;
+const REDRAW: Duration = Duration::from_millis(100);
+
+/// The phases of one deploy as they pass.
+#[derive(Debug)]
+pub struct Progress {
+    screen: Screen,
+    spinner: Option<ProgressBar>,
+    phase: Option<(DeployPhase, Instant)>,
+    app_lines: VecDeque<String>,
+}
+
+impl Progress {
+    /// Begins with the sending of the folder.
+    pub fn new(screen: &Screen) -> Self {
+        let spinner = screen.draws().then(|| {
+            let spinner = ProgressBar::new_spinner().with_message("sending");
+            spinner.set_style(
+                // A template of ours can't be wrong at run time; without it the default serves.
+                ProgressStyle::with_template("{spinner} {msg} {elapsed}")
+                    .unwrap_or_else(|_| ProgressStyle::default_spinner()),
+            );
+            spinner.enable_steady_tick(REDRAW);
+            spinner
+        });
+        Self { screen: *screen, spinner, phase: None, app_lines: VecDeque::new() }
+    }
+
+    /// `phase` begins, and the one before it has ended.
+    pub fn enter(&mut self, phase: DeployPhase) {
+        self.end_phase();
+        self.phase = Some((phase, Instant::now()));
+        match &self.spinner {
+            Some(spinner) => {
+                spinner.reset_elapsed();
+                spinner.set_message(name(phase));
+            }
+            None => self.screen.note(name(phase)),
+        }
+    }
+
+    /// A line of the build's log.
+    pub fn build_line(&mut self, line: &str) {
+        let line = screen::indent(&screen::escape(line));
+        self.print(&self.screen.paint_err(Style::Dim, &line));
+    }
+
+    /// A line that the app printed.
+    pub fn app_line(&mut self, line: &str) {
+        let escaped = screen::escape(line);
+        self.print(&screen::indent(&escaped));
+        if self.app_lines.len() == REMEMBERED_LINES {
+            self.app_lines.pop_front();
+        }
+        self.app_lines.push_back(escaped);
+    }
+
+    /// Ends the drawing. Returns the phase that was reached.
+    pub fn finish(&mut self) -> Option<DeployPhase> {
+        let phase = self.phase.map(|(phase, _)| phase);
+        self.end_phase();
+        if let Some(spinner) = self.spinner.take() {
+            spinner.finish_and_clear();
+        }
+        phase
+    }
+
+    /// `error` without those details that have been on the screen already.
+    pub fn without_what_was_shown(&self, error: ApiError) -> ApiError {
+        let shown = |line: &str| self.app_lines.iter().any(|seen| *seen == screen::escape(line));
+        let all_shown = |detail: &String| detail.lines().all(shown);
+        let detail = error.detail.filter(|detail| self.screen.json() || !all_shown(detail));
+        ApiError { detail, ..error }
+    }
+
+    fn end_phase(&mut self) {
+        if let Some((phase, began)) = self.phase.take() {
+            let line = format!("{} took {}", name(phase), screen::seconds(began.elapsed()));
+            self.print(&line);
+        }
+    }
+
+    fn print(&self, line: &str) {
+        match &self.spinner {
+            Some(spinner) => spinner.println(line),
+            None => self.screen.note(line),
+        }
+    }
+}
+
+fn name(phase: DeployPhase) -> &'static str {
+    match phase {
+        DeployPhase::Queued => "waiting for another deploy",
+        DeployPhase::Building => "building",
+        DeployPhase::Starting => "starting",
+        DeployPhase::Switching => "switching",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn failed(detail: &str) -> ApiError {
+        ApiError {
+            code: "start_failed".to_owned(),
+            message: "it did not start".to_owned(),
+            detail: Some(detail.to_owned()),
+        }
+    }
+
+    #[test]
+    fn a_traceback_is_shown_once() {
+        let mut progress = Progress::new(&Screen::plain());
+        progress.app_line("Traceback");
+        progress.app_line("ImportError: \x07x");
+        let error = progress.without_what_was_shown(failed("Traceback\nImportError: \x07x"));
+        assert_eq!(error.detail, None);
+    }
+
+    #[test]
+    fn details_that_are_new_are_kept() {
+        let mut progress = Progress::new(&Screen::plain());
+        progress.app_line("Traceback");
+        let error = progress.without_what_was_shown(failed("Traceback\nImportError"));
+        assert_eq!(error.detail.as_deref(), Some("Traceback\nImportError"));
+    }
+
+    #[test]
+    fn the_phase_that_was_reached_is_known_in_the_end() {
+        let mut progress = Progress::new(&Screen::plain());
+        progress.enter(DeployPhase::Building);
+        progress.enter(DeployPhase::Switching);
+        assert_eq!(progress.finish(), Some(DeployPhase::Switching));
+    }
+}

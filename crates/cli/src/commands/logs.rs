@@ -1,0 +1,98 @@
+//! `ace logs`: what an app's instances print.
+
+use ace_api::http::LogLine;
+use ace_types::AppName;
+use clap::Args;
+use http::Method;
+
+use crate::client::{ANSWER_DEADLINE, Client, empty_body, within};
+use crate::error::CommandError;
+use crate::screen::{self, Screen, Style};
+
+/// Show what an app printed
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  ace logs shop              the last 100 lines
+  ace logs shop -f           and what comes, until Ctrl-C
+  ace logs shop --tail 1000
+  ace logs shop --json       one JSON document a line
+
+A line is its time (UTC), the instance that printed it, and its text. Characters that would
+change the terminal are shown as \\x1b and the like.")]
+pub struct LogsArgs {
+    /// The app's name
+    app: AppName,
+
+    /// Go on with what is printed from now on
+    #[arg(short, long)]
+    follow: bool,
+
+    /// How many lines of what is there to begin with
+    #[arg(long, value_name = "N", default_value_t = 100)]
+    tail: u32,
+}
+
+pub async fn run(args: LogsArgs, client: &Client, screen: &Screen) -> Result<(), CommandError> {
+    let LogsArgs { app, follow, tail } = args;
+    let path = format!("/v1/apps/{app}/logs?follow={follow}&tail={tail}");
+    let open = client.lines(Method::GET, &path, empty_body());
+    let mut lines = within(ANSWER_DEADLINE, "opening the log", open).await?;
+    let mut empty = true;
+    // No deadline for the next line: an app may be silent, and Ctrl-C is at hand.
+    while let Some(line) = lines.next::<LogLine>().await? {
+        empty = false;
+        match screen.json() {
+            true => screen.json_line(&line)?,
+            false => screen.line(&render(&line, screen))?,
+        }
+    }
+    if empty && !follow {
+        screen.note(&format!("{app} has printed nothing yet; follow it with: ace logs {app} -f"));
+    }
+    Ok(())
+}
+
+fn render(line: &LogLine, screen: &Screen) -> String {
+    let text = screen::escape(&line.text);
+    let about = screen.paint(Style::Dim, &format!("{:.3} {}", line.at, line.instance));
+    match line.stream.as_str() {
+        "ace" => format!("{about} {}", screen.paint(Style::Warning, &format!("ace: {text}"))),
+        _ => format!("{about} {text}"),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use jiff::Timestamp;
+
+    use super::*;
+
+    fn line(stream: &str, text: &str) -> LogLine {
+        LogLine {
+            at: Timestamp::from_millisecond(1_500).expect("a time"),
+            instance: "abcd1234".parse().expect("an id"),
+            stream: stream.to_owned(),
+            text: text.to_owned(),
+        }
+    }
+
+    #[test]
+    fn a_line_has_its_time_and_its_instance() {
+        assert_eq!(
+            render(&line("out", "hello"), &Screen::plain()),
+            "1970-01-01T00:00:01.500Z abcd1234 hello"
+        );
+    }
+
+    #[test]
+    fn an_app_can_not_move_the_cursor_or_fake_a_line() {
+        let text = render(&line("err", "\x1b[A\r1970 ok\nnext"), &Screen::plain());
+        assert!(text.ends_with("abcd1234 \\x1b[A\\x0d1970 ok\\x0anext"), "{text}");
+    }
+
+    #[test]
+    fn the_engine_is_told_from_the_app() {
+        assert!(render(&line("ace", "ended"), &Screen::plain()).ends_with(" ace: ended"));
+    }
+}

@@ -1,0 +1,201 @@
+//! `ace status`: one app and its instances.
+
+use ace_api::InstanceState;
+use ace_api::http::{AppView, DeployView, InstanceView};
+use ace_types::AppName;
+use clap::Args;
+use jiff::Timestamp;
+
+use crate::client::Client;
+use crate::commands::apps;
+use crate::error::CommandError;
+use crate::screen::{self, Screen, Style};
+
+/// Show one app: its release, its instances, its last deploy
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  ace status shop
+  ace status shop --json")]
+pub struct StatusArgs {
+    /// The app's name
+    app: AppName,
+}
+
+pub async fn run(args: StatusArgs, client: &Client, screen: &Screen) -> Result<(), CommandError> {
+    let app: AppView = client.get(&format!("/v1/apps/{}", args.app)).await?;
+    Ok(screen.show(&app, || render(&app, screen, Timestamp::now()))?)
+}
+
+fn render(app: &AppView, screen: &Screen, now: Timestamp) -> String {
+    let mut parts = vec![heading(app, screen), facts(app, now)];
+    if !app.instances.is_empty() {
+        parts.push(instances(&app.instances, now));
+    }
+    parts.extend(app.last_deploy.as_ref().and_then(|deploy| last_deploy(app, deploy, now)));
+    parts.retain(|part| !part.is_empty());
+    parts.join("\n\n")
+}
+
+fn heading(app: &AppView, screen: &Screen) -> String {
+    let name = screen.paint(Style::Bold, app.name.as_str());
+    format!("{name}  {}  {}", apps::state(app.state, screen), screen::escape(&app.url))
+}
+
+fn facts(app: &AppView, now: Timestamp) -> String {
+    let deployed = |at| format!(", deployed {} ago", ago(at, now));
+    let release = match app.release {
+        Some(number) => format!("{number}{}", app.deployed_at.map_or(String::new(), deployed)),
+        None => format!("none yet: ace deploy DIR --app {}", app.name),
+    };
+    let facts = [
+        ("release", Some(release)),
+        ("python", app.python.as_deref().map(screen::escape)),
+        ("memory", app.memory_limit.map(|limit| format!("{limit} at most, each instance"))),
+        ("volume", app.volume.map(|size| format!("{size} at /ace/data"))),
+    ];
+    let lines: Vec<String> = facts
+        .into_iter()
+        .filter_map(|(name, fact)| fact.map(|fact| format!("{name:<9}{fact}")))
+        .collect();
+    lines.join("\n")
+}
+
+fn instances(instances: &[InstanceView], now: Timestamp) -> String {
+    let row = |instance: &InstanceView| {
+        vec![
+            instance.id.to_string(),
+            instance.release.to_string(),
+            instance_state(&instance.state, now),
+            ago(instance.since, now),
+            instance.restarts.to_string(),
+            instance
+                .last_end
+                .as_ref()
+                .map_or("-".to_owned(), |end| screen::escape(&end.to_string())),
+        ]
+    };
+    let headings = ["INSTANCE", "RELEASE", "STATE", "FOR", "RESTARTS", "LAST ENDED BECAUSE"];
+    screen::table(&headings, instances.iter().map(row).collect())
+}
+
+fn instance_state(state: &InstanceState, now: Timestamp) -> String {
+    match state {
+        InstanceState::Starting => "starting".to_owned(),
+        InstanceState::Running => "running".to_owned(),
+        InstanceState::Draining => "draining".to_owned(),
+        InstanceState::Crashed { retry_at } => {
+            format!("crashed, again in {}", ago(now, *retry_at))
+        }
+        InstanceState::Failed => "failed".to_owned(),
+    }
+}
+
+/// The last deploy, where it says more than the release does.
+fn last_deploy(app: &AppView, deploy: &DeployView, now: Timestamp) -> Option<String> {
+    let release = deploy.release;
+    match (&deploy.error, deploy.ended_at) {
+        (Some(error), ended) => {
+            let ended = ago(ended.unwrap_or(deploy.started_at), now);
+            let next = format!("next: mend it and deploy again; ace logs {}", app.name);
+            Some(format!(
+                "last deploy, of release {release}, failed {ended} ago:\n{}\n{next}",
+                screen::indent(&screen::escape_lines(error))
+            ))
+        }
+        (None, None) => Some(format!(
+            "release {release} is being deployed, for {}",
+            ago(deploy.started_at, now)
+        )),
+        (None, Some(_)) => None,
+    }
+}
+
+/// The time from `then` to `now` in its largest unit: `3 min`. What lies ahead counts as now.
+fn ago(then: Timestamp, now: Timestamp) -> String {
+    let seconds = now.as_second().saturating_sub(then.as_second()).max(0);
+    match seconds {
+        0..60 => format!("{seconds} s"),
+        60..3600 => format!("{} min", seconds / 60),
+        3600..172_800 => format!("{} h", seconds / 3600),
+        _ => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use ace_api::EndReason;
+    use ace_api::http::AppState;
+    use ace_types::{Bytes, ReleaseNumber, TenantName};
+
+    use super::*;
+
+    fn at(second: i64) -> Timestamp {
+        Timestamp::from_second(second).expect("a time")
+    }
+
+    /// An app with one instance, ten seconds after its deploy at second 0.
+    pub fn shop() -> AppView {
+        AppView {
+            name: "shop".parse().expect("a name"),
+            tenant: TenantName::default(),
+            url: "http://shop.localhost:8080".to_owned(),
+            state: AppState::Running,
+            release: Some(ReleaseNumber(3)),
+            deployed_at: Some(at(0)),
+            python: Some("3.13.1".to_owned()),
+            memory_limit: Some(Bytes::mib(512)),
+            volume: None,
+            instances: vec![InstanceView {
+                id: "abcd1234".parse().expect("an id"),
+                release: ReleaseNumber(3),
+                state: InstanceState::Running,
+                since: at(0),
+                restarts: 1,
+                last_end: Some(EndReason::OutOfMemory { limit: Bytes::mib(512) }),
+            }],
+            last_deploy: None,
+        }
+    }
+
+    #[test]
+    fn an_app_shows_why_its_instance_ended() {
+        assert_eq!(
+            render(&shop(), &Screen::plain(), at(600)),
+            "shop  running  http://shop.localhost:8080\n\n\
+             release  3, deployed 10 min ago\n\
+             python   3.13.1\n\
+             memory   512M at most, each instance\n\n\
+             INSTANCE  RELEASE  STATE    FOR     RESTARTS  LAST ENDED BECAUSE\n\
+             abcd1234  3        running  10 min  1         out of memory: its limit is 512M"
+        );
+    }
+
+    #[test]
+    fn a_failed_deploy_is_told_without_control_characters() {
+        let failed = DeployView {
+            release: ReleaseNumber(4),
+            started_at: at(0),
+            ended_at: Some(at(5)),
+            error: Some("not ready:\x1b[2J".to_owned()),
+        };
+        let app = AppView { last_deploy: Some(failed), ..shop() };
+        let text = render(&app, &Screen::plain(), at(65));
+        assert!(text.contains("release 4, failed 1 min ago:\n    not ready:\\x1b[2J"), "{text}");
+    }
+
+    #[test]
+    fn an_app_that_was_never_deployed_says_what_to_do() {
+        let app = AppView { release: None, instances: Vec::new(), ..shop() };
+        assert!(render(&app, &Screen::plain(), at(0)).contains("ace deploy DIR --app shop"));
+    }
+
+    #[test]
+    fn time_has_one_unit() {
+        let since = |seconds| ago(at(0), at(seconds));
+        assert_eq!(
+            [since(-5), since(59), since(3599), since(7200), since(172_800)],
+            ["0 s", "59 s", "59 min", "2 h", "2 days"]
+        );
+    }
+}
