@@ -1,0 +1,267 @@
+//! One exchange with an app server over its Unix socket.
+//!
+//! uwsgi's protocol has one exchange a connection. Both directions can be used at once, since an
+//! app may answer before it has read the whole request: [`Connection::sender`] gives the other half.
+//! No deadlines here: callers know how long they will wait, and for what.
+
+use std::io;
+use std::path::Path;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+
+use bytes::{Bytes, BytesMut};
+use tokio::net::UnixStream;
+
+use crate::response::{BodyLength, HeadError, ResponseHead, head_end, parse_head};
+
+/// A connection on which no response has been received yet.
+pub struct Connection {
+    stream: Arc<UnixStream>,
+    buffer: BytesMut,
+}
+
+/// The way to the app. The connection stays open as long as either half of it lives.
+#[derive(Clone)]
+pub struct Sender {
+    stream: Arc<UnixStream>,
+}
+
+/// A response's body, after its head.
+pub struct ResponseBody {
+    stream: Arc<UnixStream>,
+    buffer: BytesMut,
+    length: BodyLength,
+}
+
+/// Why no response, or not all of one, could be received.
+#[derive(Debug, thiserror::Error)]
+pub enum ReceiveError {
+    /// Not a byte of a response came, so the app may not have seen the request.
+    #[error("the app closed the connection without an answer")]
+    NoAnswer,
+    #[error("the app closed the connection in the middle of its answer")]
+    Truncated,
+    #[error("the app's answer can't be passed on")]
+    Head(#[from] HeadError),
+    #[error("could not read the app's answer")]
+    Io(#[source] io::Error),
+}
+
+/// How much is read at once.
+const READ_BYTES: usize = 16 * 1024;
+
+/// The most interim (1xx) heads skipped before the response's own.
+const INTERIM_MAX: usize = 8;
+
+impl Connection {
+    /// Connects to `socket`. Never waits: a full backlog is [`io::ErrorKind::WouldBlock`].
+    pub async fn connect(socket: &Path) -> io::Result<Self> {
+        let stream = UnixStream::connect(socket).await?;
+        Ok(Self { stream: Arc::new(stream), buffer: BytesMut::new() })
+    }
+
+    pub fn sender(&self) -> Sender {
+        Sender { stream: Arc::clone(&self.stream) }
+    }
+
+    /// Receives the response's head; interim ones (1xx) are skipped.
+    ///
+    /// May be dropped and called again: what has come is kept.
+    pub async fn receive_head(&mut self) -> Result<ResponseHead, ReceiveError> {
+        for _ in 0..=INTERIM_MAX {
+            let head = self.receive_any_head().await?;
+            if head.status == http::StatusCode::SWITCHING_PROTOCOLS {
+                return Err(HeadError::Upgrade.into());
+            }
+            if !head.is_interim() {
+                return Ok(head);
+            }
+        }
+        Err(HeadError::TooLarge.into())
+    }
+
+    /// The body of `length` that follows the head.
+    pub fn into_body(self, length: BodyLength) -> ResponseBody {
+        ResponseBody { stream: self.stream, buffer: self.buffer, length }
+    }
+
+    async fn receive_any_head(&mut self) -> Result<ResponseHead, ReceiveError> {
+        let mut scanned = 0;
+        loop {
+            if let Some(end) = head_end(&self.buffer, scanned)? {
+                return Ok(parse_head(&self.buffer.split_to(end))?);
+            }
+            scanned = self.buffer.len();
+            let count =
+                std::future::poll_fn(|cx| poll_fill(&self.stream, &mut self.buffer, cx)).await;
+            match count {
+                Ok(0) if scanned == 0 => return Err(ReceiveError::NoAnswer),
+                Ok(0) => return Err(ReceiveError::Truncated),
+                Ok(_) => {}
+                Err(error) if scanned == 0 && is_reset(&error) => {
+                    return Err(ReceiveError::NoAnswer);
+                }
+                Err(error) => return Err(ReceiveError::Io(error)),
+            }
+        }
+    }
+}
+
+impl Sender {
+    /// Sends all of `bytes`, waiting while the app doesn't read.
+    pub async fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
+        while !bytes.is_empty() {
+            match self.stream.try_write(bytes) {
+                Ok(count) => bytes = &bytes[count..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                    self.stream.writable().await?;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl ResponseBody {
+    /// The next bytes of the body; `None` at its end.
+    ///
+    /// Errors: [`ReceiveError::Truncated`] where less came than was announced;
+    /// [`ReceiveError::Io`].
+    pub fn poll_chunk(
+        &mut self,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Bytes, ReceiveError>>> {
+        if self.length == BodyLength::Known(0) {
+            return Poll::Ready(None);
+        }
+        if self.buffer.is_empty() {
+            match ready!(poll_fill(&self.stream, &mut self.buffer, cx)) {
+                Ok(0) => return Poll::Ready(self.closed().err().map(Err)),
+                Ok(_) => {}
+                Err(error) => return Poll::Ready(Some(Err(ReceiveError::Io(error)))),
+            }
+        }
+        Poll::Ready(Some(Ok(self.take())))
+    }
+
+    /// As [`Self::poll_chunk`].
+    pub async fn chunk(&mut self) -> Option<Result<Bytes, ReceiveError>> {
+        std::future::poll_fn(|cx| self.poll_chunk(cx)).await
+    }
+
+    /// What is still to come.
+    pub fn length(&self) -> BodyLength {
+        self.length
+    }
+
+    /// What has been received, as far as it belongs to the body.
+    fn take(&mut self) -> Bytes {
+        if let BodyLength::Known(remaining) = &mut self.length {
+            let wanted = usize::try_from(*remaining).unwrap_or(usize::MAX);
+            self.buffer.truncate(wanted);
+            *remaining -= self.buffer.len() as u64;
+        }
+        self.buffer.split().freeze()
+    }
+
+    /// Whether the body may end here.
+    fn closed(&self) -> Result<(), ReceiveError> {
+        match self.length {
+            BodyLength::Known(_) => Err(ReceiveError::Truncated),
+            BodyLength::UntilClose => Ok(()),
+        }
+    }
+}
+
+/// Reads what there is onto `buffer`; 0 at the end of the stream.
+fn poll_fill(
+    stream: &UnixStream,
+    buffer: &mut BytesMut,
+    cx: &mut Context<'_>,
+) -> Poll<io::Result<usize>> {
+    loop {
+        buffer.reserve(READ_BYTES);
+        match stream.try_read_buf(buffer) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
+                ready!(stream.poll_read_ready(cx))?;
+            }
+            result => return Poll::Ready(result),
+        }
+    }
+}
+
+fn is_reset(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::AsyncWriteExt;
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    /// What a client of a server that says `answer` and closes gets: status and body.
+    async fn exchange(answer: &'static [u8]) -> Result<(u16, Vec<u8>), ReceiveError> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            for half in answer.chunks(answer.len().div_ceil(2).max(1)) {
+                stream.write_all(half).await.unwrap();
+                tokio::task::yield_now().await;
+            }
+        });
+        let mut connection = Connection::connect(&path).await.map_err(ReceiveError::Io)?;
+        let head = connection.receive_head().await?;
+        let length = head.body_length(&http::Method::GET);
+        let mut body = connection.into_body(length);
+        let mut received = Vec::new();
+        while let Some(chunk) = body.chunk().await {
+            received.extend_from_slice(&chunk?);
+        }
+        Ok((head.status.as_u16(), received))
+    }
+
+    #[tokio::test]
+    async fn a_body_without_length_goes_to_the_end() {
+        let (status, body) = exchange(b"HTTP/1.1 200 OK\r\n\r\nhello").await.unwrap();
+        assert_eq!((status, body.as_slice()), (200, &b"hello"[..]));
+    }
+
+    #[tokio::test]
+    async fn what_exceeds_the_announced_length_is_cut() {
+        let (_, body) =
+            exchange(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhello").await.unwrap();
+        assert_eq!(body, b"he");
+    }
+
+    #[tokio::test]
+    async fn less_than_the_announced_length_is_an_error() {
+        let error = exchange(b"HTTP/1.1 200 OK\r\nContent-Length: 9\r\n\r\nhello").await;
+        assert!(matches!(error, Err(ReceiveError::Truncated)), "{error:?}");
+    }
+
+    #[tokio::test]
+    async fn interim_heads_are_skipped() {
+        let (status, body) =
+            exchange(b"HTTP/1.1 103 Early\r\nLink: a\r\n\r\nHTTP/1.1 201 Made\r\n\r\n")
+                .await
+                .unwrap();
+        assert_eq!((status, body.len()), (201, 0));
+    }
+
+    #[tokio::test]
+    async fn silence_and_half_a_head_are_told_apart() {
+        assert!(matches!(exchange(b"").await, Err(ReceiveError::NoAnswer)));
+        assert!(matches!(exchange(b"HTTP/1.1 2").await, Err(ReceiveError::Truncated)));
+    }
+
+    #[tokio::test]
+    async fn a_switch_of_protocols_is_refused() {
+        let error = exchange(b"HTTP/1.1 101 Switching Protocols\r\n\r\n").await;
+        assert!(matches!(error, Err(ReceiveError::Head(HeadError::Upgrade))), "{error:?}");
+    }
+}

@@ -1,0 +1,128 @@
+//! Asks an app one thing, to learn whether it answers.
+
+use std::error::Error;
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::Path;
+use std::time::Duration;
+
+use http::header::{HOST, USER_AGENT};
+use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
+
+use crate::connection::Connection;
+use crate::uwsgi::{Request, encode_uwsgi};
+
+/// What came of a probe.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum ProbeOutcome {
+    /// A whole response, its body to the end.
+    Answered { status: StatusCode },
+    /// `why` is for the operator's log and `ace status`.
+    NoAnswer { why: String },
+}
+
+/// Sends `GET path` for `host` to the app server on `socket`, and receives the whole answer.
+///
+/// `path` begins with `/` and may have a query. Takes `deadline` at most, in all.
+pub async fn probe(socket: &Path, host: &str, path: &str, deadline: Duration) -> ProbeOutcome {
+    match tokio::time::timeout(deadline, exchange(socket, host, path)).await {
+        Ok(Ok(status)) => ProbeOutcome::Answered { status },
+        Ok(Err(error)) => ProbeOutcome::NoAnswer { why: with_causes(error.as_ref()) },
+        Err(_) => ProbeOutcome::NoAnswer { why: format!("no whole answer within {deadline:?}") },
+    }
+}
+
+async fn exchange(
+    socket: &Path,
+    host: &str,
+    path: &str,
+) -> Result<StatusCode, Box<dyn Error + Send + Sync>> {
+    let packet = encode_uwsgi(&Request {
+        method: &Method::GET,
+        path_and_query: path,
+        version: Version::HTTP_11,
+        headers: &probe_headers(host)?,
+        scheme: "http",
+        server_name: host,
+        server_port: 80,
+        remote: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        content_length: None,
+    })?;
+    let mut connection = Connection::connect(socket).await?;
+    connection.sender().send(&packet).await?;
+    let head = connection.receive_head().await?;
+    let mut body = connection.into_body(head.body_length(&Method::GET));
+    while let Some(chunk) = body.chunk().await {
+        chunk?;
+    }
+    Ok(head.status)
+}
+
+fn probe_headers(host: &str) -> Result<HeaderMap, http::header::InvalidHeaderValue> {
+    let mut headers = HeaderMap::new();
+    headers.insert(HOST, HeaderValue::from_str(host)?);
+    headers.insert(USER_AGENT, HeaderValue::from_static("ace-probe"));
+    Ok(headers)
+}
+
+/// `error` and what caused it, in one line.
+fn with_causes(error: &(dyn Error + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        line.push_str(": ");
+        line.push_str(&error.to_string());
+        cause = error.source();
+    }
+    line
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::net::UnixListener;
+
+    use super::*;
+
+    /// Probes a server that reads a packet, says `answer`, and closes if `closes`.
+    async fn probe_server(answer: &'static [u8], closes: bool) -> ProbeOutcome {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        tokio::spawn(async move {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            let mut packet = [0; 4096];
+            assert!(stream.read(&mut packet).await.unwrap() > 4);
+            stream.write_all(answer).await.unwrap();
+            if !closes {
+                std::future::pending::<()>().await;
+            }
+        });
+        probe(&path, "shop.localhost", "/", Duration::from_millis(200)).await
+    }
+
+    #[tokio::test]
+    async fn a_whole_answer_of_any_status_is_an_answer() {
+        let outcome = probe_server(b"HTTP/1.1 500 Oops\r\n\r\nsorry", true).await;
+        assert_eq!(outcome, ProbeOutcome::Answered { status: StatusCode::INTERNAL_SERVER_ERROR });
+    }
+
+    #[tokio::test]
+    async fn an_answer_that_does_not_end_is_none() {
+        let outcome = probe_server(b"HTTP/1.1 200 OK\r\n\r\nhel", false).await;
+        assert_eq!(outcome, ProbeOutcome::NoAnswer { why: "no whole answer within 200ms".into() });
+    }
+
+    #[tokio::test]
+    async fn the_reason_names_its_cause() {
+        let ProbeOutcome::NoAnswer { why } = probe_server(b"nonsense\r\n\r\n", true).await else {
+            panic!("nonsense is no answer");
+        };
+        assert!(why.starts_with("the app's answer can't be passed on: the response is not HTTP"));
+    }
+
+    #[tokio::test]
+    async fn nobody_listening_is_no_answer() {
+        let outcome = probe(Path::new("/nonexistent"), "a", "/", Duration::from_secs(1)).await;
+        assert!(matches!(outcome, ProbeOutcome::NoAnswer { .. }));
+    }
+}
