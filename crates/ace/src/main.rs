@@ -1,2 +1,87 @@
+//! The program `ace`: parses its arguments, wires the parts, and knows the hidden commands that a
+//! container starts. Nothing else happens here.
+
 #![forbid(unsafe_code)]
-fn main() {}
+
+mod doctor;
+mod engine;
+mod machine;
+mod offline;
+mod server;
+
+use std::process::ExitCode;
+use std::sync::Arc;
+
+use clap::{Parser, Subcommand};
+
+use offline::OfflineEngine;
+use server::ServerArgs;
+
+/// An application engine for Python: deploy a folder, get a URL.
+///
+/// Every app runs in a container of its own, with limits on by default.
+#[derive(Parser)]
+#[command(name = "ace", version, arg_required_else_help = true, after_help = EXAMPLES)]
+struct Arguments {
+    #[command(flatten)]
+    global: ace_cli::Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  ace server                     run the engine on this machine, as root
+  ace deploy                     deploy this folder; its name is the app's
+  ace deploy shop/ --app shop    deploy another folder, under a name of your choice
+  ace logs shop -f               follow what the app prints";
+
+#[derive(Subcommand)]
+enum Command {
+    Server(ServerArgs),
+    #[command(flatten)]
+    Client(ace_cli::Command),
+}
+
+/// Commands that the engine starts, never a person: the launcher of a container, and what runs in a
+/// build's. They take no arguments, and are known before clap looks.
+fn hidden(name: &str) -> Option<fn() -> ExitCode> {
+    match name {
+        "__launcher" => Some(ace_sandbox::launch::main),
+        "__unpack" => Some(ace_builder::unpack_main),
+        _ => None,
+    }
+}
+
+fn main() -> ExitCode {
+    // Before anything else: the launcher must stay a process of one thread.
+    if let Some(run) = std::env::args().nth(1).as_deref().and_then(hidden) {
+        return run();
+    }
+    let arguments = Arguments::parse();
+    match start_runtime() {
+        Ok(runtime) => runtime.block_on(run(arguments)),
+        Err(error) => fail(&error.into()),
+    }
+}
+
+fn start_runtime() -> std::io::Result<tokio::runtime::Runtime> {
+    tokio::runtime::Builder::new_multi_thread().enable_all().build()
+}
+
+async fn run(arguments: Arguments) -> ExitCode {
+    match arguments.command {
+        Command::Server(args) => match server::run(args).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
+        },
+        Command::Client(command) => {
+            ace_cli::run(command, &arguments.global, Arc::new(OfflineEngine)).await
+        }
+    }
+}
+
+fn fail(error: &anyhow::Error) -> ExitCode {
+    eprintln!("error: {error:#}");
+    ExitCode::FAILURE
+}

@@ -1,1 +1,23 @@
+//! Runs instances on this machine, and finds them again after the engine was gone.
+//!
+//! [`ContainerNode`] is told what should run and compares it with what does. Each instance belongs
+//! to one task ([`instance`]), whose decisions are one pure function ([`life`]). What an instance
+//! needs in order to be found again is written to its folder before it is acted on ([`record`]).
+//!
+//! Not here: containers themselves (`sandbox`), who gets requests (`gateway`), what should run
+//! (`control`).
+
 #![forbid(unsafe_code)]
+
+pub mod addresses;
+mod container;
+pub mod dns;
+mod instance;
+mod life;
+mod node;
+mod record;
+mod server;
+mod shape;
+
+pub use addresses::{AddressLease, AddressPool};
+pub use node::{ContainerNode, NodeConfig, NodeError};

@@ -1,0 +1,102 @@
+//! What an engine has of the machine: a slot, control groups, a firewall table, a network, a node.
+//!
+//! `ace server` sets it up and leaves it when it ends, since apps go on; `ace down` takes it away.
+
+use std::path::Path;
+use std::sync::Arc;
+
+use ace_api::Node;
+use ace_node::dns::{self, Resolvers};
+use ace_node::{AddressPool, ContainerNode, NodeConfig};
+use ace_sandbox::cgroup::CgroupTree;
+use ace_sandbox::claims::{self, Claim};
+use ace_sandbox::firewall;
+use ace_sandbox::launch::LauncherProgram;
+use ace_types::EngineId;
+use anyhow::{Context, Result, bail};
+
+use crate::engine::EngineFolder;
+
+const RESOLV_CONF: &str = "/etc/resolv.conf";
+
+/// This engine's part of the machine.
+pub struct Machine {
+    pub engine: EngineId,
+    pub claim: Claim,
+    pub launcher: Arc<LauncherProgram>,
+    pub cgroups: Arc<CgroupTree>,
+    pub addresses: AddressPool,
+    pub resolvers: Resolvers,
+    pub node: Arc<ContainerNode>,
+}
+
+impl Machine {
+    /// Claims a slot, sets up what containers need, and adopts the instances that are there.
+    pub async fn set_up(engine: &mut EngineFolder) -> Result<Self> {
+        let id = engine.identity.id.clone();
+        let claim = claims::claim(&id, engine.path(), engine.identity.slot)
+            .context("could not claim a slot of user ids and addresses")?;
+        engine.set_slot(claim.slot)?;
+        let launcher = LauncherProgram::seal(Path::new("/proc/self/exe"))
+            .context("could not copy this program for launchers")?;
+        let cgroups = CgroupTree::find(&id).context("could not find the control groups")?;
+        let resolvers = resolvers(&claim);
+        firewall::ensure(&id, claim.subnet(), &[])
+            .context("could not set up the firewall's table")?;
+        let machine = Parts { launcher: Arc::new(launcher), cgroups: Arc::new(cgroups), resolvers };
+        machine.start(id, claim, engine).await
+    }
+
+    /// Ends every instance and removes what this engine has in the kernel. Its data stays.
+    pub async fn tear_down(&self) -> Result<()> {
+        let mut failures = self.node.down().await.err().unwrap_or_default();
+        failures.extend(firewall::remove(&self.engine).err().map(|error| error.to_string()));
+        failures.extend(claims::release(&self.engine).err().map(|error| error.to_string()));
+        if !failures.is_empty() {
+            bail!("not all could be removed: {}", failures.join("; "));
+        }
+        Ok(())
+    }
+}
+
+/// What is there before the node is.
+struct Parts {
+    launcher: Arc<LauncherProgram>,
+    cgroups: Arc<CgroupTree>,
+    resolvers: Resolvers,
+}
+
+impl Parts {
+    async fn start(self, engine: EngineId, claim: Claim, data: &EngineFolder) -> Result<Machine> {
+        let addresses = AddressPool::new(addresses(&claim));
+        let config = NodeConfig {
+            engine: engine.clone(),
+            run: data.folder("run")?,
+            launcher: Arc::clone(&self.launcher),
+            cgroups: Arc::clone(&self.cgroups),
+            addresses: addresses.clone(),
+            gateway: claim.gateway(),
+            nameservers: self.resolvers.nameservers.clone(),
+        };
+        let node = ContainerNode::start(config).await.context("could not start the node")?;
+        let Self { launcher, cgroups, resolvers } = self;
+        Ok(Machine { engine, claim, launcher, cgroups, addresses, resolvers, node })
+    }
+}
+
+/// Every address of the engine's subnet that a container may have.
+fn addresses(claim: &Claim) -> impl Iterator<Item = std::net::Ipv4Addr> {
+    (0..).map_while(|n| claim.address(n))
+}
+
+/// The servers that containers ask for names, with the forwarder running where one is needed.
+fn resolvers(claim: &Claim) -> Resolvers {
+    let text = std::fs::read_to_string(RESOLV_CONF).unwrap_or_default();
+    let resolvers = Resolvers::choose(&text, claim.gateway());
+    if let Some(upstream) = resolvers.forward_to
+        && let Err(error) = dns::forward(claim.gateway(), upstream)
+    {
+        tracing::warn!("apps can't resolve names: could not forward them to {upstream}: {error}");
+    }
+    resolvers
+}

@@ -1,0 +1,186 @@
+//! One launched container: making it, waiting for its end, finding it again.
+
+use std::error::Error;
+use std::fs::File;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{PermissionsExt, chown};
+use std::os::unix::net::UnixListener;
+use std::path::Path;
+use std::sync::Arc;
+
+use ace_api::{EndReason, InstanceSpec};
+use ace_sandbox::cgroup::{Cgroup, CgroupTree};
+use ace_sandbox::launch::{Handles, LauncherProgram, launch as launch_container};
+use ace_sandbox::process::{self, Signal};
+use ace_sandbox::spec::ExitRecord;
+use ace_sandbox::{network, volume};
+use ace_types::{Bytes, EngineId, IdRange, InstanceId};
+use tokio::io::unix::AsyncFd;
+
+use crate::record::{InstanceFolder, ProcessId, Record};
+use crate::shape::{self, Surroundings};
+
+/// What all instances of a node share.
+pub struct World {
+    pub engine: EngineId,
+    pub launcher: Arc<LauncherProgram>,
+    pub cgroups: Arc<CgroupTree>,
+    /// The host's end of every container's network.
+    pub gateway: Ipv4Addr,
+    pub nameservers: Vec<Ipv4Addr>,
+}
+
+/// A container whose init was seen alive.
+pub struct Container {
+    process: ProcessId,
+    pidfd: AsyncFd<OwnedFd>,
+    cgroup: Cgroup,
+}
+
+/// Why a container could not be made.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("could not prepare its folder")]
+    Folder(#[source] io::Error),
+    #[error("could not make its socket")]
+    Socket(#[source] io::Error),
+    #[error("could not attach its volume")]
+    Volume(#[source] volume::VolumeError),
+    #[error("could not make its control group")]
+    Cgroup(#[source] ace_sandbox::cgroup::CgroupError),
+    #[error("could not launch it")]
+    Launch(#[source] ace_sandbox::launch::LaunchError),
+    #[error("it ended before it could be watched")]
+    Watch(#[source] io::Error),
+}
+
+type BoxError = Box<dyn Error + Send + Sync>;
+
+/// Makes the container of `spec`. Blocks for some milliseconds; call off the event loop, within a
+/// runtime.
+pub fn launch(
+    world: &World,
+    spec: &InstanceSpec,
+    folder: &InstanceFolder,
+    address: Ipv4Addr,
+) -> Result<Container, BoxError> {
+    prepare_log(folder, spec.ids).map_err(StartError::Folder)?;
+    let exit = File::create(folder.exit()).map_err(StartError::Folder)?;
+    let socket = bind_socket(&folder.socket()).map_err(StartError::Socket)?;
+    // Held until the launcher has mounted it; then the mount holds it.
+    let volume = attach_volume(spec).map_err(StartError::Volume)?;
+    let cgroup =
+        world.cgroups.create(spec.id.as_str(), &spec.limits).map_err(StartError::Cgroup)?;
+    let surroundings = Surroundings {
+        cgroup: cgroup.clone(),
+        host_interface: network::veth_name(&world.engine, spec.id.as_str()),
+        address,
+        gateway: world.gateway,
+        nameservers: world.nameservers.clone(),
+        volume_device: volume.as_ref().map(|attached| attached.device.clone()),
+        log: folder.log(),
+    };
+    let handles = Handles {
+        stdin: None,
+        stdout: None,
+        stderr: None,
+        socket: Some(socket),
+        exit: exit.into(),
+    };
+    let launched = launch_container(&world.launcher, &shape::container(spec, surroundings), handles)
+        .map_err(StartError::Launch)?;
+    let process = ProcessId { pid: launched.pid, start_time: launched.start_time };
+    Ok(watch(process, cgroup).map_err(StartError::Watch)?)
+}
+
+/// Finds the container that `record` tells of; `None` when its init is gone.
+pub fn find(world: &World, id: &InstanceId, record: &Record) -> io::Result<Option<Container>> {
+    let Some(process) = record.process else { return Ok(None) };
+    match watch(process, world.cgroups.get(id.as_str())) {
+        Ok(container) => Ok(Some(container)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+impl Container {
+    pub fn process(&self) -> ProcessId {
+        self.process
+    }
+
+    /// Returns when init is gone.
+    pub async fn ended(&self) {
+        // The descriptor can't fail to poll; if it did, the process would be taken for gone.
+        let _ = self.pidfd.readable().await;
+    }
+
+    /// Asks init to end the server.
+    pub fn terminate(&self) -> io::Result<()> {
+        process::signal(self.pidfd.get_ref(), Signal::TERM)
+    }
+
+    /// Why it ended, by what init wrote and the kernel counted. `memory` is its limit.
+    pub fn end_reason(&self, folder: &InstanceFolder, memory: Bytes) -> EndReason {
+        let record = read_exit(&folder.exit());
+        let killed = record.as_ref().is_none_or(|record| record.signal == Some(KILL));
+        if killed && self.cgroup.oom_kills() > 0 {
+            return EndReason::OutOfMemory { limit: memory };
+        }
+        match record {
+            Some(ExitRecord { status: Some(status), .. }) => EndReason::Exited { status },
+            Some(ExitRecord { signal: Some(signal), .. }) => EndReason::Signalled { signal },
+            // Init itself was killed before it could write.
+            Some(_) | None => EndReason::Signalled { signal: KILL },
+        }
+    }
+}
+
+/// SIGKILL's number, the same on every architecture.
+const KILL: i32 = 9;
+
+/// An error with all that caused it, in one line.
+pub fn tell(error: &(dyn Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| error.source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+fn prepare_log(folder: &InstanceFolder, ids: IdRange) -> io::Result<()> {
+    folder.ensure()?;
+    let init = ids.host_id(IdRange::INIT);
+    chown(folder.log(), Some(init), Some(init))
+}
+
+/// Binds the socket afresh: one that a former server left would still hold its backlog.
+fn bind_socket(path: &Path) -> io::Result<OwnedFd> {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+        _ => {}
+    }
+    let listener = UnixListener::bind(path)?;
+    std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
+    // The library's backlog is short; a second listen(2) widens it.
+    rustix::net::listen(&listener, BACKLOG)?;
+    Ok(listener.into())
+}
+
+/// Requests that may wait in an instance's socket.
+const BACKLOG: i32 = 1024;
+
+fn attach_volume(spec: &InstanceSpec) -> Result<Option<volume::Attached>, volume::VolumeError> {
+    let Some(wanted) = &spec.volume else { return Ok(None) };
+    volume::ensure_image(&wanted.image, wanted.size, spec.ids)?;
+    volume::attach(&wanted.image).map(Some)
+}
+
+fn watch(process: ProcessId, cgroup: Cgroup) -> io::Result<Container> {
+    let pidfd = process::open(process.pid, process.start_time)?
+        .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+    Ok(Container { process, pidfd: AsyncFd::new(pidfd)?, cgroup })
+}
+
+fn read_exit(path: &Path) -> Option<ExitRecord> {
+    let text = std::fs::read(path).ok()?;
+    serde_json::from_slice(text.trim_ascii()).ok()
+}

@@ -1,0 +1,357 @@
+//! One task owns one instance: it collects what happens, asks [`Life`] what follows, and does that.
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::io;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ace_api::{EndReason, InstanceSpec, InstanceState, InstanceStatus};
+use ace_upstream::probe::{ProbeOutcome, probe};
+use jiff::Timestamp;
+use tokio::sync::watch;
+use tokio::time::{Instant, sleep, sleep_until};
+
+use crate::addresses::AddressLease;
+use crate::container::{self, Container, World};
+use crate::life::{Effect, Event, Life, Patience, Phase};
+use crate::record::{InstanceFolder, Record};
+
+/// The pause between two probes of a server that answers, but not as a ready one does.
+const PROBE_PAUSE: Duration = Duration::from_millis(100);
+/// How long a container's cgroup may take to become empty and go.
+const REMOVE_DEADLINE: Duration = Duration::from_secs(10);
+
+/// The owner of one instance.
+pub struct Instance {
+    spec: InstanceSpec,
+    folder: InstanceFolder,
+    world: Arc<World>,
+    address: AddressLease,
+    life: Life,
+    container: Option<Container>,
+    probe: Option<Probe>,
+    /// Events that effects brought about, to be taken before any other.
+    pending: VecDeque<Event>,
+    /// Becomes true when the instance is no longer desired.
+    stop: watch::Receiver<bool>,
+    stop_seen: bool,
+}
+
+/// Ends with [`Event::Ready`] or [`Event::NotReady`].
+type Probe = Pin<Box<dyn Future<Output = Event> + Send>>;
+
+impl Instance {
+    /// An instance that has never been launched.
+    pub fn new(
+        spec: InstanceSpec,
+        folder: InstanceFolder,
+        world: Arc<World>,
+        address: AddressLease,
+        stop: watch::Receiver<bool>,
+    ) -> Self {
+        let life = Life::new(Timestamp::now(), patience(&spec));
+        Self {
+            spec,
+            folder,
+            world,
+            address,
+            life,
+            container: None,
+            probe: None,
+            pending: VecDeque::new(),
+            stop,
+            stop_seen: false,
+        }
+    }
+
+    /// The instance that `record` tells of, whose `container` may have outlived an engine.
+    pub fn adopted(mut self, record: Record, container: Option<Container>) -> Self {
+        self.life.ever_ready = record.ever_ready;
+        self.life.restarts = record.restarts;
+        self.life.crashes = record.crashes;
+        self.life.last_end = record.last_end;
+        self.container = container;
+        self
+    }
+
+    /// Runs the instance until it is gone, telling `report` of each change.
+    pub async fn run(mut self, mut report: impl FnMut(InstanceStatus) + Send) {
+        report(self.status());
+        self.begin().await;
+        while self.life.phase != Phase::Gone {
+            let event = self.next_event().await;
+            let (life, effects) =
+                self.life.clone().next(event, Timestamp::now(), patience(&self.spec));
+            let changed = life != self.life;
+            self.life = life;
+            for effect in effects {
+                self.carry_out(effect).await;
+            }
+            if changed && self.life.phase != Phase::Gone {
+                self.save();
+                report(self.status());
+            }
+        }
+    }
+
+    /// Launches what is new, and watches what is there.
+    async fn begin(&mut self) {
+        match self.container {
+            Some(_) => self.start_probe(),
+            None => self.carry_out(Effect::Launch).await,
+        }
+    }
+
+    async fn next_event(&mut self) -> Event {
+        if let Some(event) = self.pending.pop_front() {
+            return event;
+        }
+        tokio::select! {
+            () = stop_asked(&mut self.stop), if !self.stop_seen => {
+                self.stop_seen = true;
+                Event::StopAsked
+            }
+            reason = container_end(&self.container, &self.spec, &self.folder) => Event::Ended(reason),
+            event = probe_end(&mut self.probe) => {
+                self.probe = None;
+                event
+            }
+            () = wake(self.life.wakes_at()) => Event::Tick,
+        }
+    }
+
+    async fn carry_out(&mut self, effect: Effect) {
+        match effect {
+            Effect::Launch => self.launch().await,
+            Effect::Terminate => self.terminate(),
+            Effect::Kill => self.kill().await,
+            Effect::CleanUp => self.clean_up().await,
+            Effect::Remove => self.remove(),
+        }
+    }
+
+    async fn launch(&mut self) {
+        self.save(); // The intent, before anything exists.
+        let (world, spec) = (Arc::clone(&self.world), self.spec.clone());
+        let (folder, address) = (self.folder.clone(), self.address.address());
+        let launched =
+            blocking(move || container::launch(&world, &spec, &folder, address)).await;
+        match launched {
+            Ok(container) => {
+                self.container = Some(container);
+                self.save();
+                self.start_probe();
+            }
+            Err(error) => {
+                let message = container::tell(&*error);
+                tracing::error!(instance = %self.spec.id, app = %self.spec.app, "not started: {message}");
+                self.pending.push_back(Event::Ended(EndReason::NotStarted { message }));
+            }
+        }
+    }
+
+    fn start_probe(&mut self) {
+        self.probe = Some(Box::pin(until_ready(self.spec.clone(), self.folder.socket())));
+    }
+
+    fn terminate(&mut self) {
+        self.probe = None;
+        let asked = self.container.as_ref().map(Container::terminate);
+        match asked {
+            Some(Ok(())) => {}
+            // What is not there has ended.
+            None => self.pending.push_back(Event::Ended(EndReason::Lost)),
+            Some(Err(error)) => {
+                tracing::warn!(instance = %self.spec.id, "could not signal it: {error}");
+            }
+        }
+    }
+
+    async fn kill(&mut self) {
+        let cgroup = self.world.cgroups.get(self.spec.id.as_str());
+        let killed = blocking(move || cgroup.kill()).await;
+        if let Err(error) = killed {
+            tracing::warn!(instance = %self.spec.id, "could not kill it: {error}");
+        }
+    }
+
+    async fn clean_up(&mut self) {
+        self.probe = None;
+        self.container = None;
+        let cgroup = self.world.cgroups.get(self.spec.id.as_str());
+        let removed = blocking(move || cgroup.remove(REMOVE_DEADLINE)).await;
+        if let Err(error) = removed {
+            tracing::warn!(instance = %self.spec.id, "could not remove its cgroup: {error}");
+        }
+        for left in [self.folder.socket(), self.folder.exit()] {
+            remove_if_there(&left);
+        }
+        self.save();
+    }
+
+    fn remove(&self) {
+        if let Err(error) = self.folder.remove() {
+            tracing::warn!(instance = %self.spec.id, "could not remove its folder: {error}");
+        }
+    }
+
+    /// Writes the record. A full disk must not end the task that owns a running container.
+    fn save(&self) {
+        let record = Record {
+            spec: self.spec.clone(),
+            address: self.address.address(),
+            process: self.container.as_ref().map(Container::process),
+            ever_ready: self.life.ever_ready,
+            restarts: self.life.restarts,
+            crashes: self.life.crashes,
+            last_end: self.life.last_end.clone(),
+        };
+        let written = self.folder.ensure().and_then(|()| self.folder.write(&record));
+        if let Err(error) = written {
+            tracing::error!(instance = %self.spec.id, "could not write its record: {error}");
+        }
+    }
+
+    fn status(&self) -> InstanceStatus {
+        let state = match &self.life.phase {
+            Phase::Starting { .. } => InstanceState::Starting,
+            Phase::Running => InstanceState::Running,
+            Phase::Draining { .. } | Phase::Gone => InstanceState::Draining,
+            Phase::Crashed { retry_at } => InstanceState::Crashed { retry_at: *retry_at },
+            Phase::Failed => InstanceState::Failed,
+        };
+        InstanceStatus {
+            app: self.spec.app.clone(),
+            release: self.spec.release,
+            state,
+            since: self.life.since,
+            socket: self.folder.socket(),
+            log: self.folder.log(),
+            restarts: self.life.restarts,
+            last_end: self.life.last_end.clone(),
+        }
+    }
+}
+
+fn patience(spec: &InstanceSpec) -> Patience {
+    Patience { startup: spec.startup, stop_grace: spec.stop_grace }
+}
+
+/// Returns when the instance is no longer desired, or nobody is left to desire it.
+async fn stop_asked(stop: &mut watch::Receiver<bool>) {
+    // An error means that the node is being dropped: the instance outlives it, so wait for ever.
+    if stop.wait_for(|asked| *asked).await.is_err() {
+        std::future::pending::<()>().await;
+    }
+}
+
+async fn container_end(
+    container: &Option<Container>,
+    spec: &InstanceSpec,
+    folder: &InstanceFolder,
+) -> EndReason {
+    match container {
+        Some(container) => {
+            container.ended().await;
+            container.end_reason(folder, spec.limits.memory)
+        }
+        None => std::future::pending().await,
+    }
+}
+
+async fn probe_end(probe: &mut Option<Probe>) -> Event {
+    match probe {
+        Some(probe) => probe.await,
+        None => std::future::pending().await,
+    }
+}
+
+async fn wake(at: Option<Timestamp>) {
+    match at {
+        Some(at) => {
+            let left = at.duration_since(Timestamp::now());
+            sleep(Duration::try_from(left).unwrap_or_default()).await;
+        }
+        None => std::future::pending().await,
+    }
+}
+
+/// Probes the server at `socket` until it is ready or `spec.startup` has passed.
+async fn until_ready(spec: InstanceSpec, socket: impl AsRef<Path> + Send + 'static) -> Event {
+    let deadline = Instant::now() + spec.startup;
+    let path = spec.health.as_deref().unwrap_or("/");
+    loop {
+        let left = deadline.saturating_duration_since(Instant::now());
+        let outcome = probe(socket.as_ref(), &spec.host, path, left).await;
+        if is_ready(&outcome, spec.health.is_some()) {
+            return Event::Ready;
+        }
+        if Instant::now() + PROBE_PAUSE >= deadline {
+            sleep_until(deadline).await;
+            return Event::NotReady { last: describe(&outcome, path) };
+        }
+        sleep(PROBE_PAUSE).await;
+    }
+}
+
+/// Whether an answer shows a server that is ready for requests.
+fn is_ready(outcome: &ProbeOutcome, has_health_path: bool) -> bool {
+    match outcome {
+        ProbeOutcome::Answered { status } if has_health_path => (200..400).contains(status),
+        ProbeOutcome::Answered { status } => !(502..=504).contains(status),
+        ProbeOutcome::NoAnswer { .. } => false,
+    }
+}
+
+fn describe(outcome: &ProbeOutcome, path: &str) -> String {
+    match outcome {
+        ProbeOutcome::Answered { status } => format!("GET {path} was answered with {status}"),
+        ProbeOutcome::NoAnswer { why } => format!("GET {path} got no answer ({why})"),
+    }
+}
+
+fn remove_if_there(path: &Path) {
+    match std::fs::remove_file(path) {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            tracing::warn!("could not remove {}: {error}", path.display());
+        }
+        _ => {}
+    }
+}
+
+/// Runs `work`, which talks to the kernel, off the event loop.
+async fn blocking<T: Send + 'static>(work: impl FnOnce() -> T + Send + 'static) -> T {
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(error) => std::panic::resume_unwind(error.into_panic()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn answered(status: u16) -> ProbeOutcome {
+        ProbeOutcome::Answered { status }
+    }
+
+    #[test]
+    fn without_a_health_path_any_answer_of_the_app_will_do() {
+        for status in [200, 302, 404, 500] {
+            assert!(is_ready(&answered(status), false), "{status}");
+        }
+        for status in [502, 503, 504] {
+            assert!(!is_ready(&answered(status), false), "{status}");
+        }
+    }
+
+    #[test]
+    fn a_health_path_must_succeed() {
+        assert!(is_ready(&answered(204), true));
+        assert!(!is_ready(&answered(404), true));
+        assert!(!is_ready(&answered(500), true));
+    }
+}

@@ -1,0 +1,349 @@
+//! Compares what should run with what does, and gives each instance its task.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ace_api::{InstanceSpec, InstanceStatus, Node};
+use ace_sandbox::cgroup::CgroupTree;
+use ace_sandbox::launch::LauncherProgram;
+use ace_sandbox::{network, volume};
+use ace_types::{EngineId, InstanceId};
+use async_trait::async_trait;
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+
+use crate::addresses::AddressPool;
+use crate::container::{self, World};
+use crate::instance::Instance;
+use crate::record::{self, InstanceFolder, Record};
+
+/// How often the node looks again without being told of a change.
+const RESYNC: Duration = Duration::from_secs(5);
+/// How long `down` waits for instances to end by themselves, beyond their own grace.
+const DOWN_DEADLINE: Duration = Duration::from_secs(60);
+/// How long a dead engine's leftover cgroup may take to go.
+const LEFTOVER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What a node needs of the machine and the engine.
+pub struct NodeConfig {
+    pub engine: EngineId,
+    /// `DATA/run`: a folder an instance.
+    pub run: PathBuf,
+    pub launcher: Arc<LauncherProgram>,
+    pub cgroups: Arc<CgroupTree>,
+    pub addresses: AddressPool,
+    pub gateway: Ipv4Addr,
+    pub nameservers: Vec<Ipv4Addr>,
+}
+
+/// Why a node could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum NodeError {
+    #[error("could not read {folder}")]
+    Run { folder: PathBuf, source: io::Error },
+    #[error("could not list this engine's control groups")]
+    Cgroups(#[source] io::Error),
+}
+
+/// Runs instances in containers on this machine.
+pub struct ContainerNode {
+    run: PathBuf,
+    world: Arc<World>,
+    addresses: AddressPool,
+    desired: watch::Sender<Option<Desired>>,
+    statuses: watch::Sender<Arc<Statuses>>,
+    /// The stop switch of each instance that has a task.
+    tasks: Mutex<BTreeMap<InstanceId, watch::Sender<bool>>>,
+}
+
+type Desired = BTreeMap<InstanceId, InstanceSpec>;
+type Statuses = BTreeMap<InstanceId, InstanceStatus>;
+
+impl ContainerNode {
+    /// A node that has adopted every instance that outlived the engine before. It stops none of
+    /// them before it has been told what should run.
+    pub async fn start(config: NodeConfig) -> Result<Arc<Self>, NodeError> {
+        let world = World {
+            engine: config.engine,
+            launcher: config.launcher,
+            cgroups: config.cgroups,
+            gateway: config.gateway,
+            nameservers: config.nameservers,
+        };
+        let node = Arc::new(Self {
+            run: config.run,
+            world: Arc::new(world),
+            addresses: config.addresses,
+            desired: watch::Sender::new(None),
+            statuses: watch::Sender::new(Arc::default()),
+            tasks: Mutex::default(),
+        });
+        node.recover()?;
+        tokio::spawn(Arc::clone(&node).reconcile());
+        Ok(node)
+    }
+
+    /// Adopts or removes what a former engine left.
+    fn recover(self: &Arc<Self>) -> Result<(), NodeError> {
+        let unreadable = |source| NodeError::Run { folder: self.run.clone(), source };
+        std::fs::create_dir_all(&self.run).map_err(unreadable)?;
+        let known = record::list(&self.run).map_err(unreadable)?;
+        self.remove_unknown_cgroups(&known).map_err(NodeError::Cgroups)?;
+        for id in known {
+            let folder = InstanceFolder::new(&self.run, &id);
+            match folder.read().map_err(unreadable)? {
+                Some(record) => self.adopt(record, folder),
+                None => self.discard(&id, &folder),
+            }
+        }
+        Ok(())
+    }
+
+    /// A container whose folder is gone belongs to nobody. Builds' groups are the builder's.
+    fn remove_unknown_cgroups(&self, known: &[InstanceId]) -> io::Result<()> {
+        for name in self.world.cgroups.list()? {
+            let is_ours = name.parse::<InstanceId>().is_ok_and(|id| !known.contains(&id));
+            if is_ours && let Err(error) = self.world.cgroups.get(&name).remove(LEFTOVER_DEADLINE) {
+                tracing::warn!("could not remove the leftover cgroup {name}: {error}");
+            }
+        }
+        Ok(())
+    }
+
+    fn adopt(self: &Arc<Self>, record: Record, folder: InstanceFolder) {
+        let id = record.spec.id.clone();
+        let found = container::find(&self.world, &id, &record).unwrap_or_else(|error| {
+            tracing::warn!(instance = %id, "could not look for its process: {error}");
+            None
+        });
+        if found.is_none() {
+            // A launch that was cut short may have left processes without a known init.
+            self.remove_cgroup(&id);
+        }
+        let Some(address) = self.addresses.lease_exactly(record.address) else {
+            tracing::error!(instance = %id, "its address {} is not free; it goes", record.address);
+            return self.discard(&id, &folder);
+        };
+        tracing::info!(instance = %id, app = %record.spec.app, alive = found.is_some(), "adopted");
+        let (stop, stopped) = watch::channel(false);
+        let world = Arc::clone(&self.world);
+        let instance = Instance::new(record.spec.clone(), folder, world, address, stopped);
+        self.spawn(id, instance.adopted(record, found), stop);
+    }
+
+    fn discard(&self, id: &InstanceId, folder: &InstanceFolder) {
+        self.remove_cgroup(id);
+        if let Err(error) = folder.remove() {
+            tracing::warn!(instance = %id, "could not remove its folder: {error}");
+        }
+    }
+
+    fn remove_cgroup(&self, id: &InstanceId) {
+        let cgroup = self.world.cgroups.get(id.as_str());
+        if let Err(error) = cgroup.remove(LEFTOVER_DEADLINE) {
+            tracing::warn!(instance = %id, "could not remove its leftover cgroup: {error}");
+        }
+    }
+
+    /// Brings what runs to what should run, for as long as the node lives.
+    async fn reconcile(self: Arc<Self>) {
+        let mut desired = self.desired.subscribe();
+        let mut statuses = self.statuses.subscribe();
+        loop {
+            let wanted = desired.borrow_and_update().clone();
+            statuses.mark_unchanged();
+            if let Some(wanted) = wanted {
+                let have = self.lock_tasks().keys().cloned().collect();
+                for step in plan(&wanted, &have) {
+                    self.apply(step);
+                }
+            }
+            tokio::select! {
+                changed = desired.changed() => if changed.is_err() { return },
+                _ = statuses.changed() => {} // One that is gone may be wanted again.
+                () = sleep(RESYNC) => {}
+            }
+        }
+    }
+
+    fn apply(self: &Arc<Self>, step: Step) {
+        match step {
+            Step::Start(spec) => self.start_instance(*spec),
+            Step::Stop(id) => {
+                if let Some(stop) = self.lock_tasks().get(&id) {
+                    stop.send_replace(true);
+                }
+            }
+        }
+    }
+
+    fn start_instance(self: &Arc<Self>, spec: InstanceSpec) {
+        let id = spec.id.clone();
+        let Some(address) = self.addresses.lease() else {
+            return tracing::error!(instance = %id, "no address of this engine's subnet is free");
+        };
+        let folder = InstanceFolder::new(&self.run, &id);
+        let (stop, stopped) = watch::channel(false);
+        let instance = Instance::new(spec, folder, Arc::clone(&self.world), address, stopped);
+        self.spawn(id, instance, stop);
+    }
+
+    fn spawn(self: &Arc<Self>, id: InstanceId, instance: Instance, stop: watch::Sender<bool>) {
+        self.lock_tasks().insert(id.clone(), stop);
+        let node = Arc::clone(self);
+        tokio::spawn(async move {
+            let reported = (Arc::clone(&node), id.clone());
+            instance.run(move |status| reported.0.report(&reported.1, Some(status))).await;
+            node.lock_tasks().remove(&id);
+            node.report(&id, None);
+        });
+    }
+
+    /// Replaces one instance's status, or takes it out.
+    fn report(&self, id: &InstanceId, status: Option<InstanceStatus>) {
+        self.statuses.send_modify(|all| {
+            let all = Arc::make_mut(all);
+            match status {
+                Some(status) => drop(all.insert(id.clone(), status)),
+                None => drop(all.remove(id)),
+            }
+        });
+    }
+
+    fn lock_tasks(&self) -> MutexGuard<'_, BTreeMap<InstanceId, watch::Sender<bool>>> {
+        self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Waits until no instance is left, up to the longest that one may take.
+    async fn wait_until_empty(&self) -> Result<(), String> {
+        let mut statuses = self.statuses.subscribe();
+        let empty = statuses.wait_for(|all| all.is_empty());
+        match timeout(DOWN_DEADLINE, empty).await {
+            Ok(_) => Ok(()),
+            Err(_) => Err(format!("instances still there: {}", self.names_left())),
+        }
+    }
+
+    fn names_left(&self) -> String {
+        let left: Vec<_> = self.statuses.borrow().keys().map(ToString::to_string).collect();
+        left.join(", ")
+    }
+}
+
+#[async_trait]
+impl Node for ContainerNode {
+    fn set_desired(&self, instances: Vec<InstanceSpec>) {
+        let wanted = instances.into_iter().map(|spec| (spec.id.clone(), spec)).collect();
+        self.desired.send_if_modified(|desired| {
+            let changed = desired.as_ref() != Some(&wanted);
+            *desired = Some(wanted);
+            changed
+        });
+    }
+
+    fn statuses(&self) -> watch::Receiver<Arc<BTreeMap<InstanceId, InstanceStatus>>> {
+        self.statuses.subscribe()
+    }
+
+    async fn down(&self) -> Result<(), Vec<String>> {
+        self.set_desired(Vec::new());
+        let mut failures: Vec<String> = self.wait_until_empty().await.err().into_iter().collect();
+        let (cgroups, engine) = (Arc::clone(&self.world.cgroups), self.world.engine.clone());
+        let removed = tokio::task::spawn_blocking(move || {
+            let groups = cgroups.remove_all().map_err(|error| container::tell(&error));
+            let veths =
+                network::remove_leftover_veths(&engine).map_err(|error| container::tell(&error));
+            [groups.err(), veths.err()]
+        });
+        match removed.await {
+            Ok(errors) => failures.extend(errors.into_iter().flatten()),
+            Err(error) => failures.push(error.to_string()),
+        }
+        if failures.is_empty() { Ok(()) } else { Err(failures) }
+    }
+
+    async fn remove_volume(&self, image: PathBuf) -> io::Result<()> {
+        let removed = tokio::task::spawn_blocking(move || volume::remove_image(&image)).await;
+        removed.map_err(io::Error::other)?.map_err(io::Error::other)
+    }
+}
+
+/// A difference between what should run and what does.
+#[derive(Debug, PartialEq)]
+enum Step {
+    Start(Box<InstanceSpec>),
+    Stop(InstanceId),
+}
+
+/// The steps from what there is (`have`) to what should be. Stops come first: they free memory.
+fn plan(desired: &Desired, have: &BTreeSet<InstanceId>) -> Vec<Step> {
+    let stops = have.iter().filter(|id| !desired.contains_key(id)).cloned().map(Step::Stop);
+    let missing = desired.values().filter(|spec| !have.contains(&spec.id));
+    stops.chain(missing.map(|spec| Step::Start(Box::new(spec.clone())))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use ace_api::Interpreter;
+    use ace_types::app_yaml::Entry;
+    use ace_types::{IdRange, Limits, ReleaseNumber, TenantName};
+
+    use super::*;
+
+    fn id(text: &str) -> InstanceId {
+        format!("{text:a<8}").parse().expect("letters make an id")
+    }
+
+    fn spec(name: &str) -> InstanceSpec {
+        InstanceSpec {
+            id: id(name),
+            tenant: TenantName::default(),
+            app: "shop".parse().expect("a name"),
+            release: ReleaseNumber(1),
+            ids: IdRange::new(0).expect("there is a first range"),
+            python: Interpreter {
+                version: "3.13.1".into(),
+                program: "/usr/bin/python3.13".into(),
+                prefix: "/usr".into(),
+            },
+            code: "/code".into(),
+            environment: "/environment".into(),
+            server: "/server".into(),
+            entry: Entry::default(),
+            processes: 1,
+            threads: 4,
+            env: BTreeMap::new(),
+            limits: Limits::for_app(),
+            volume: None,
+            health: None,
+            host: "shop.localhost".into(),
+            startup: Duration::from_secs(60),
+            stop_grace: Duration::from_secs(30),
+        }
+    }
+
+    fn want(names: &[&str]) -> Desired {
+        names.iter().map(|name| (id(name), spec(name))).collect()
+    }
+
+    fn have(names: &[&str]) -> BTreeSet<InstanceId> {
+        names.iter().map(|name| id(name)).collect()
+    }
+
+    #[test]
+    fn what_is_as_it_should_be_needs_no_step() {
+        assert_eq!(plan(&want(&["one", "two"]), &have(&["one", "two"])), []);
+    }
+
+    #[test]
+    fn what_is_not_wanted_stops_before_what_is_missing_starts() {
+        let steps = plan(&want(&["new"]), &have(&["old"]));
+        assert_eq!(steps, [Step::Stop(id("old")), Step::Start(Box::new(spec("new")))]);
+    }
+}

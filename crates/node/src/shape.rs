@@ -1,0 +1,91 @@
+//! The shape of an instance's container: what of the host it sees, and where.
+
+use std::net::Ipv4Addr;
+use std::path::{Path, PathBuf};
+
+use ace_api::InstanceSpec;
+use ace_sandbox::ContainerSpec;
+use ace_sandbox::cgroup::Cgroup;
+use ace_sandbox::spec::{
+    Bind, LogSpec, NetworkSpec, OutputSpec, ProcessSpec, RootSpec, Tmpfs, VolumeMount,
+};
+use ace_types::limits::TMP_INODES;
+
+use crate::server;
+
+/// What is found out or made for one launch.
+pub struct Surroundings {
+    pub cgroup: Cgroup,
+    pub host_interface: String,
+    pub address: Ipv4Addr,
+    pub gateway: Ipv4Addr,
+    pub nameservers: Vec<Ipv4Addr>,
+    /// The loop device that holds the volume, where the app has one.
+    pub volume_device: Option<PathBuf>,
+    pub log: PathBuf,
+}
+
+/// The container of `spec` in these `surroundings`.
+pub fn container(spec: &InstanceSpec, surroundings: Surroundings) -> ContainerSpec {
+    ContainerSpec {
+        host_name: spec.app.to_string(),
+        ids: spec.ids,
+        cgroup: surroundings.cgroup,
+        root: root(spec, surroundings.nameservers, surroundings.volume_device),
+        network: NetworkSpec::Veth {
+            host_interface: surroundings.host_interface,
+            address: surroundings.address,
+            gateway: surroundings.gateway,
+        },
+        process: ProcessSpec {
+            argv: server::command(spec),
+            env: server::environment(spec),
+            working_directory: "/ace/code".into(),
+            socket_fd: Some(server::SOCKET_FD),
+            open_files_max: spec.limits.files,
+            file_size_max: None, // The volume and /tmp are bounded as a whole.
+        },
+        output: OutputSpec::Log(LogSpec {
+            folder: surroundings.log,
+            size_max: spec.limits.log,
+            rate_max_per_second: spec.limits.log_per_second,
+        }),
+        stop_grace: spec.stop_grace,
+    }
+}
+
+fn root(
+    spec: &InstanceSpec,
+    nameservers: Vec<Ipv4Addr>,
+    volume_device: Option<PathBuf>,
+) -> RootSpec {
+    let mut binds = vec![
+        read_only(&spec.code, "/ace/code"),
+        read_only(&spec.environment, "/ace/user/virtualenv"),
+        read_only(&spec.server, "/ace/server"),
+    ];
+    // An interpreter below /usr is there already.
+    if !spec.python.prefix.starts_with("/usr") {
+        binds.push(read_only(&spec.python.prefix, &spec.python.prefix));
+    }
+    let limits = &spec.limits;
+    RootSpec {
+        binds,
+        tmpfs: vec![
+            Tmpfs { target: "/tmp".into(), size: limits.tmp, inodes: TMP_INODES },
+            Tmpfs { target: "/dev/shm".into(), size: limits.shm, inodes: 1024 },
+        ],
+        volume: volume_device.map(|device| VolumeMount { device, target: "/ace/data".into() }),
+        files: Vec::new(),
+        nameservers,
+    }
+}
+
+fn read_only(source: &Path, target: impl AsRef<Path>) -> Bind {
+    Bind {
+        source: source.to_owned(),
+        target: target.as_ref().to_owned(),
+        writable: false,
+        noexec: false,
+    }
+}
