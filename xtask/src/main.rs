@@ -1,2 +1,37 @@
+//! Chores of this repository. `cargo xtask check` is what `make test` and `.ci/run` run.
+
 #![forbid(unsafe_code)]
-fn main() {}
+
+mod check;
+mod guards;
+mod tally;
+
+use std::process::ExitCode;
+
+const USAGE: &str = "\
+usage: cargo xtask check
+
+check   formatting, lints, guards, licences and all tests, with their sum in the last line";
+
+fn main() -> ExitCode {
+    let arguments: Vec<String> = std::env::args().skip(1).collect();
+    let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    let result = match arguments[..] {
+        ["check"] => check::run(),
+        ["help" | "--help" | "-h"] => {
+            println!("{USAGE}");
+            return ExitCode::SUCCESS;
+        }
+        _ => {
+            eprintln!("{USAGE}");
+            return ExitCode::from(2);
+        }
+    };
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
