@@ -1,0 +1,27 @@
+//! Checks that what a release declares static is there.
+
+use std::os::fd::OwnedFd;
+use std::path::Path;
+
+use ace_types::StaticRule;
+use rustix::fs::{FileType, OFlags};
+
+use crate::unpack::open_beneath;
+
+/// What to tell the tenant about the first of `rules` without its file or folder below `root`.
+pub fn first_missing(root: &OwnedFd, rules: &[StaticRule]) -> Option<String> {
+    let rule = rules.iter().find(|rule| !is_there(root, rule))?;
+    let kind = if wants_folder(rule) { "folder" } else { "file" };
+    let StaticRule { path, files, .. } = rule;
+    Some(format!("app.yaml serves {path} from {files:?}, but the source has no such {kind}"))
+}
+
+fn is_there(root: &OwnedFd, rule: &StaticRule) -> bool {
+    let Ok(fd) = open_beneath(root, Path::new(&rule.files), OFlags::PATH) else { return false };
+    let wanted = if wants_folder(rule) { FileType::Directory } else { FileType::RegularFile };
+    rustix::fs::fstat(&fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == wanted)
+}
+
+fn wants_folder(rule: &StaticRule) -> bool {
+    rule.path.ends_with('/')
+}

@@ -1,0 +1,123 @@
+//! The first step of a build: a tenant's archive becomes a folder, and is looked over.
+//!
+//! All of it runs inside a container without network, as a user without rights: the archive is
+//! whatever somebody chose to send. The engine only reads the one [`Report`] that [`unpack_main`]
+//! prints. `archive` reads tar, `tree` writes files, `inspect` looks at what was written.
+
+mod archive;
+mod inspect;
+mod path;
+mod tree;
+
+use std::error::Error;
+use std::io::{self, Read, Write};
+use std::path::Path;
+use std::process::ExitCode;
+
+use ace_types::{AppYaml, Bytes};
+use serde::{Deserialize, Serialize};
+
+use tree::Tree;
+pub use tree::open_beneath;
+
+/// Where the code stands in every container.
+pub const CODE: &str = "/ace/code";
+
+/// The most an archive may unpack to, contents of files alone.
+const CONTENT_MAX: Bytes = Bytes::mib(512);
+/// The longest tar stream that is read: the contents, and a generous kilobyte of headers for each entry.
+const STREAM_MAX: Bytes = Bytes(CONTENT_MAX.0 + ENTRIES_MAX * 1536);
+/// The largest archive that is read.
+const PACKED_MAX: Bytes = Bytes::mib(200);
+/// The most files, folders and links, those that only appear within a path included.
+const ENTRIES_MAX: u64 = 50_000;
+
+/// What the hidden command says on its standard output: one JSON document.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", deny_unknown_fields)]
+pub enum Report {
+    Ok(Inspection),
+    /// The tenant's archive can't be built. A sentence for the tenant.
+    Rejected(String),
+}
+
+/// What there is in a source.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Inspection {
+    pub app_yaml: AppYaml,
+    /// There is a `requirements.txt`.
+    pub requirements: bool,
+    /// There is a `manage.py`.
+    pub manage_py: bool,
+    /// SHA-256 of the paths, kinds and contents in the archive's order, in hexadecimal.
+    pub source_hash: String,
+    /// Files, folders and links.
+    pub entries: u64,
+}
+
+/// Why an archive was not unpacked.
+#[derive(Debug, thiserror::Error)]
+pub enum UnpackError {
+    #[error("the archive is damaged")]
+    Damaged(#[source] io::Error),
+    #[error("the archive is larger than {PACKED_MAX}")]
+    Packed,
+    #[error("the source is larger than {CONTENT_MAX}")]
+    Content,
+    #[error("the source has more than {ENTRIES_MAX} files and folders")]
+    Entries,
+    #[error("{path:?} {wrong}")]
+    Unfit { path: String, wrong: &'static str },
+    #[error("{0}")]
+    Source(String),
+    /// Not the archive's fault.
+    #[error("could not write {path:?}")]
+    Write { path: String, source: io::Error },
+}
+
+/// The hidden command: unpacks the archive on standard input into [`CODE`], prints a [`Report`].
+///
+/// Returns failure, with a sentence on standard error, where neither the archive nor the tenant is
+/// to blame.
+pub fn unpack_main() -> ExitCode {
+    let report = match unpack_into(io::stdin().lock(), Path::new(CODE)) {
+        Ok(inspection) => Report::Ok(inspection),
+        Err(error @ UnpackError::Write { .. }) => return fail(&error),
+        Err(error) => Report::Rejected(sentence(&error)),
+    };
+    let written = serde_json::to_writer(io::stdout().lock(), &report)
+        .map_err(io::Error::from)
+        .and_then(|()| io::stdout().flush());
+    match written {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
+    }
+}
+
+/// Unpacks `packed`, a tar or gzipped tar, into the empty `folder`, and looks at the result.
+pub fn unpack_into(packed: impl Read, folder: &Path) -> Result<Inspection, UnpackError> {
+    let mut tree = Tree::open(folder)?;
+    let source_hash = archive::unpack(packed, &mut tree)?;
+    tree.check_links()?;
+    inspect::inspect(&tree, source_hash)
+}
+
+fn fail(error: &dyn Error) -> ExitCode {
+    eprintln!("{}", sentence(error));
+    ExitCode::FAILURE
+}
+
+/// An error and its causes, between colons.
+fn sentence(error: &dyn Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        text = format!("{text}: {error}");
+        cause = error.source();
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests;
