@@ -1,12 +1,625 @@
 //! Control groups on cgroup v1, hybrid and v2, found at run time.
+//!
+//! ```text
+//! ace-ENGINE/            one a tree; on a systemd machine with v2, ace-ENGINE.scope
+//!   NAME/                one a container
+//!     init/              our process 1: uncounted, so that no bomb of the tenant's takes it
+//!     app/               the tenant's processes: every limit is here
+//! ```
+//!
+//! Weights are the kernel's defaults, so containers that want more than there is share alike.
+//! Which trees there are is in [`hierarchy`]; systemd's part is in [`scope`].
 
-use std::path::PathBuf;
+mod hierarchy;
+mod scope;
 
+use std::collections::BTreeSet;
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use ace_types::{EngineId, Limits};
+use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
-/// The groups of one container: `init` beside `app` below one folder, in each hierarchy there is.
-#[derive(Debug, Clone, Serialize, Deserialize)]
+pub use hierarchy::{Controller, Version};
+use hierarchy::{Hierarchy, choose, parse_mountinfo};
+use scope::{KEEPER, Scope, ScopeError};
+
+const PROCS: &str = "cgroup.procs";
+const INIT: &str = "init";
+const APP: &str = "app";
+
+/// How often the kernel gives a capped group its share anew. The usual 100 ms would let an app that
+/// used up its share sleep for most of that, in the middle of a request; a fifth of it costs little.
+const CPU_PERIOD_USEC: u64 = 20_000;
+/// The smallest share that the kernel takes.
+const CPU_QUOTA_LEAST_USEC: u64 = 1_000;
+/// How long a v1 group may take to freeze before its processes are killed unfrozen.
+const FREEZE_DEADLINE: Duration = Duration::from_millis(200);
+const REMOVE_ALL_DEADLINE: Duration = Duration::from_secs(10);
+const PAUSE_LEAST: Duration = Duration::from_millis(1);
+const PAUSE_MOST: Duration = Duration::from_millis(50);
+
+/// The groups of one container: `init` beside `app` below one folder, in each tree there is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Cgroup {
-    /// Folders of the container's group, one in each hierarchy that it uses.
-    pub folders: Vec<PathBuf>,
+    /// The container's folder in each tree that it uses.
+    pub folders: Vec<Folder>,
+}
+
+/// A group's folder in one tree.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Folder {
+    pub path: PathBuf,
+    pub version: Version,
+    /// What it limits and counts there.
+    pub controllers: Vec<Controller>,
+}
+
+/// What a container's tenant uses now.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Usage {
+    pub memory_bytes: u64,
+    /// Processor time since the container was made.
+    pub cpu_usec: u64,
+    pub pids: u64,
+}
+
+/// All groups of one engine.
+#[derive(Debug)]
+pub struct CgroupTree {
+    /// The engine's own folder in each tree.
+    folders: Vec<Folder>,
+    /// Their trees' mount points, in the same order.
+    roots: Vec<PathBuf>,
+    scope: Option<Scope>,
+}
+
+/// Why a group could not be made or removed.
+#[derive(Debug, thiserror::Error)]
+pub enum CgroupError {
+    #[error("could not read which cgroup trees are mounted")]
+    Mounts(#[source] io::Error),
+    #[error("this machine has no cgroup controller \"{}\"; {remedy}", controller.name())]
+    Missing { controller: Controller, remedy: &'static str },
+    #[error("{name:?} can't name a control group")]
+    Name { name: String },
+    #[error("could not get a delegated scope from systemd")]
+    Scope(#[source] ScopeError),
+    #[error("could not make {}", folder.display())]
+    Make { folder: PathBuf, source: io::Error },
+    #[error("could not write {value:?} to {}", file.display())]
+    Write { file: PathBuf, value: String, source: io::Error },
+    #[error(
+        "could not pass controllers on in {}; processes stand in that group: move them to a \
+         group below it",
+        folder.display()
+    )]
+    Occupied { folder: PathBuf, source: io::Error },
+    #[error("could not read {}", folder.display())]
+    Read { folder: PathBuf, source: io::Error },
+    #[error("could not end the processes in {}", folder.display())]
+    Kill { folder: PathBuf, source: io::Error },
+    #[error("could not remove {} within {} s", folder.display(), after.as_secs())]
+    Remove { folder: PathBuf, after: Duration, source: io::Error },
+}
+
+impl CgroupTree {
+    /// Finds the trees of this machine. Makes nothing.
+    ///
+    /// Errors: [`CgroupError::Missing`] where processor time, memory or processes can't be limited.
+    pub fn find(engine: &EngineId) -> Result<Self, CgroupError> {
+        let mounts = fs::read_to_string("/proc/self/mountinfo").map_err(CgroupError::Mounts)?;
+        let trees = choose(&parse_mountinfo(&mounts), available_controllers);
+        for controller in [Controller::Cpu, Controller::Memory, Controller::Pids] {
+            if !trees.iter().any(|tree| tree.controllers.contains(&controller)) {
+                return Err(CgroupError::Missing { controller, remedy: remedy(controller) });
+            }
+        }
+        Ok(Self::of(&format!("ace-{engine}"), trees, scope::systemd_runs()))
+    }
+
+    fn of(name: &str, trees: Vec<Hierarchy>, systemd: bool) -> Self {
+        let mut scope = None;
+        let mut folders = Vec::new();
+        let mut roots = Vec::new();
+        for Hierarchy { mount_point, version, controllers } in trees {
+            let delegated = systemd && version == Version::V2 && !controllers.is_empty();
+            let path = match delegated {
+                true => scope.insert(Scope::new(name, &mount_point)).folder().to_owned(),
+                false => mount_point.join(name),
+            };
+            folders.push(Folder { path, version, controllers });
+            roots.push(mount_point);
+        }
+        Self { folders, roots, scope }
+    }
+
+    /// Makes the groups of the container `name` and sets its limits. May be called twice.
+    ///
+    /// After a failure, what was made goes by [`Cgroup::remove`] of [`Self::get`].
+    pub fn create(&self, name: &str, limits: &Limits) -> Result<Cgroup, CgroupError> {
+        let harmless = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+        if name.is_empty() || name == KEEPER || !name.chars().all(harmless) {
+            return Err(CgroupError::Name { name: name.to_owned() });
+        }
+        if let Some(scope) = &self.scope {
+            scope.ensure().map_err(CgroupError::Scope)?;
+        }
+        let cgroup = self.get(name);
+        for ((engine, root), group) in self.folders.iter().zip(&self.roots).zip(&cgroup.folders) {
+            self.make_folders(engine, root, group)?;
+            for (file, value) in settings(group, limits) {
+                write_setting(&group.path.join(APP).join(file), &value)?;
+            }
+        }
+        Ok(cgroup)
+    }
+
+    /// The container `name`, whether it exists or not.
+    pub fn get(&self, name: &str) -> Cgroup {
+        let below = |folder: &Folder| Folder { path: folder.path.join(name), ..folder.clone() };
+        Cgroup { folders: self.folders.iter().map(below).collect() }
+    }
+
+    /// Names of all containers that have a group in any tree.
+    pub fn list(&self) -> io::Result<Vec<String>> {
+        let mut names = BTreeSet::new();
+        for folder in &self.folders {
+            let children = children(&folder.path)?;
+            names.extend(
+                children.iter().filter_map(|path| path.file_name()?.to_str()).map(str::to_owned),
+            );
+        }
+        names.remove(KEEPER);
+        Ok(names.into_iter().collect())
+    }
+
+    /// Kills all that runs in the engine's groups and removes them, the engine's own included.
+    pub fn remove_all(&self) -> Result<(), CgroupError> {
+        let unreadable =
+            |source| CgroupError::Read { folder: self.folders[0].path.clone(), source };
+        for name in self.list().map_err(unreadable)? {
+            self.get(&name).remove(REMOVE_ALL_DEADLINE)?;
+        }
+        if let Some(scope) = &self.scope {
+            scope.remove().map_err(CgroupError::Scope)?;
+        }
+        let own = Cgroup { folders: self.folders.clone() };
+        own.remove(REMOVE_ALL_DEADLINE)
+    }
+
+    /// By what each limit is kept, as in `("memory", "cgroup v2 at /sys/fs/cgroup")`.
+    pub fn means(&self) -> Vec<(&'static str, String)> {
+        let mut means = Vec::new();
+        for (folder, root) in self.folders.iter().zip(&self.roots) {
+            let by = match folder.version {
+                Version::V1 => format!("cgroup v1 at {}", root.display()),
+                Version::V2 => format!("cgroup v2 at {}", root.display()),
+            };
+            means.extend(folder.controllers.iter().map(|found| (found.name(), by.clone())));
+            if folder.version == Version::V2 {
+                means.push(("kill", by));
+            }
+        }
+        means
+    }
+
+    fn make_folders(
+        &self,
+        engine: &Folder,
+        root: &Path,
+        group: &Folder,
+    ) -> Result<(), CgroupError> {
+        make_folder(&engine.path)?;
+        make_folder(&group.path)?;
+        if group.version == Version::V2 && !group.controllers.is_empty() {
+            // systemd has seen to what is above its scope.
+            let above = if self.scope.is_none() { Some(root) } else { None };
+            for folder in above.into_iter().chain([engine.path.as_path(), group.path.as_path()]) {
+                pass_on(folder, &group.controllers)?;
+            }
+        }
+        make_folder(&group.path.join(INIT))?;
+        make_folder(&group.path.join(APP))
+    }
+}
+
+impl Cgroup {
+    /// Moves the calling process into the uncounted groups, beside the tenant's.
+    pub fn join_init(&self) -> io::Result<()> {
+        self.join(INIT)
+    }
+
+    /// Moves the calling process into the tenant's groups.
+    pub fn join_app(&self) -> io::Result<()> {
+        self.join(APP)
+    }
+
+    /// Opens the tenant's `cgroup.procs` files. A process that writes `0` to each moves there
+    /// itself; the kernel asks for the rights of whoever opened them.
+    pub fn open_app_procs(&self) -> io::Result<Vec<OwnedFd>> {
+        let open = |folder: &Folder| {
+            let file = OpenOptions::new().write(true).open(folder.path.join(APP).join(PROCS))?;
+            Ok(OwnedFd::from(file))
+        };
+        self.folders.iter().map(open).collect()
+    }
+
+    /// Sends SIGKILL to everything in it, at once. What forks meanwhile where neither v2 nor a
+    /// freezer is there may escape one call: [`Self::remove`] repeats it.
+    pub fn kill(&self) -> io::Result<()> {
+        if self.kill_by_kernel()? {
+            // On a hybrid machine a launcher that was cut short may stand in v1 trees alone.
+            return self.kill_members();
+        }
+        self.freeze()?;
+        let killed = self.kill_members();
+        self.thaw()?;
+        killed
+    }
+
+    /// Kills all that is in it and removes it, waiting until it is empty. No error where it is
+    /// absent, so it may be called twice.
+    ///
+    /// Errors: [`CgroupError::Remove`] after `deadline`: a process would not die.
+    pub fn remove(&self, deadline: Duration) -> Result<(), CgroupError> {
+        let folder = || self.folders.first().map(|f| f.path.clone()).unwrap_or_default();
+        let until = Instant::now() + deadline;
+        let mut pause = PAUSE_LEAST;
+        loop {
+            self.kill().map_err(|source| CgroupError::Kill { folder: folder(), source })?;
+            let removed = self.folders.iter().try_for_each(|group| remove_tree(&group.path));
+            let Err(source) = removed else { return Ok(()) };
+            if Instant::now() >= until || source.kind() != io::ErrorKind::ResourceBusy {
+                return Err(CgroupError::Remove { folder: folder(), after: deadline, source });
+            }
+            std::thread::sleep(pause);
+            pause = (pause * 2).min(PAUSE_MOST);
+        }
+    }
+
+    /// Whether no process is in it, init's included. An absent group is empty.
+    pub fn is_empty(&self) -> io::Result<bool> {
+        Ok(self.members()?.is_empty())
+    }
+
+    /// How often the kernel ended a process of the tenant's for want of memory.
+    pub fn oom_kills(&self) -> u64 {
+        self.with(Controller::Memory)
+            .and_then(|folder| {
+                let file = match folder.version {
+                    Version::V1 => "memory.oom_control",
+                    Version::V2 => "memory.events",
+                };
+                field(&read_value(&folder.path.join(APP).join(file)), "oom_kill")
+            })
+            .unwrap_or(0)
+    }
+
+    /// Whether the kernel keeps the tenant's memory out of swap.
+    pub fn limits_swap(&self) -> bool {
+        let Some(folder) = self.with(Controller::Memory) else { return false };
+        let file = if folder.version == Version::V1 { MEMSW } else { SWAP_MAX };
+        folder.path.join(APP).join(file).exists()
+    }
+
+    /// What the tenant's processes use; zero where it can't be read.
+    pub fn usage(&self) -> Usage {
+        let read = |controller, v1: &str, v2: &str| {
+            let folder = self.with(controller)?;
+            let file = if folder.version == Version::V1 { v1 } else { v2 };
+            Some(read_value(&folder.path.join(APP).join(file)))
+        };
+        let number = |text: Option<String>| text.and_then(|text| text.trim().parse().ok());
+        let memory = read(Controller::Memory, "memory.usage_in_bytes", "memory.current");
+        let pids = read(Controller::Pids, "pids.current", "pids.current");
+        let cpu_v1 =
+            number(read(Controller::Cpuacct, "cpuacct.usage", "")).map(|nsec: u64| nsec / 1000);
+        let cpu_v2 = || field(&read(Controller::Cpu, "", "cpu.stat")?, "usage_usec");
+        Usage {
+            memory_bytes: number(memory).unwrap_or(0),
+            cpu_usec: cpu_v1.or_else(cpu_v2).unwrap_or(0),
+            pids: number(pids).unwrap_or(0),
+        }
+    }
+
+    fn join(&self, child: &str) -> io::Result<()> {
+        self.folders.iter().try_for_each(|f| write_value(&f.path.join(child).join(PROCS), "0"))
+    }
+
+    fn with(&self, controller: Controller) -> Option<&Folder> {
+        self.folders.iter().find(|folder| folder.controllers.contains(&controller))
+    }
+
+    /// Kills by `cgroup.kill` (Linux 5.14). Returns whether there was one.
+    fn kill_by_kernel(&self) -> io::Result<bool> {
+        let mut v2 = self.folders.iter().filter(|folder| folder.version == Version::V2);
+        v2.try_fold(false, |_, folder| {
+            when_there(write_value(&folder.path.join("cgroup.kill"), "1"))
+        })
+    }
+
+    /// Stops its processes where a tree can, so that none forks while they are killed.
+    fn freeze(&self) -> io::Result<()> {
+        for folder in &self.folders {
+            let (file, value) = match folder.version {
+                // Dead or dying processes never count as frozen: no waiting for `frozen 1` here.
+                Version::V2 => ("cgroup.freeze", "1"),
+                Version::V1 if folder.controllers.contains(&Controller::Freezer) => {
+                    ("freezer.state", "FROZEN")
+                }
+                Version::V1 => continue,
+            };
+            let frozen = when_there(write_value(&folder.path.join(file), value))?;
+            if frozen && folder.version == Version::V1 {
+                wait_frozen(&folder.path.join(file));
+            }
+        }
+        Ok(())
+    }
+
+    fn thaw(&self) -> io::Result<()> {
+        for folder in &self.folders {
+            let (file, value) = match folder.version {
+                Version::V2 => ("cgroup.freeze", "0"),
+                Version::V1 if folder.controllers.contains(&Controller::Freezer) => {
+                    ("freezer.state", "THAWED")
+                }
+                Version::V1 => continue,
+            };
+            when_there(write_value(&folder.path.join(file), value))?;
+        }
+        Ok(())
+    }
+
+    fn kill_members(&self) -> io::Result<()> {
+        let open = |pid: &i32| {
+            let found = Pid::from_raw(*pid)?;
+            Some((*pid, pidfd_open(found, PidfdFlags::empty()).ok()?))
+        };
+        let opened: Vec<(i32, OwnedFd)> = self.members()?.iter().filter_map(open).collect();
+        // Looked up again: a number that stands here still is the process that was opened, or
+        // another one of this group.
+        let still = self.members()?;
+        for (_, process) in opened.iter().filter(|(pid, _)| still.contains(pid)) {
+            match pidfd_send_signal(process, Signal::KILL) {
+                Err(error) if error != rustix::io::Errno::SRCH => return Err(error.into()),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Ids of all processes in it, as this process sees them.
+    fn members(&self) -> io::Result<BTreeSet<i32>> {
+        let mut members = BTreeSet::new();
+        for folder in &self.folders {
+            collect_members(&folder.path, &mut members)?;
+        }
+        // 0 stands for a process of a pid namespace that we don't see into.
+        members.remove(&0);
+        Ok(members)
+    }
+}
+
+/// What to write into the files of an app's group, in this order.
+fn settings(group: &Folder, limits: &Limits) -> Vec<(&'static str, String)> {
+    let (quota, period) = cpu_quota(limits.cpu_millicores);
+    let memory = limits.memory.0.to_string();
+    let mut settings = Vec::new();
+    for controller in &group.controllers {
+        settings.extend(match (controller, group.version) {
+            (Controller::Cpu, Version::V1) => vec![
+                ("cpu.cfs_period_us", period.to_string()),
+                ("cpu.cfs_quota_us", quota.to_string()),
+            ],
+            (Controller::Cpu, Version::V2) => vec![("cpu.max", format!("{quota} {period}"))],
+            // The limit with swap may never be below the one without: it's lifted first.
+            (Controller::Memory, Version::V1) => vec![
+                (MEMSW, "-1".to_owned()),
+                ("memory.limit_in_bytes", memory.clone()),
+                (MEMSW, memory.clone()),
+            ],
+            (Controller::Memory, Version::V2) => {
+                vec![("memory.max", memory.clone()), (SWAP_MAX, "0".to_owned())]
+            }
+            (Controller::Pids, _) => vec![("pids.max", limits.pids.to_string())],
+            (Controller::Cpuacct | Controller::Freezer, _) => vec![],
+        });
+    }
+    settings
+}
+
+/// Files that kernels without accounting of swap lack; the survey tells of it.
+const MEMSW: &str = "memory.memsw.limit_in_bytes";
+const SWAP_MAX: &str = "memory.swap.max";
+
+/// Microseconds of processor time in each period, and the period: short, but long enough that the
+/// share is one that the kernel takes.
+fn cpu_quota(millicores: u32) -> (u64, u64) {
+    let millicores = u64::from(millicores.max(1));
+    let period = CPU_PERIOD_USEC.max((CPU_QUOTA_LEAST_USEC * 1000).div_ceil(millicores));
+    (period * millicores / 1000, period)
+}
+
+fn write_setting(file: &Path, value: &str) -> Result<(), CgroupError> {
+    let optional = file.ends_with(MEMSW) || file.ends_with(SWAP_MAX);
+    match write_value(file, value) {
+        Err(error) if optional && error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(source) => {
+            Err(CgroupError::Write { file: file.to_owned(), value: value.to_owned(), source })
+        }
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Lets groups below `folder` use `controllers`.
+fn pass_on(folder: &Path, controllers: &[Controller]) -> Result<(), CgroupError> {
+    let file = folder.join("cgroup.subtree_control");
+    let value: Vec<String> = controllers.iter().map(|found| format!("+{}", found.name())).collect();
+    let value = value.join(" ");
+    write_value(&file, &value).map_err(|source| match source.kind() {
+        io::ErrorKind::ResourceBusy => CgroupError::Occupied { folder: folder.to_owned(), source },
+        _ => CgroupError::Write { file, value, source },
+    })
+}
+
+fn make_folder(folder: &Path) -> Result<(), CgroupError> {
+    match fs::create_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
+        Err(source) => Err(CgroupError::Make { folder: folder.to_owned(), source }),
+        Ok(()) => Ok(()),
+    }
+}
+
+/// Removes a group with all groups below it. No error where it is absent.
+fn remove_tree(folder: &Path) -> io::Result<()> {
+    for child in children(folder)? {
+        remove_tree(&child)?;
+    }
+    when_there(fs::remove_dir(folder)).map(drop)
+}
+
+/// The groups right below `folder`; none where it is absent.
+fn children(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    let entries = match fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries?,
+    };
+    let mut children = Vec::new();
+    for entry in entries {
+        let entry = entry?;
+        if entry.file_type()?.is_dir() {
+            children.push(entry.path());
+        }
+    }
+    Ok(children)
+}
+
+fn collect_members(folder: &Path, members: &mut BTreeSet<i32>) -> io::Result<()> {
+    match fs::read_to_string(folder.join(PROCS)) {
+        Err(error) if is_gone(&error) => return Ok(()),
+        text => members.extend(text?.lines().filter_map(|line| line.parse::<i32>().ok())),
+    }
+    children(folder)?.iter().try_for_each(|child| collect_members(child, members))
+}
+
+/// Waits until a v1 freezer says `FROZEN`; going on without it is safe, only less certain.
+fn wait_frozen(state: &Path) {
+    let until = Instant::now() + FREEZE_DEADLINE;
+    while read_value(state).trim() == "FREEZING" && Instant::now() < until {
+        std::thread::sleep(PAUSE_LEAST);
+    }
+}
+
+/// Writes to a file of the kernel's, which must exist.
+fn write_value(file: &Path, value: &str) -> io::Result<()> {
+    File::options().write(true).open(file)?.write_all(value.as_bytes())
+}
+
+/// A file's text, empty where it can't be read.
+fn read_value(file: &Path) -> String {
+    fs::read_to_string(file).unwrap_or_default()
+}
+
+/// The number after `key` in a file of `key number` lines.
+fn field(text: &str, key: &str) -> Option<u64> {
+    let value = |line: &str| line.split_once(' ').filter(|(k, _)| *k == key)?.1.trim().parse().ok();
+    text.lines().find_map(value)
+}
+
+/// Whether the file or folder of `result` was there; other errors stay.
+fn when_there(result: io::Result<()>) -> io::Result<bool> {
+    match result {
+        Err(error) if is_gone(&error) => Ok(false),
+        other => other.map(|()| true),
+    }
+}
+
+/// Whether an error says that a group is not there, or has gone since its file was opened.
+fn is_gone(error: &io::Error) -> bool {
+    let gone = rustix::io::Errno::NODEV.raw_os_error();
+    error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(gone)
+}
+
+fn available_controllers(mount_point: &Path) -> Vec<String> {
+    read_value(&mount_point.join("cgroup.controllers"))
+        .split_whitespace()
+        .map(str::to_owned)
+        .collect()
+}
+
+fn remedy(controller: Controller) -> &'static str {
+    match controller {
+        Controller::Memory => "boot with cgroup_enable=memory",
+        _ => "use a kernel that has it, and mount it below /sys/fs/cgroup",
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ace_types::Bytes;
+
+    use super::*;
+
+    fn written(version: Version, controllers: &[Controller]) -> Vec<String> {
+        let folder = Folder { path: PathBuf::new(), version, controllers: controllers.to_vec() };
+        let limits = Limits { memory: Bytes::mib(1), pids: 7, ..Limits::for_app() };
+        settings(&folder, &limits).iter().map(|(file, value)| format!("{file}={value}")).collect()
+    }
+
+    #[test]
+    fn version_2_takes_limits_in_its_own_files() {
+        let all = [Controller::Cpu, Controller::Memory, Controller::Pids];
+        assert_eq!(
+            written(Version::V2, &all),
+            ["cpu.max=20000 20000", "memory.max=1048576", "memory.swap.max=0", "pids.max=7"]
+        );
+    }
+
+    #[test]
+    fn version_1_bounds_memory_with_swap_to_the_same() {
+        let expected = [
+            "memory.memsw.limit_in_bytes=-1",
+            "memory.limit_in_bytes=1048576",
+            "memory.memsw.limit_in_bytes=1048576",
+        ];
+        assert_eq!(written(Version::V1, &[Controller::Memory]), expected);
+    }
+
+    #[test]
+    fn a_small_share_of_a_core_has_a_longer_period() {
+        assert_eq!(cpu_quota(2000), (40_000, 20_000));
+        assert_eq!(cpu_quota(50), (1_000, 20_000));
+        for millicores in 0..50 {
+            let (quota, period) = cpu_quota(millicores);
+            assert!(quota >= CPU_QUOTA_LEAST_USEC && period <= 1_000_000, "{millicores}");
+        }
+    }
+
+    #[test]
+    fn only_a_delegated_tree_is_in_a_scope() {
+        let tree = |at: &str, version, controllers: &[Controller]| Hierarchy {
+            mount_point: at.into(),
+            version,
+            controllers: controllers.to_vec(),
+        };
+        let hybrid = [tree("/u", Version::V2, &[]), tree("/p", Version::V1, &[Controller::Pids])];
+        let tree_on_hybrid = CgroupTree::of("ace-abcd", hybrid.to_vec(), true);
+        assert_eq!(tree_on_hybrid.get("x").folders[0].path, Path::new("/u/ace-abcd/x"));
+        let v2 =
+            CgroupTree::of("ace-abcd", vec![tree("/c", Version::V2, &[Controller::Cpu])], true);
+        let expected = Path::new("/c/system.slice/ace-abcd.scope/x");
+        assert_eq!(v2.get("x").folders[0].path, expected);
+    }
+
+    #[test]
+    fn a_field_is_found_by_its_whole_name() {
+        assert_eq!(field("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n", "oom_kill"), Some(3));
+        assert_eq!(field("oom_kill_disable 0\n", "oom_kill"), None);
+    }
 }

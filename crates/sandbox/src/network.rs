@@ -1,1 +1,254 @@
-//! placeholder
+//! A container's network: one veth pair, routed, without a bridge.
+//!
+//! ```text
+//! container: eth0, ADDRESS/32, default route by way of GATEWAY
+//!      │ veth pair
+//! host: vaENGINEINSTANCE, GATEWAY/32, route ADDRESS/32
+//! ```
+//!
+//! Every host end has the same gateway address, so no two containers share a wire and none needs an
+//! address of the host's for itself. The pair dies with the container's namespace. What may pass is
+//! up to [`crate::firewall`].
+
+mod netlink;
+
+use std::fs;
+use std::io;
+use std::net::Ipv4Addr;
+use std::os::fd::AsRawFd;
+use std::path::{Path, PathBuf};
+
+use ace_types::EngineId;
+use netlink::{Netlink, Route, mtu_of};
+use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
+use netlink_packet_route::RouteNetlinkMessage;
+use netlink_packet_route::link::{
+    AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
+    LinkInfo, LinkMessage,
+};
+
+/// The container's end.
+const INSIDE: &str = "eth0";
+const LOOPBACK: &str = "lo";
+/// What the name of every veth of every engine begins with.
+pub const VETH_PREFIX: &str = "va";
+/// A name has 15 bytes at most; the sixteenth ends it.
+const NAME_MAX: usize = 15;
+/// Ethernet's, where the host has no way out whose own could be taken.
+const MTU_DEFAULT: u32 = 1500;
+/// An address on the internet, to ask which way leads there. Nothing is sent to it.
+const SOMEWHERE: Ipv4Addr = Ipv4Addr::new(1, 1, 1, 1);
+
+/// Speaks to the network namespace of the host. Opened before leaving it.
+#[derive(Debug)]
+pub struct HostNetlink(Netlink);
+
+/// Why a container got no network.
+#[derive(Debug, thiserror::Error)]
+pub enum NetworkError {
+    #[error("could not open a netlink socket")]
+    Open(#[source] io::Error),
+    #[error("{name:?} is too long for an interface's name")]
+    Name { name: String },
+    #[error("could not {doing} {interface}")]
+    Link { doing: &'static str, interface: String, source: io::Error },
+    #[error("could not write {}", file.display())]
+    Setting { file: PathBuf, source: io::Error },
+}
+
+impl HostNetlink {
+    /// Opens it in the calling thread's network namespace.
+    pub fn open() -> io::Result<Self> {
+        Netlink::open().map(Self)
+    }
+}
+
+/// The name of an instance's interface on the host; `instance` is its id.
+pub fn veth_name(engine: &EngineId, instance: &str) -> String {
+    format!("{VETH_PREFIX}{engine}{instance}")
+}
+
+/// Connects the calling thread's network namespace, a new one, with the host.
+///
+/// `host` was opened in the host's. The host's end gets the name `host_interface`, the address
+/// `gateway` and a route to `address`; the end inside is `eth0`. Brings up `lo` too.
+pub fn connect_veth(
+    host: &HostNetlink,
+    host_interface: &str,
+    address: Ipv4Addr,
+    gateway: Ipv4Addr,
+) -> Result<(), NetworkError> {
+    if host_interface.len() > NAME_MAX {
+        return Err(NetworkError::Name { name: host_interface.to_owned() });
+    }
+    disable_ipv6()?;
+    bring_up_loopback()?;
+    create_pair(&host.0, host_interface, address, gateway)?;
+    set_up_outside(&host.0, host_interface, address, gateway)
+        .map_err(link_error("set up", host_interface))?;
+    set_up_inside(address, gateway).map_err(link_error("set up", INSIDE))
+}
+
+/// Brings up `lo` in the calling thread's network namespace.
+pub fn bring_up_loopback() -> Result<(), NetworkError> {
+    let bring_up = || {
+        let here = Netlink::open()?;
+        here.set_up(here.link(LOOPBACK)?.header.index)
+    };
+    bring_up().map_err(link_error("bring up", LOOPBACK))
+}
+
+/// Removes veths of `engine` that are left; returns their names. Normally there are none, since a
+/// pair dies with its container. To be called where the host's network is.
+pub fn remove_leftover_veths(engine: &EngineId) -> Result<Vec<String>, NetworkError> {
+    let host = Netlink::open().map_err(NetworkError::Open)?;
+    let prefix = veth_name(engine, "");
+    let mut names = host.link_names().map_err(link_error("list", "all interfaces"))?;
+    names.retain(|name| name.starts_with(&prefix));
+    for name in &names {
+        delete_if_there(&host, name)?;
+    }
+    Ok(names)
+}
+
+fn create_pair(
+    host: &Netlink,
+    name: &str,
+    address: Ipv4Addr,
+    gateway: Ipv4Addr,
+) -> Result<(), NetworkError> {
+    let namespace = fs::File::open("/proc/thread-self/ns/net").map_err(NetworkError::Open)?;
+    let mtu = mtu_of_way_out(host);
+    let inside = end(
+        INSIDE,
+        mtu,
+        hardware_address(0, address),
+        LinkAttribute::NetNsFd(namespace.as_raw_fd()),
+    );
+    let pair = LinkAttribute::LinkInfo(vec![
+        LinkInfo::Kind(InfoKind::Veth),
+        LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(inside))),
+    ]);
+    let outside = end(name, mtu, hardware_address(1, gateway), pair);
+    let create = || {
+        let message = RouteNetlinkMessage::NewLink(outside.clone());
+        host.request(message, NLM_F_CREATE | NLM_F_EXCL).map(drop)
+    };
+    let created = match create() {
+        // The namespace of a container just ended goes after a while, and its pair with it.
+        Err(error) if error.kind() == io::ErrorKind::AlreadyExists => {
+            delete_if_there(host, name)?;
+            create()
+        }
+        result => result,
+    };
+    created.map_err(link_error("create", name))
+}
+
+/// One end of a pair. Its hardware address is fixed: where it isn't, udev changes it a moment after
+/// the link came up, and what the other end has learnt is wrong.
+fn end(name: &str, mtu: u32, hardware: [u8; 6], further: LinkAttribute) -> LinkMessage {
+    let mut message = LinkMessage::default();
+    message.attributes = vec![
+        LinkAttribute::IfName(name.to_owned()),
+        LinkAttribute::Mtu(mtu),
+        LinkAttribute::Address(hardware.to_vec()),
+        further,
+    ];
+    message
+}
+
+/// A locally administered address that no other wire's matters to: `side` tells the two ends apart.
+fn hardware_address(side: u8, address: Ipv4Addr) -> [u8; 6] {
+    let [a, b, c, d] = address.octets();
+    [0x02, side, a, b, c, d]
+}
+
+fn set_up_outside(
+    host: &Netlink,
+    name: &str,
+    address: Ipv4Addr,
+    gateway: Ipv4Addr,
+) -> io::Result<()> {
+    let interface = host.link(name)?.header.index;
+    // Without it the host would speak IPv6 on the wire. A kernel without IPv6 refuses it; fine.
+    let _ = host.request(no_ipv6_address(interface), 0);
+    host.add_address(interface, gateway)?;
+    host.set_up(interface)?;
+    let route = Route { destination: Some(address), gateway: None, source: gateway, interface };
+    host.add_route(route)
+}
+
+fn set_up_inside(address: Ipv4Addr, gateway: Ipv4Addr) -> io::Result<()> {
+    let here = Netlink::open()?;
+    let interface = here.link(INSIDE)?.header.index;
+    here.add_address(interface, address)?;
+    here.set_up(interface)?;
+    let to_gateway =
+        Route { destination: Some(gateway), gateway: None, source: address, interface };
+    here.add_route(to_gateway)?;
+    here.add_route(Route { destination: None, gateway: Some(gateway), ..to_gateway })
+}
+
+fn no_ipv6_address(interface: u32) -> RouteNetlinkMessage {
+    let mode = AfSpecInet6::AddrGenMode(In6AddrGenMode::None);
+    let mut message = LinkMessage::default();
+    message.header.index = interface;
+    message.attributes.push(LinkAttribute::AfSpecUnspec(vec![AfSpecUnspec::Inet6(vec![mode])]));
+    RouteNetlinkMessage::SetLink(message)
+}
+
+/// The largest packet that goes out of the host in one piece.
+fn mtu_of_way_out(host: &Netlink) -> u32 {
+    let way_out = || mtu_of(&host.link_by_index(host.link_towards(SOMEWHERE).ok()?).ok()?);
+    way_out().unwrap_or(MTU_DEFAULT)
+}
+
+/// Switches IPv6 off for all interfaces of the calling thread's namespace, those to come included.
+fn disable_ipv6() -> Result<(), NetworkError> {
+    for interfaces in ["all", "default"] {
+        // It shows the namespace of the thread that looks.
+        let file = Path::new("/proc/sys/net/ipv6/conf").join(interfaces).join("disable_ipv6");
+        match fs::write(&file, "1") {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {} // A kernel without IPv6.
+            Err(source) => return Err(NetworkError::Setting { file, source }),
+            Ok(()) => {}
+        }
+    }
+    Ok(())
+}
+
+fn delete_if_there(host: &Netlink, name: &str) -> Result<(), NetworkError> {
+    let absent = rustix::io::Errno::NODEV.raw_os_error();
+    match host.delete_link(name) {
+        Err(error) if error.raw_os_error() == Some(absent) => Ok(()),
+        result => result.map_err(link_error("remove", name)),
+    }
+}
+
+fn link_error(doing: &'static str, interface: &str) -> impl FnOnce(io::Error) -> NetworkError {
+    let interface = interface.to_owned();
+    move |source| NetworkError::Link { doing, interface, source }
+}
+
+#[cfg(test)]
+mod tests {
+    use ace_types::InstanceId;
+
+    use super::*;
+
+    #[test]
+    fn an_interfaces_name_fits_and_is_its_instances_alone() {
+        let engine = EngineId::from_random([0; EngineId::LENGTH]);
+        let instance = InstanceId::from_random([255; InstanceId::LENGTH]);
+        let name = veth_name(&engine, instance.as_str());
+        assert_eq!(name, "vaaaaa99999999");
+        assert!(name.len() <= NAME_MAX);
+    }
+
+    #[test]
+    fn a_hardware_address_is_local_and_not_a_groups() {
+        let address = hardware_address(1, Ipv4Addr::new(198, 18, 0, 1));
+        assert_eq!(address[0] & 0b11, 0b10);
+    }
+}

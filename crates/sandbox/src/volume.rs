@@ -1,1 +1,345 @@
-//! placeholder
+//! Volumes: sparse files with an ext4 inside, shown as loop devices while they are mounted.
+//!
+//! An image is made and grown as a file, by the host's own tools, while nobody has it mounted. A
+//! loop device detaches itself when its last mount and descriptor are gone, so no kill leaves one
+//! behind. One image never has two devices: two of them would ruin it.
+
+mod loop_device;
+
+use std::fs::{self, File, OpenOptions};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
+
+use ace_types::limits::inodes_for;
+use ace_types::{Bytes, IdRange};
+use rustix::fs::{FlockOperation, flock};
+
+use crate::sys_kernel::Backing;
+use crate::tool::{Tool, ToolError};
+
+const MKFS: Tool = Tool::new("mkfs.ext4", "e2fsprogs");
+const E2FSCK: Tool = Tool::new("e2fsck", "e2fsprogs");
+const RESIZE2FS: Tool = Tool::new("resize2fs", "e2fsprogs");
+
+/// Of the file system and of the device: direct I/O wants whole blocks of the disk below.
+const BLOCK_SIZE: u32 = 4096;
+/// The least that an ext4 with a journal fits into.
+pub const SIZE_LEAST: Bytes = Bytes::mib(8);
+const MAKE_DEADLINE: Duration = Duration::from_secs(60);
+/// A check reads all that a tenant stored.
+const GROW_DEADLINE: Duration = Duration::from_secs(300);
+const LOCK_DEADLINE: Duration = Duration::from_secs(30);
+const LOCK_PAUSE: Duration = Duration::from_millis(5);
+
+/// An image that has a device.
+#[derive(Debug)]
+pub struct Attached {
+    /// `/dev/loopN`.
+    pub device: PathBuf,
+    /// The device, open: it stays attached until this is dropped and nothing has it mounted.
+    pub file: OwnedFd,
+}
+
+/// Why a volume could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum VolumeError {
+    #[error("could not open {}", path.display())]
+    Open { path: PathBuf, source: io::Error },
+    #[error("{} was locked for {} s", path.display(), LOCK_DEADLINE.as_secs())]
+    Locked { path: PathBuf },
+    #[error("a volume has at least {SIZE_LEAST}; {asked} was asked for")]
+    Small { asked: Bytes },
+    #[error("{} has {has} and can't shrink to {asked}", image.display())]
+    Shrink { image: PathBuf, has: Bytes, asked: Bytes },
+    #[error("could not make the volume {}", image.display())]
+    Make { image: PathBuf, source: io::Error },
+    #[error("could not make a file system in {}", image.display())]
+    Format { image: PathBuf, source: ToolError },
+    #[error("{} holds no ext4", image.display())]
+    NotExt4 { image: PathBuf },
+    #[error("could not grow {}", image.display())]
+    Grow { image: PathBuf, source: ToolError },
+    #[error("could not attach {} to a loop device", image.display())]
+    Attach { image: PathBuf, source: io::Error },
+    #[error("could not remove {}", image.display())]
+    Remove { image: PathBuf, source: io::Error },
+}
+
+/// Makes sure that `image` is a volume of `size`, whose root the tenant with the ids `owner` owns.
+/// May be called twice.
+///
+/// An image that is smaller grows, but not while it is attached: then it keeps its size, and grows
+/// at the first call that finds it free. Errors: [`VolumeError::Shrink`] where it is larger.
+pub fn ensure_image(image: &Path, size: Bytes, owner: IdRange) -> Result<(), VolumeError> {
+    if size < SIZE_LEAST {
+        return Err(VolumeError::Small { asked: size });
+    }
+    let size = Bytes(size.0.next_multiple_of(u64::from(BLOCK_SIZE)));
+    if !image.exists() {
+        make(image, size, owner)?;
+    }
+    let file = open(image)?;
+    lock(&file, image)?;
+    let has = file_system_size(&file, image)?;
+    if has > size {
+        return Err(VolumeError::Shrink { image: image.to_owned(), has, asked: size });
+    }
+    if has == size || is_attached(&file, image)? {
+        return Ok(());
+    }
+    grow(&file, image, size)
+}
+
+/// Attaches `image` to a loop device, or finds the one it has.
+pub fn attach(image: &Path) -> Result<Attached, VolumeError> {
+    let file = open(image)?;
+    // Locked until the device is found or made: two calls can't make two.
+    lock(&file, image)?;
+    let failed = |source| VolumeError::Attach { image: image.to_owned(), source };
+    let found = loop_device::find(backing(&file).map_err(failed)?).map_err(failed)?;
+    let (device, opened) = match found {
+        Some(found) => found,
+        None => loop_device::configure(&file, BLOCK_SIZE).map_err(failed)?,
+    };
+    Ok(Attached { device, file: opened.into() })
+}
+
+/// Removes an image for good. No error where there is none. What has it mounted keeps it until it
+/// goes itself.
+pub fn remove_image(image: &Path) -> Result<(), VolumeError> {
+    for path in [unfinished(image), image.to_owned()] {
+        match fs::remove_file(&path) {
+            Err(source) if source.kind() != io::ErrorKind::NotFound => {
+                return Err(VolumeError::Remove { image: path, source });
+            }
+            _ => {}
+        }
+    }
+    Ok(())
+}
+
+/// Makes an image under another name and renames it when it is whole.
+fn make(image: &Path, size: Bytes, owner: IdRange) -> Result<(), VolumeError> {
+    let failed = |source| VolumeError::Make { image: image.to_owned(), source };
+    let fresh = unfinished(image);
+    let mut options = OpenOptions::new();
+    options.create(true).truncate(false).write(true).mode(0o600);
+    let file = options.open(&fresh).map_err(failed)?;
+    lock(&file, &fresh)?;
+    if image.exists() {
+        return Ok(()); // Another call made it while this one waited.
+    }
+    // What a cut short call left is no use.
+    file.set_len(0).and_then(|()| file.set_len(size.0)).map_err(failed)?;
+    format(&fresh, size, owner)?;
+    file.sync_all().and_then(|()| fs::rename(&fresh, image)).map_err(failed)?;
+    sync_folder_of(image).map_err(failed)
+}
+
+fn format(image: &Path, size: Bytes, owner: IdRange) -> Result<(), VolumeError> {
+    let owner = owner.host_id(IdRange::APP);
+    let extended =
+        format!("root_owner={owner}:{owner},lazy_itable_init=1,lazy_journal_init=1,nodiscard");
+    let (block_size, inodes) = (BLOCK_SIZE.to_string(), inodes_for(size).to_string());
+    let path = image.to_string_lossy();
+    // No blocks are kept for root: the tenant has all that was promised.
+    let arguments =
+        ["-q", "-F", "-b", &block_size, "-m", "0", "-N", &inodes, "-E", &extended, &path];
+    MKFS.run(&arguments, &[], MAKE_DEADLINE)
+        .map(drop)
+        .map_err(|source| VolumeError::Format { image: image.to_owned(), source })
+}
+
+/// Grows the file and then what is in it. Cut short, the next call sees a file system smaller than
+/// its size and does it again.
+fn grow(file: &File, image: &Path, size: Bytes) -> Result<(), VolumeError> {
+    let failed = |source| VolumeError::Grow { image: image.to_owned(), source };
+    file.set_len(size.0).map_err(|source| VolumeError::Make { image: image.to_owned(), source })?;
+    let path = image.to_string_lossy();
+    // 1 says that what was wrong has been put right. Source: e2fsck(8).
+    let clean = |status: std::process::ExitStatus| matches!(status.code(), Some(0 | 1));
+    E2FSCK.run_allowing(&["-f", "-p", &path], &[], GROW_DEADLINE, clean).map_err(failed)?;
+    RESIZE2FS.run(&[&path], &[], GROW_DEADLINE).map_err(failed)?;
+    file.sync_all().map_err(|source| VolumeError::Make { image: image.to_owned(), source })
+}
+
+/// The size of the ext4 in `file`, by its superblock.
+///
+/// Source: <https://docs.kernel.org/filesystems/ext4/super.html>.
+fn file_system_size(file: &File, image: &Path) -> Result<Bytes, VolumeError> {
+    const AT: u64 = 1024;
+    const MAGIC: [u8; 2] = 0xEF53_u16.to_le_bytes();
+    let mut superblock = [0_u8; 1024];
+    file.read_exact_at(&mut superblock, AT)
+        .map_err(|source| VolumeError::Open { path: image.to_owned(), source })?;
+    let number = |at: usize| superblock[at..].first_chunk().map_or(0, |b| u32::from_le_bytes(*b));
+    let block_size_log = number(0x18);
+    if superblock[0x38..0x3A] != MAGIC || block_size_log > 6 {
+        return Err(VolumeError::NotExt4 { image: image.to_owned() });
+    }
+    let blocks = u64::from(number(0x150)) << 32 | u64::from(number(0x4));
+    Ok(Bytes(blocks << (10 + block_size_log)))
+}
+
+fn is_attached(file: &File, image: &Path) -> Result<bool, VolumeError> {
+    let found = backing(file).and_then(loop_device::find);
+    found
+        .map(|device| device.is_some())
+        .map_err(|source| VolumeError::Attach { image: image.to_owned(), source })
+}
+
+fn backing(file: &File) -> io::Result<Backing> {
+    let metadata = file.metadata()?;
+    Ok(Backing { device: metadata.dev(), inode: metadata.ino() })
+}
+
+fn open(image: &Path) -> Result<File, VolumeError> {
+    let mut options = OpenOptions::new();
+    options.read(true).write(true).custom_flags(libc::O_NOFOLLOW);
+    options.open(image).map_err(|source| VolumeError::Open { path: image.to_owned(), source })
+}
+
+/// Locks `file`, at `path`, until it is dropped.
+fn lock(file: &File, path: &Path) -> Result<(), VolumeError> {
+    let until = Instant::now() + LOCK_DEADLINE;
+    loop {
+        match flock(file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(()),
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => {
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            Err(rustix::io::Errno::WOULDBLOCK) => {
+                return Err(VolumeError::Locked { path: path.to_owned() });
+            }
+            Err(error) => {
+                return Err(VolumeError::Open { path: path.to_owned(), source: error.into() });
+            }
+        }
+    }
+}
+
+fn unfinished(image: &Path) -> PathBuf {
+    let mut name = image.as_os_str().to_owned();
+    name.push(".new");
+    name.into()
+}
+
+fn sync_folder_of(file: &Path) -> io::Result<()> {
+    File::open(file.parent().unwrap_or(Path::new(".")))?.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SIZE: Bytes = Bytes::mib(64);
+
+    fn owner() -> IdRange {
+        IdRange::new(7).unwrap()
+    }
+
+    /// Whether this machine has what the test needs; it says so where not.
+    fn has_tools() -> bool {
+        let missing = [MKFS, E2FSCK, RESIZE2FS].iter().find_map(|tool| tool.path().err());
+        missing.inspect(|error| eprintln!("skipped: {error}")).is_none()
+    }
+
+    fn size_of_image(image: &Path) -> Bytes {
+        file_system_size(&open(image).unwrap(), image).unwrap()
+    }
+
+    #[test]
+    fn an_image_is_sparse_private_and_of_its_size() {
+        if !has_tools() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("shop.img");
+        ensure_image(&image, SIZE, owner()).unwrap();
+        let metadata = image.metadata().unwrap();
+        assert_eq!(metadata.mode() & 0o777, 0o600);
+        assert!(metadata.blocks() * 512 < SIZE.0 / 4, "{} blocks", metadata.blocks());
+        assert_eq!(size_of_image(&image), SIZE);
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn the_root_of_an_image_is_the_tenants() {
+        if !has_tools() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("shop.img");
+        ensure_image(&image, SIZE, owner()).unwrap();
+        let arguments = ["-R", "stat <2>", &image.to_string_lossy()];
+        let shown = Tool::new("debugfs", "e2fsprogs").run(&arguments, &[], MAKE_DEADLINE).unwrap();
+        let shown = String::from_utf8_lossy(&shown).into_owned();
+        assert!(shown.contains(&format!("User: {}", owner().host_id(IdRange::APP))), "{shown}");
+    }
+
+    #[test]
+    fn an_image_grows_and_never_shrinks() {
+        if !has_tools() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("shop.img");
+        ensure_image(&image, SIZE, owner()).unwrap();
+        ensure_image(&image, Bytes::mib(96), owner()).unwrap();
+        assert_eq!(size_of_image(&image), Bytes::mib(96));
+        let refused = ensure_image(&image, SIZE, owner());
+        assert!(matches!(refused, Err(VolumeError::Shrink { .. })), "{refused:?}");
+    }
+
+    #[test]
+    fn growing_that_was_cut_short_is_done_again() {
+        if !has_tools() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("shop.img");
+        ensure_image(&image, SIZE, owner()).unwrap();
+        open(&image).unwrap().set_len(Bytes::mib(96).0).unwrap();
+        ensure_image(&image, Bytes::mib(96), owner()).unwrap();
+        assert_eq!(size_of_image(&image), Bytes::mib(96));
+    }
+
+    #[test]
+    fn what_a_kill_left_unfinished_is_made_anew() {
+        if !has_tools() {
+            return;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("shop.img");
+        fs::write(unfinished(&image), vec![0xAB; 1 << 20]).unwrap();
+        ensure_image(&image, SIZE, owner()).unwrap();
+        assert_eq!(size_of_image(&image), SIZE);
+        assert!(!unfinished(&image).exists());
+    }
+
+    #[test]
+    fn what_is_no_volume_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("shop.img");
+        fs::write(&image, vec![0; 1 << 20]).unwrap();
+        let refused = ensure_image(&image, SIZE, owner());
+        assert!(matches!(refused, Err(VolumeError::NotExt4 { .. })), "{refused:?}");
+        assert!(matches!(
+            ensure_image(&image, Bytes::mib(1), owner()),
+            Err(VolumeError::Small { .. })
+        ));
+    }
+
+    #[test]
+    fn removing_an_image_twice_is_no_error() {
+        let folder = tempfile::tempdir().unwrap();
+        let image = folder.path().join("shop.img");
+        fs::write(&image, "").unwrap();
+        remove_image(&image).unwrap();
+        remove_image(&image).unwrap();
+        assert!(!image.exists());
+    }
+}

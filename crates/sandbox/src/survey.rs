@@ -1,0 +1,250 @@
+//! What this kernel can enforce and by which means: the facts behind `ace doctor`.
+//!
+//! Each is found by trying, on objects that carry an id of the survey's own and are gone when it
+//! returns; those of a survey that was killed go with the next. What can't be tried without changing
+//! the machine is read.
+
+use std::error::Error;
+use std::fs::{self, File};
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use ace_types::{EngineId, IdRange, Limits};
+use rustix::fs::{FlockOperation, flock};
+use rustix::thread::UnshareFlags;
+use serde::Serialize;
+
+use crate::cgroup::{CgroupTree, Version};
+use crate::claims::LAST;
+use crate::network::{self, HostNetlink};
+use crate::{firewall, sys, volume};
+
+/// An engine's id that no engine gets: random ids never have a `0`.
+const ID: &str = "0000";
+/// Addresses of the last slot that no container and no gateway has.
+const ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 19, 255, 255);
+const GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 19, 248, 0);
+/// A folder that every Linux has, locked so that one survey runs at a time.
+const LOCKED: &str = "/run";
+const LOCK_DEADLINE: Duration = Duration::from_secs(20);
+const LOCK_PAUSE: Duration = Duration::from_millis(50);
+
+/// One fact about this machine.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Finding {
+    pub name: &'static str,
+    pub grade: Grade,
+    /// What was found.
+    pub detail: String,
+    /// What the operator can do about it.
+    pub remedy: Option<String>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Grade {
+    Ok,
+    /// A wall or limit is missing that apps can run without.
+    Warn,
+    /// No app can be run.
+    Fail,
+}
+
+/// Looks at this machine. `scratch` is a folder on the disk where volumes would be.
+///
+/// Takes up to a second; makes and removes a cgroup, a network namespace, a firewall table and a
+/// loop device. To be called by root.
+pub fn survey(scratch: &Path) -> Vec<Finding> {
+    if !rustix::process::geteuid().is_root() {
+        let detail = "not running as root".to_owned();
+        return vec![fail("root", detail, Some("run it with sudo".to_owned()))];
+    }
+    let locked = lock().and_then(|lock| Ok((lock, ID.parse().map_err(io::Error::other)?)));
+    let (_lock, engine) = match locked {
+        Ok(locked) => locked,
+        Err(error) => return vec![fail("survey", tell(&error), None)],
+    };
+    let mut findings = vec![ok("root", "running as root".to_owned())];
+    findings.push(user_namespaces());
+    findings.push(seccomp());
+    findings.extend(cgroups(&engine));
+    findings.push(veth(&engine));
+    findings.extend(firewall(&engine));
+    findings.push(forwarding());
+    findings.push(volumes(scratch));
+    findings
+}
+
+/// Waits until no other survey runs; dropping the file lets the next one.
+fn lock() -> io::Result<File> {
+    let folder = File::open(LOCKED)?;
+    let until = Instant::now() + LOCK_DEADLINE;
+    loop {
+        match flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => return Ok(folder),
+            Err(rustix::io::Errno::WOULDBLOCK) if Instant::now() < until => {
+                std::thread::sleep(LOCK_PAUSE);
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
+}
+
+fn user_namespaces() -> Finding {
+    const NAME: &str = "user namespaces";
+    const SWITCH: &str = "/proc/sys/user/max_user_namespaces";
+    let remedy = || Some("sysctl -w user.max_user_namespaces=65536".to_owned());
+    match fs::read_to_string(SWITCH).map(|text| text.trim().parse::<u64>()) {
+        Ok(Ok(0)) => fail(NAME, format!("{SWITCH} is 0"), remedy()),
+        Ok(Ok(most)) if most < 1000 => warn(NAME, format!("{most} at most"), remedy()),
+        Ok(Ok(most)) => ok(NAME, format!("{most} at most")),
+        Ok(Err(_)) | Err(_) => fail(
+            NAME,
+            "this kernel has none".to_owned(),
+            Some("boot a kernel that has them".into()),
+        ),
+    }
+}
+
+fn seccomp() -> Finding {
+    const NAME: &str = "seccomp";
+    const ACTIONS: &str = "/proc/sys/kernel/seccomp/actions_avail";
+    match fs::read_to_string(ACTIONS) {
+        Ok(actions) if actions.split_whitespace().any(|action| action == "errno") => {
+            ok(NAME, "system calls can be filtered".to_owned())
+        }
+        _ => fail(NAME, format!("{ACTIONS} offers none"), Some("boot a kernel that has it".into())),
+    }
+}
+
+/// Makes a group with limits and looks at which of them it has.
+fn cgroups(engine: &EngineId) -> Vec<Finding> {
+    const NAME: &str = "cgroup";
+    let tree = match CgroupTree::find(engine) {
+        Ok(tree) => tree,
+        Err(error) => return vec![fail(NAME, tell(&error), None)],
+    };
+    let tried = tree.create("survey", &Limits::for_app());
+    let mut findings = Vec::new();
+    match &tried {
+        Ok(group) => {
+            findings.extend(tree.means().into_iter().map(|(name, by)| ok(name, by)));
+            findings.push(swap(group.limits_swap()));
+            findings.push(kill(group.folders.iter().any(|folder| {
+                folder.version == Version::V2 && folder.path.join("cgroup.kill").exists()
+            })));
+        }
+        Err(error) => findings.push(fail(NAME, tell(error), None)),
+    }
+    if let Err(error) = tree.remove_all() {
+        findings.push(warn(NAME, tell(&error), None));
+    }
+    findings
+}
+
+fn swap(limited: bool) -> Finding {
+    const NAME: &str = "swap";
+    let none_in_use =
+        || fs::read_to_string("/proc/swaps").is_ok_and(|text| text.lines().count() < 2);
+    match limited {
+        true => ok(NAME, "apps are kept out of it".to_owned()),
+        false if none_in_use() => {
+            ok(NAME, "not limited by this kernel, and none in use".to_owned())
+        }
+        false => warn(
+            NAME,
+            "apps may swap beyond their memory limit".to_owned(),
+            Some("boot with swapaccount=1, or switch swap off".to_owned()),
+        ),
+    }
+}
+
+fn kill(by_kernel: bool) -> Finding {
+    match by_kernel {
+        true => ok("kill at once", "by cgroup.kill".to_owned()),
+        false => ok("kill at once", "by freezing, then one by one".to_owned()),
+    }
+}
+
+/// Connects a network namespace of a thread that ends right after.
+fn veth(engine: &EngineId) -> Finding {
+    const NAME: &str = "network";
+    let name = network::veth_name(engine, "survey");
+    let connect = move || -> Result<(), Box<dyn Error + Send + Sync>> {
+        let host = HostNetlink::open()?;
+        sys::unshare(UnshareFlags::NEWNET)?;
+        Ok(network::connect_veth(&host, &name, ADDRESS, GATEWAY)?)
+    };
+    let tried = std::thread::spawn(connect).join();
+    let removed = network::remove_leftover_veths(engine);
+    match (tried, removed) {
+        (Ok(Ok(())), Ok(_)) => ok(NAME, "veth pairs in namespaces of their own".to_owned()),
+        (Ok(Err(error)), _) => fail(NAME, tell(error.as_ref()), None),
+        (_, Err(error)) => fail(NAME, tell(&error), None),
+        (Err(_), Ok(_)) => fail(NAME, "the attempt did not end".to_owned(), None),
+    }
+}
+
+fn firewall(engine: &EngineId) -> Vec<Finding> {
+    const NAME: &str = "firewall";
+    let tried = firewall::ensure(engine, LAST.subnet(), &[LAST.gateway()])
+        .and_then(|()| firewall::remove(engine));
+    if let Err(error) = tried {
+        return vec![fail(NAME, tell(&error), None)];
+    }
+    let mut findings = vec![ok(NAME, "nftables, with address translation".to_owned())];
+    for foreign in firewall::foreign_drops().unwrap_or_default() {
+        let detail = format!(
+            "the chain {} of table {} {} drops what apps send to the internet",
+            foreign.chain, foreign.family, foreign.table
+        );
+        findings.push(warn("other firewall", detail, Some(foreign.remedy())));
+    }
+    findings
+}
+
+fn forwarding() -> Finding {
+    const NAME: &str = "IPv4 forwarding";
+    match fs::read_to_string("/proc/sys/net/ipv4/ip_forward") {
+        Ok(text) if text.trim() == "1" => ok(NAME, "on".to_owned()),
+        Ok(_) => ok(NAME, "off; on while an engine has claims".to_owned()),
+        Err(error) => fail(NAME, tell(&error), None),
+    }
+}
+
+/// Makes a small volume, attaches it and lets it go.
+fn volumes(scratch: &Path) -> Finding {
+    const NAME: &str = "volumes";
+    let image = scratch.join("survey.img");
+    let make = |owner| {
+        volume::ensure_image(&image, volume::SIZE_LEAST, owner)?;
+        volume::attach(&image).map(drop)
+    };
+    let tried = IdRange::new(0).map_or(Ok(()), make);
+    let removed = volume::remove_image(&image);
+    match tried.and(removed) {
+        Ok(()) => ok(NAME, "ext4 images on loop devices".to_owned()),
+        // Apps without a volume run all the same.
+        Err(error) => warn(NAME, tell(&error), None),
+    }
+}
+
+/// An error with all that caused it, in one line.
+fn tell(error: &(dyn Error + 'static)) -> String {
+    let causes = std::iter::successors(Some(error), |error| (*error).source());
+    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+}
+
+fn ok(name: &'static str, detail: String) -> Finding {
+    Finding { name, grade: Grade::Ok, detail, remedy: None }
+}
+
+fn warn(name: &'static str, detail: String, remedy: Option<String>) -> Finding {
+    Finding { name, grade: Grade::Warn, detail, remedy }
+}
+
+fn fail(name: &'static str, detail: String, remedy: Option<String>) -> Finding {
+    Finding { name, grade: Grade::Fail, detail, remedy }
+}
