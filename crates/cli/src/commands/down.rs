@@ -1,5 +1,8 @@
 //! `ace down`: stops every app and the engine, and leaves nothing in the kernel.
 
+use std::path::Path;
+use std::time::Duration;
+
 use ace_api::http::Done;
 use clap::Args;
 use http::Method;
@@ -8,6 +11,10 @@ use crate::client::{Client, ClientError, STOP_DEADLINE};
 use crate::error::CommandError;
 use crate::screen::{self, Screen};
 use crate::{Offline, ServerAddress};
+
+/// How long an engine that has stopped all apps may take to end.
+const END_DEADLINE: Duration = Duration::from_secs(30);
+const END_POLL: Duration = Duration::from_millis(50);
 
 /// Stop every app and the engine, and remove all they have in the kernel
 #[derive(Debug, Clone, Args)]
@@ -30,7 +37,26 @@ pub async fn run(
             let data = ServerAddress::data(client.socket());
             Done { message: offline.down(data).await.map_err(CommandError::Offline)? }
         }
-        answer => answer?,
+        answer => {
+            let done = answer?;
+            wait_for_end(client.socket()).await?;
+            done
+        }
     };
     Ok(screen.show(&done, || screen::escape_lines(&done.message))?)
+}
+
+/// Waits until the engine has taken its socket away, which is the last thing it does.
+async fn wait_for_end(socket: &Path) -> Result<(), CommandError> {
+    let gone = async {
+        while tokio::fs::try_exists(socket).await.unwrap_or(false) {
+            tokio::time::sleep(END_POLL).await;
+        }
+    };
+    tokio::time::timeout(END_DEADLINE, gone).await.map_err(|_| {
+        let seconds = END_DEADLINE.as_secs();
+        CommandError::Refused(format!(
+            "all apps have stopped, but the engine has not ended within {seconds} s; see its log"
+        ))
+    })
 }

@@ -1,0 +1,270 @@
+//! One engine: the server process, its folder, and commands for it.
+
+use std::fs::{self, File};
+use std::io::{BufRead, BufReader};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::{Child, ChildStdout, Command, Stdio};
+use std::sync::mpsc;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::http::{self, Answer};
+use crate::{eventually, leftovers, seed};
+
+const READY_DEADLINE: Duration = Duration::from_secs(60);
+const END_DEADLINE: Duration = Duration::from_secs(60);
+const LOG_TAIL_LINES: usize = 60;
+
+/// A running engine with a folder of its own.
+#[derive(Debug)]
+pub struct Engine {
+    ace: PathBuf,
+    folder: TempDir,
+    server: Option<Server>,
+}
+
+#[derive(Debug)]
+struct Server {
+    process: Child,
+    address: SocketAddr,
+}
+
+/// What a command printed and how it ended.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Output {
+    pub status: i32,
+    pub stdout: String,
+    pub stderr: String,
+}
+
+impl Output {
+    /// Itself, if the command went well.
+    pub fn ok(self) -> Result<Self> {
+        ensure!(self.status == 0, "status {}\n{}{}", self.status, self.stdout, self.stderr);
+        Ok(self)
+    }
+
+    /// The document that `--json` printed.
+    pub fn json(&self) -> Result<Value> {
+        serde_json::from_str(&self.stdout).with_context(|| format!("no JSON: {}", self.stdout))
+    }
+}
+
+impl Engine {
+    /// Starts the program `ace`, usually `env!("CARGO_BIN_EXE_ace")`, and waits until it is ready.
+    pub fn start(ace: impl AsRef<Path>) -> Result<Self> {
+        // A short path: the sockets of apps lie below it and have 107 bytes at most.
+        let folder = tempfile::Builder::new().prefix("ace-t.").tempdir_in("/var/tmp")?;
+        let mut engine = Self { ace: ace.as_ref().to_owned(), folder, server: None };
+        fs::create_dir(engine.data())?;
+        seed::give(&engine.data());
+        engine.start_server()?;
+        Ok(engine)
+    }
+
+    /// Starts the server again after [`Self::kill`] or [`Self::terminate`].
+    pub fn start_server(&mut self) -> Result<()> {
+        ensure!(self.server.is_none(), "the server runs already");
+        let log = File::options().create(true).append(true).open(self.log_path())?;
+        let mut process = Command::new(&self.ace)
+            .args(["server", "--http", "127.0.0.1:0", "--data"])
+            .arg(self.data())
+            .stdin(Stdio::null())
+            .stdout(Stdio::piped())
+            .stderr(log)
+            .spawn()?;
+        let address = process.stdout.take().context("no output").and_then(ready_address);
+        match address {
+            Ok(address) => {
+                self.server = Some(Server { process, address });
+                Ok(())
+            }
+            Err(error) => {
+                process.kill()?;
+                process.wait()?;
+                Err(error.context(self.log_tail()))
+            }
+        }
+    }
+
+    /// The engine's data folder.
+    pub fn data(&self) -> PathBuf {
+        self.folder.path().join("data")
+    }
+
+    /// The API's socket.
+    pub fn socket(&self) -> PathBuf {
+        self.data().join("ace.sock")
+    }
+
+    /// The engine's id, which all it has in the kernel carries in its name.
+    pub fn id(&self) -> Result<String> {
+        let text = fs::read_to_string(self.data().join("engine.json"))?;
+        let document: Value = serde_json::from_str(&text)?;
+        Ok(document["id"].as_str().context("engine.json has no id")?.to_owned())
+    }
+
+    /// Runs `ace ARGUMENTS` against this engine.
+    pub fn ace(&self, arguments: &[&str]) -> Result<Output> {
+        let output = self.command(arguments).stdin(Stdio::null()).output()?;
+        Ok(Output {
+            status: output.status.code().unwrap_or(-1),
+            stdout: String::from_utf8_lossy(&output.stdout).into_owned(),
+            stderr: String::from_utf8_lossy(&output.stderr).into_owned(),
+        })
+    }
+
+    /// `ace ARGUMENTS` against this engine, to be run by the caller.
+    pub fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = Command::new(&self.ace);
+        command.arg("--server").arg(self.socket()).args(arguments).env_remove("ACE_SERVER");
+        command
+    }
+
+    /// Deploys `folder` as `app`.
+    pub fn deploy(&self, folder: &Path, app: &str) -> Result<Output> {
+        let folder = folder.to_str().context("the folder's name is no text")?;
+        self.ace(&["deploy", folder, "--app", app])
+    }
+
+    /// Where apps are served.
+    pub fn address(&self) -> Result<SocketAddr> {
+        Ok(self.server.as_ref().context("the server does not run")?.address)
+    }
+
+    /// Gets `path` of `app`.
+    pub fn get(&self, app: &str, path: &str) -> Result<Answer> {
+        self.request(app, "GET", path, &[], b"")
+    }
+
+    /// Sends `app` one request.
+    pub fn request(
+        &self,
+        app: &str,
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: &[u8],
+    ) -> Result<Answer> {
+        let host = format!("{app}.localhost");
+        http::request(self.address()?, &host, method, path, headers, body)
+    }
+
+    /// Runs `code` in the workbench app `app` and returns what it assigned to `answer`.
+    pub fn python(&self, app: &str, code: &str) -> Result<Value> {
+        let answer = self.request(app, "POST", "/", &[], code.as_bytes())?;
+        ensure!(answer.status == 200, "status {}: {}", answer.status, answer.text());
+        Ok(serde_json::from_slice(&answer.body)?)
+    }
+
+    /// What `ace status APP --json` says.
+    pub fn status(&self, app: &str) -> Result<Value> {
+        self.ace(&["status", app, "--json"])?.ok()?.json()
+    }
+
+    /// Ends the server as a power cut would: nothing of it runs on for a moment.
+    pub fn kill(&mut self) -> Result<()> {
+        let mut server = self.server.take().context("the server does not run")?;
+        server.process.kill()?;
+        server.process.wait()?;
+        Ok(())
+    }
+
+    /// Asks the server to end, and waits until it has.
+    pub fn terminate(&mut self) -> Result<()> {
+        let server = self.server.take().context("the server does not run")?;
+        let pid = i32::try_from(server.process.id())?;
+        let pid = rustix::process::Pid::from_raw(pid).context("no process")?;
+        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
+        end_of(server.process)
+    }
+
+    /// Runs `ace down` and waits until the server has ended.
+    pub fn down(&mut self) -> Result<()> {
+        self.ace(&["down"])?.ok()?;
+        match self.server.take() {
+            Some(server) => end_of(server.process),
+            None => Ok(()),
+        }
+    }
+
+    /// What is left of the engine in the kernel.
+    pub fn leftovers(&self) -> Result<Vec<String>> {
+        Ok(leftovers::find(&self.id()?, &self.data()))
+    }
+
+    /// The end of the server's log.
+    pub fn log_tail(&self) -> String {
+        let text = fs::read_to_string(self.log_path()).unwrap_or_default();
+        let lines: Vec<&str> = text.lines().collect();
+        let tail = &lines[lines.len().saturating_sub(LOG_TAIL_LINES)..];
+        format!("the server's log ends with:\n{}", tail.join("\n"))
+    }
+
+    fn log_path(&self) -> PathBuf {
+        self.folder.path().join("server.log")
+    }
+
+    fn end(&mut self) -> Result<()> {
+        seed::keep(&self.data());
+        let id = self.id()?;
+        let down = self.down();
+        if let Some(mut server) = self.server.take() {
+            server.process.kill()?;
+            server.process.wait()?;
+        }
+        down?;
+        let left = leftovers::find(&id, &self.data());
+        match left.is_empty() {
+            true => Ok(()),
+            false => bail!("left behind by engine {id}:\n{}", left.join("\n")),
+        }
+    }
+}
+
+impl Drop for Engine {
+    /// Takes the engine down. Panics if that fails or leaves something, unless the test has failed
+    /// already; then it says so and shows the server's log.
+    fn drop(&mut self) {
+        let ended = self.end();
+        if let Err(error) = &ended {
+            eprintln!("error: {error:#}");
+        }
+        if ended.is_err() || std::thread::panicking() {
+            eprintln!("{}", self.log_tail());
+        }
+        assert!(ended.is_ok() || std::thread::panicking(), "the engine did not go away cleanly");
+    }
+}
+
+/// The address in the line that a server prints when it is ready.
+fn ready_address(stdout: ChildStdout) -> Result<SocketAddr> {
+    let (sender, receiver) = mpsc::channel();
+    std::thread::spawn(move || {
+        let mut line = String::new();
+        let read = BufReader::new(stdout).read_line(&mut line).map(|_| line);
+        // Nobody listens any more once the deadline has passed.
+        let _ = sender.send(read);
+    });
+    let line = receiver.recv_timeout(READY_DEADLINE).context("the server did not get ready")??;
+    let address =
+        line.strip_prefix("ace is ready: http://").and_then(|rest| rest.split(' ').next());
+    let address = address.with_context(|| format!("the server printed {line:?}"))?;
+    address.parse().with_context(|| format!("{address} is no address"))
+}
+
+/// Waits until `process` has ended by itself; kills it if it does not.
+fn end_of(mut process: Child) -> Result<()> {
+    let ended = eventually("the server's end", END_DEADLINE, || process.try_wait().transpose());
+    if ended.is_err() {
+        process.kill()?;
+        process.wait()?;
+    }
+    let status = ended??;
+    ensure!(status.success(), "the server ended with {status}");
+    Ok(())
+}

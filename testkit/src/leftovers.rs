@@ -1,0 +1,103 @@
+//! What an engine has in the kernel and under `/run`, found by the engine's id and its folder.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::Command;
+
+/// A folder of the cgroup file system in which an engine's group may stand lies at most this deep
+/// below it: controller or slice, then the group.
+const CGROUP_DEPTH: usize = 3;
+
+/// Each thing that is left of the engine `id` with the data folder `data`, in words.
+pub fn find(id: &str, data: &Path) -> Vec<String> {
+    let data = data.display().to_string();
+    let mut found = Vec::new();
+    let mut add = |what: &str, names: Vec<String>| {
+        found.extend(names.into_iter().map(|name| format!("{what}: {name}")));
+    };
+    add("cgroup", cgroups(Path::new("/sys/fs/cgroup"), &format!("ace-{id}"), CGROUP_DEPTH));
+    add("process", processes(&format!("ace-{id}")));
+    add("interface", names_in("/sys/class/net", |name| name.starts_with(&format!("va{id}"))));
+    add("table", firewall_tables(&format!("ace_{id}")));
+    add("loop device", loop_devices(&data));
+    add("mount", lines_with("/proc/self/mountinfo", &data));
+    add("claim", lines_with("/run/ace/claims.json", &format!("\"{id}\"")));
+    found
+}
+
+/// Folders below `folder` whose names begin with `prefix`.
+fn cgroups(folder: &Path, prefix: &str, depth: usize) -> Vec<String> {
+    let mut found = Vec::new();
+    for path in folders_in(folder) {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        if name.starts_with(prefix) {
+            found.push(path.display().to_string());
+        } else if depth > 1 {
+            found.extend(cgroups(&path, prefix, depth - 1));
+        }
+    }
+    found
+}
+
+fn folders_in(folder: &Path) -> Vec<PathBuf> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let is_folder = |entry: &fs::DirEntry| entry.file_type().is_ok_and(|kind| kind.is_dir());
+    entries.filter(is_folder).map(|entry| entry.path()).collect()
+}
+
+/// Processes in a cgroup of this name.
+fn processes(group: &str) -> Vec<String> {
+    let is_process = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
+    let in_group = |pid: &String| {
+        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup"));
+        groups.is_ok_and(|text| text.contains(group))
+    };
+    names_in("/proc", is_process).into_iter().filter(in_group).collect()
+}
+
+fn names_in(folder: &str, wanted: impl Fn(&str) -> bool) -> Vec<String> {
+    let entries = fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names.filter(|name| wanted(name)).collect()
+}
+
+fn firewall_tables(name: &str) -> Vec<String> {
+    let list = Command::new("nft").args(["list", "tables"]).output();
+    let text = list.map(|output| String::from_utf8_lossy(&output.stdout).into_owned());
+    let text = text.unwrap_or_default();
+    text.lines().filter(|line| line.ends_with(name)).map(str::to_owned).collect()
+}
+
+/// Loop devices whose file lies below `folder`.
+fn loop_devices(folder: &str) -> Vec<String> {
+    let backed = |name: &String| {
+        let file = fs::read_to_string(format!("/sys/block/{name}/loop/backing_file"));
+        file.is_ok_and(|path| path.starts_with(folder))
+    };
+    names_in("/sys/block", |name| name.starts_with("loop")).into_iter().filter(backed).collect()
+}
+
+/// Lines of `path` that contain `wanted`; none where there is no such file.
+fn lines_with(path: &str, wanted: &str) -> Vec<String> {
+    let text = fs::read_to_string(path).unwrap_or_default();
+    text.lines().filter(|line| line.contains(wanted)).map(str::to_owned).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_engine_that_never_was_left_nothing() {
+        assert_eq!(find("0000", Path::new("/nonexistent/data")), Vec::<String>::new());
+    }
+
+    #[test]
+    fn a_group_is_found_where_engines_put_theirs() {
+        let root = tempfile::tempdir().expect("a temp folder");
+        for path in ["memory/ace-abcd/x", "system.slice/ace-abcd.scope", "memory/ace-zzzz"] {
+            fs::create_dir_all(root.path().join(path)).expect("a folder");
+        }
+        assert_eq!(cgroups(root.path(), "ace-abcd", CGROUP_DEPTH).len(), 2);
+    }
+}
