@@ -78,8 +78,8 @@ impl EngineFolder {
 
     fn save(&self) -> Result<()> {
         let draft = self.path.join("engine.json.new");
-        let mut file = File::create(&draft)
-            .with_context(|| format!("could not write {}", draft.display()))?;
+        let mut file =
+            File::create(&draft).with_context(|| format!("could not write {}", draft.display()))?;
         file.write_all(&serde_json::to_vec(&self.identity)?)?;
         file.sync_all()?;
         fs::rename(&draft, self.path.join("engine.json"))?;

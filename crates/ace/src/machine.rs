@@ -36,12 +36,13 @@ impl Machine {
         let id = engine.identity.id.clone();
         let claim = claims::claim(&id, engine.path(), engine.identity.slot)
             .context("could not claim a slot of user ids and addresses")?;
-        engine.set_slot(claim.slot)?;
+        engine.set_slot(claim.slot())?;
         let launcher = LauncherProgram::seal(Path::new("/proc/self/exe"))
             .context("could not copy this program for launchers")?;
         let cgroups = CgroupTree::find(&id).context("could not find the control groups")?;
         let resolvers = resolvers(&claim);
-        firewall::ensure(&id, claim.subnet(), &[])
+        let forwarder: Vec<_> = resolvers.forward_to.map(|_| claim.gateway()).into_iter().collect();
+        firewall::ensure(&id, claim.subnet(), &forwarder)
             .context("could not set up the firewall's table")?;
         let machine = Parts { launcher: Arc::new(launcher), cgroups: Arc::new(cgroups), resolvers };
         machine.start(id, claim, engine).await

@@ -16,7 +16,10 @@ pub struct OfflineEngine;
 impl ace_cli::Offline for OfflineEngine {
     async fn down(&self, data: &Path) -> Result<String> {
         if !data.join("engine.json").exists() {
-            bail!("{} is not the data folder of an engine; name it with --server unix:DATA/ace.sock", data.display());
+            bail!(
+                "{} is not the data folder of an engine; name it with --server unix:DATA/ace.sock",
+                data.display()
+            );
         }
         let mut engine = EngineFolder::open(data)?;
         let machine = Machine::set_up(&mut engine).await?;

@@ -13,13 +13,14 @@ use std::sync::Arc;
 use ace_api::{EndReason, InstanceSpec};
 use ace_sandbox::cgroup::{Cgroup, CgroupTree};
 use ace_sandbox::launch::{Handles, LauncherProgram, launch as launch_container};
-use ace_sandbox::process::{self, Signal};
+use ace_sandbox::process::{self, ProcessRef};
 use ace_sandbox::spec::ExitRecord;
 use ace_sandbox::{network, volume};
 use ace_types::{Bytes, EngineId, IdRange, InstanceId};
+use rustix::process::Signal;
 use tokio::io::unix::AsyncFd;
 
-use crate::record::{InstanceFolder, ProcessId, Record};
+use crate::record::{InstanceFolder, Record};
 use crate::shape::{self, Surroundings};
 
 /// What all instances of a node share.
@@ -34,7 +35,7 @@ pub struct World {
 
 /// A container whose init was seen alive.
 pub struct Container {
-    process: ProcessId,
+    process: ProcessRef,
     pidfd: AsyncFd<OwnedFd>,
     cgroup: Cgroup,
 }
@@ -89,9 +90,10 @@ pub fn launch(
         socket: Some(socket),
         exit: exit.into(),
     };
-    let launched = launch_container(&world.launcher, &shape::container(spec, surroundings), handles)
-        .map_err(StartError::Launch)?;
-    let process = ProcessId { pid: launched.pid, start_time: launched.start_time };
+    let launched =
+        launch_container(&world.launcher, &shape::container(spec, surroundings), handles)
+            .map_err(StartError::Launch)?;
+    let process = ProcessRef { pid: launched.pid, start_time: launched.start_time };
     Ok(watch(process, cgroup).map_err(StartError::Watch)?)
 }
 
@@ -106,7 +108,7 @@ pub fn find(world: &World, id: &InstanceId, record: &Record) -> io::Result<Optio
 }
 
 impl Container {
-    pub fn process(&self) -> ProcessId {
+    pub fn process(&self) -> ProcessRef {
         self.process
     }
 
@@ -142,8 +144,13 @@ const KILL: i32 = 9;
 
 /// An error with all that caused it, in one line.
 pub fn tell(error: &(dyn Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| error.source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
+    let mut told = error.to_string();
+    let mut cause = error.source();
+    while let Some(error) = cause {
+        told = format!("{told}: {error}");
+        cause = error.source();
+    }
+    told
 }
 
 fn prepare_log(folder: &InstanceFolder, ids: IdRange) -> io::Result<()> {
@@ -174,10 +181,11 @@ fn attach_volume(spec: &InstanceSpec) -> Result<Option<volume::Attached>, volume
     volume::attach(&wanted.image).map(Some)
 }
 
-fn watch(process: ProcessId, cgroup: Cgroup) -> io::Result<Container> {
-    let pidfd = process::open(process.pid, process.start_time)?
-        .ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-    Ok(Container { process, pidfd: AsyncFd::new(pidfd)?, cgroup })
+fn watch(process: ProcessRef, cgroup: Cgroup) -> io::Result<Container> {
+    let pidfd = process.open()?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
+    #[expect(deprecated, reason = "its successor is unsafe, and an OwnedFd keeps what that asks for")]
+    let pidfd = AsyncFd::new(pidfd)?;
+    Ok(Container { process, pidfd, cgroup })
 }
 
 fn read_exit(path: &Path) -> Option<ExitRecord> {

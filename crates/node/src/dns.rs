@@ -157,7 +157,8 @@ mod tests {
 
     #[test]
     fn a_server_that_containers_reach_is_asked_directly() {
-        let found = Resolvers::choose("search lan\nnameserver 192.0.2.53\n# nameserver 1\n", GATEWAY);
+        let found =
+            Resolvers::choose("search lan\nnameserver 192.0.2.53\n# nameserver 1\n", GATEWAY);
         let server = Ipv4Addr::new(192, 0, 2, 53);
         assert_eq!(found, Resolvers { nameservers: vec![server], forward_to: None });
     }

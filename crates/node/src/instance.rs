@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ace_api::{EndReason, InstanceSpec, InstanceState, InstanceStatus};
-use ace_upstream::probe::{ProbeOutcome, probe};
+use ace_upstream::{ProbeOutcome, probe};
 use jiff::Timestamp;
 use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -137,8 +137,7 @@ impl Instance {
         self.save(); // The intent, before anything exists.
         let (world, spec) = (Arc::clone(&self.world), self.spec.clone());
         let (folder, address) = (self.folder.clone(), self.address.address());
-        let launched =
-            blocking(move || container::launch(&world, &spec, &folder, address)).await;
+        let launched = blocking(move || container::launch(&world, &spec, &folder, address)).await;
         match launched {
             Ok(container) => {
                 self.container = Some(container);
@@ -300,15 +299,19 @@ async fn until_ready(spec: InstanceSpec, socket: impl AsRef<Path> + Send + 'stat
 /// Whether an answer shows a server that is ready for requests.
 fn is_ready(outcome: &ProbeOutcome, has_health_path: bool) -> bool {
     match outcome {
-        ProbeOutcome::Answered { status } if has_health_path => (200..400).contains(status),
-        ProbeOutcome::Answered { status } => !(502..=504).contains(status),
+        ProbeOutcome::Answered { status } if has_health_path => {
+            (200..400).contains(&status.as_u16())
+        }
+        ProbeOutcome::Answered { status } => !(502..=504).contains(&status.as_u16()),
         ProbeOutcome::NoAnswer { .. } => false,
     }
 }
 
 fn describe(outcome: &ProbeOutcome, path: &str) -> String {
     match outcome {
-        ProbeOutcome::Answered { status } => format!("GET {path} was answered with {status}"),
+        ProbeOutcome::Answered { status } => {
+            format!("GET {path} was answered with {}", status.as_u16())
+        }
         ProbeOutcome::NoAnswer { why } => format!("GET {path} got no answer ({why})"),
     }
 }
@@ -335,6 +338,7 @@ mod tests {
     use super::*;
 
     fn answered(status: u16) -> ProbeOutcome {
+        let status = http::StatusCode::from_u16(status).expect("a status");
         ProbeOutcome::Answered { status }
     }
 

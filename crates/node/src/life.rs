@@ -260,10 +260,7 @@ mod tests {
             (44, Event::Ended(EXIT)),
         ]);
         assert_eq!(life.phase, Phase::Gone);
-        assert_eq!(
-            effects,
-            [Effect::Terminate, Effect::Kill, Effect::CleanUp, Effect::Remove]
-        );
+        assert_eq!(effects, [Effect::Terminate, Effect::Kill, Effect::CleanUp, Effect::Remove]);
     }
 
     #[test]

@@ -8,6 +8,7 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
 use ace_api::{EndReason, InstanceSpec};
+use ace_sandbox::process::ProcessRef;
 use ace_types::InstanceId;
 use serde::{Deserialize, Serialize};
 
@@ -17,19 +18,11 @@ pub struct Record {
     pub spec: InstanceSpec,
     pub address: Ipv4Addr,
     /// Its init, once the launcher has reported it. `None`: a launch is under way or never ended.
-    pub process: Option<ProcessId>,
+    pub process: Option<ProcessRef>,
     pub ever_ready: bool,
     pub restarts: u32,
     pub crashes: u32,
     pub last_end: Option<EndReason>,
-}
-
-/// A process that can be told from a later one with the same number.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct ProcessId {
-    pub pid: u32,
-    /// Field 22 of `/proc/PID/stat`: clock ticks since boot.
-    pub start_time: u64,
 }
 
 /// The folder of one instance and the names in it.
@@ -41,9 +34,6 @@ pub struct InstanceFolder {
 impl InstanceFolder {
     pub fn new(run: &Path, id: &InstanceId) -> Self {
         Self { path: run.join(id.as_str()) }
-    }
-    pub fn path(&self) -> &Path {
-        &self.path
     }
     /// Where the app server listens.
     pub fn socket(&self) -> PathBuf {
