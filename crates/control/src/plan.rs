@@ -1,0 +1,244 @@
+//! What should run and where requests should go, worked out from the rows and what is.
+//!
+//! Pure: `reconcile` acts on it. Once all is as it should be, the plan stays the same.
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use ace_api::{
+    InstanceSocket, InstanceSpec, InstanceState, InstanceStatus, Route, RouteTable, VolumeSpec,
+};
+use ace_types::{AppName, InstanceId};
+use jiff::Timestamp;
+
+use crate::config::ControlConfig;
+use crate::rows::{AppRow, InstanceRow, ReleaseRow};
+use crate::state::State;
+
+/// The pause before a serving instance that could not start is replaced; it doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(5);
+/// The longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// What every instance is, by id.
+pub type Statuses = BTreeMap<InstanceId, InstanceStatus>;
+
+/// What there is to bring about.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Plan {
+    pub routes: RouteTable,
+    /// All that should run.
+    pub instances: Vec<InstanceSpec>,
+    /// Serving instances that have failed for good and whose pause is over.
+    pub replace: Vec<(AppName, InstanceId)>,
+}
+
+/// The plan for what `state` wants and `statuses` says, at `now`.
+pub fn plan(config: &ControlConfig, state: &State, statuses: &Statuses, now: Timestamp) -> Plan {
+    let parts = |row: &InstanceRow| {
+        let app = state.app(&row.app)?;
+        let release = state.release(&row.app, row.release)?;
+        spec(config, app, release, row)
+    };
+    let route = |app: &AppRow| route(config, app, state, statuses);
+    let due = |row: &&InstanceRow| is_due_for_replacement(state, statuses, row, now);
+    let rows = || state.instances().map(|row| -> &InstanceRow { row });
+    Plan {
+        routes: RouteTable { routes: state.apps().filter_map(|app| route(app)).collect() },
+        instances: rows().filter_map(parts).collect(),
+        replace: rows().filter(due).map(|row| (row.app.clone(), row.id.clone())).collect(),
+    }
+}
+
+/// `None` where the engine has no such range of user ids: then its claim has shrunk under it.
+fn spec(
+    config: &ControlConfig,
+    app: &AppRow,
+    release: &ReleaseRow,
+    row: &InstanceRow,
+) -> Option<InstanceSpec> {
+    let (built, yaml) = (&release.built, &release.built.app_yaml);
+    Some(InstanceSpec {
+        id: row.id.clone(),
+        tenant: row.tenant.clone(),
+        app: row.app.clone(),
+        release: row.release,
+        ids: config.id_range(app.ids)?,
+        python: built.python.clone(),
+        code: built.code.clone(),
+        environment: built.environment.clone(),
+        server: built.server.clone(),
+        entry: yaml.entry.clone(),
+        processes: yaml.processes,
+        threads: yaml.threads,
+        env: yaml.env.clone(),
+        limits: yaml.limits.clone(),
+        volume: yaml.volume.map(|size| VolumeSpec { image: config.volume(&row.app), size }),
+        health: yaml.health.clone(),
+        host: config.host(&row.app).ok()?.to_string(),
+        startup: yaml.startup,
+        stop_grace: config.stop_grace,
+    })
+}
+
+/// The way to the release that `app` serves, by those of its instances that run.
+fn route(
+    config: &ControlConfig,
+    app: &AppRow,
+    state: &State,
+    statuses: &Statuses,
+) -> Option<Route> {
+    let number = app.serving.filter(|_| !app.destroying)?;
+    let built = &state.release(&app.name, number)?.built;
+    let ready = |row: &InstanceRow| {
+        let status = statuses.get(&row.id)?;
+        (row.release == number && status.state == InstanceState::Running)
+            .then(|| InstanceSocket { id: row.id.clone(), socket: status.socket.clone() })
+    };
+    Some(Route {
+        hosts: vec![config.host(&app.name).ok()?],
+        app: app.name.clone(),
+        release: number,
+        code: built.code.clone(),
+        statics: built.app_yaml.statics.clone(),
+        instances: state.instances_of(&app.name).filter_map(|row| ready(row)).collect(),
+        limits: built.app_yaml.limits.clone(),
+    })
+}
+
+/// A node never tries an instance again that has failed at its first start. For a candidate that is
+/// right: its deploy fails. One that serves got here by a failure of the machine's, such as its
+/// reboot, and deserves another.
+fn is_due_for_replacement(
+    state: &State,
+    statuses: &Statuses,
+    row: &InstanceRow,
+    now: Timestamp,
+) -> bool {
+    let serves = state.app(&row.app).is_some_and(|app| app.serving == Some(row.release));
+    let failed = statuses.get(&row.id).filter(|status| status.state == InstanceState::Failed);
+    let pause = FIRST_PAUSE.saturating_mul(1 << row.replaced.min(16)).min(LONGEST_PAUSE);
+    serves && failed.is_some_and(|status| now.duration_since(status.since).unsigned_abs() >= pause)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::changes;
+    use crate::testing::{Rows, at, built, config, deploy, instance_id, name, status};
+
+    fn ids(plan: &Plan) -> Vec<InstanceId> {
+        plan.instances.iter().map(|spec| spec.id.clone()).collect()
+    }
+
+    /// The instances that each app's route leads to.
+    fn routed(plan: &Plan) -> Vec<(u32, Vec<InstanceId>)> {
+        let sockets = |route: &Route| route.instances.iter().map(|to| to.id.clone()).collect();
+        plan.routes.routes.iter().map(|route| (route.release.0, sockets(route))).collect()
+    }
+
+    fn plan_at(second: i64, state: &State, statuses: &Statuses) -> Plan {
+        plan(&config(), state, statuses, at(second))
+    }
+
+    /// `shop` serves release 1 by instance 1 and has a candidate, instance 2.
+    fn upgrading() -> Rows {
+        let mut state = Rows::default();
+        deploy(&mut state, "shop", 1);
+        state.begin("shop", 2);
+        state.commit(
+            changes::propose(&state, &name("shop"), &built("shop", 2), &instance_id(2), at(0))
+                .unwrap(),
+        );
+        state
+    }
+
+    #[test]
+    fn nothing_wanted_nothing_planned() {
+        let plan = plan_at(0, &State::default(), &Statuses::new());
+        assert_eq!(
+            plan,
+            Plan { routes: RouteTable::default(), instances: vec![], replace: vec![] }
+        );
+    }
+
+    #[test]
+    fn a_candidate_runs_but_gets_no_requests() {
+        let running = InstanceState::Running;
+        let statuses =
+            Statuses::from([status("shop", 1, running.clone()), status("shop", 2, running)]);
+        let plan = plan_at(0, &upgrading(), &statuses);
+        assert_eq!(ids(&plan), [instance_id(1), instance_id(2)]);
+        assert_eq!(routed(&plan), [(1, vec![instance_id(1)])]);
+    }
+
+    #[test]
+    fn after_the_switch_only_the_new_instance_gets_requests_and_both_run() {
+        let mut state = upgrading();
+        state.commit(changes::switch(&state, &name("shop"), at(1)).unwrap());
+        let running = InstanceState::Running;
+        let statuses =
+            Statuses::from([status("shop", 1, running.clone()), status("shop", 2, running)]);
+        let plan = plan_at(0, &state, &statuses);
+        assert_eq!(ids(&plan), [instance_id(1), instance_id(2)]);
+        assert_eq!(routed(&plan), [(2, vec![instance_id(2)])]);
+    }
+
+    #[test]
+    fn an_app_that_does_not_run_keeps_its_route() {
+        let mut state = Rows::default();
+        deploy(&mut state, "shop", 1);
+        for state_now in [InstanceState::Starting, InstanceState::Draining, InstanceState::Failed] {
+            let statuses = Statuses::from([status("shop", 1, state_now)]);
+            assert_eq!(routed(&plan_at(0, &state, &statuses)), [(1, vec![])]);
+        }
+        assert_eq!(routed(&plan_at(0, &state, &Statuses::new())), [(1, vec![])]);
+    }
+
+    #[test]
+    fn a_destroyed_app_has_neither_route_nor_instances() {
+        let mut state = Rows::default();
+        deploy(&mut state, "shop", 1);
+        deploy(&mut state, "blog", 3);
+        state.commit(changes::begin_destroy(&state, &name("shop")).unwrap());
+        let statuses = Statuses::from([status("shop", 1, InstanceState::Running)]);
+        let plan = plan_at(0, &state, &statuses);
+        assert_eq!(ids(&plan), [instance_id(3)]);
+        assert_eq!(plan.routes.routes.len(), 1);
+        assert_eq!(plan.routes.routes[0].hosts[0].as_str(), "blog.localhost");
+    }
+
+    #[test]
+    fn a_serving_instance_that_failed_is_replaced_after_a_pause_that_doubles() {
+        let mut state = Rows::default();
+        deploy(&mut state, "shop", 1);
+        let statuses = Statuses::from([status("shop", 1, InstanceState::Failed)]);
+        assert_eq!(plan_at(4, &state, &statuses).replace, []);
+        assert_eq!(plan_at(5, &state, &statuses).replace, [(name("shop"), instance_id(1))]);
+        let ops =
+            changes::replace_instance(&state, &name("shop"), &instance_id(1), &instance_id(2));
+        state.commit(ops);
+        let statuses = Statuses::from([status("shop", 2, InstanceState::Failed)]);
+        assert_eq!(plan_at(9, &state, &statuses).replace, []);
+        assert_eq!(plan_at(10, &state, &statuses).replace.len(), 1);
+    }
+
+    #[test]
+    fn a_candidate_that_failed_is_not_replaced() {
+        let statuses = Statuses::from([status("shop", 2, InstanceState::Failed)]);
+        assert_eq!(plan_at(999, &upgrading(), &statuses).replace, []);
+    }
+
+    #[test]
+    fn an_instance_is_what_its_release_says() {
+        let mut state = Rows::default();
+        deploy(&mut state, "shop", 1);
+        let plan = plan_at(0, &state, &Statuses::new());
+        let spec = &plan.instances[0];
+        assert_eq!(spec.host, "shop.localhost");
+        assert_eq!(spec.code, built("shop", 1).code);
+        assert_eq!(Some(spec.ids), config().id_range(state.app(&name("shop")).unwrap().ids));
+        assert_eq!(spec.volume, None);
+    }
+}

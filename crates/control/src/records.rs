@@ -1,0 +1,114 @@
+//! Reads and changes the rows in the store.
+//!
+//! A change is a pure function from the state to the operations that it takes (see `changes`). It is
+//! committed only if nobody has changed a row it looked at, and worked out anew otherwise.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ace_store::{Change, Changes, CommitError, Op, ReadError, Revision, Store, Watch};
+use tokio::sync::Mutex;
+
+use crate::refusal::Refusal;
+use crate::state::{RowError, State};
+
+/// How often a change is worked out anew before it is given up.
+const TRIES: u32 = 10;
+/// The pause before a further try.
+const PAUSE: Duration = Duration::from_millis(5);
+
+/// The rows. Whoever asks for the state gets one that shows every commit that was acknowledged
+/// before.
+pub struct Records {
+    store: Arc<dyn Store>,
+    /// The state as it was last seen.
+    state: Mutex<Arc<State>>,
+}
+
+/// Why the rows could not be read or changed.
+#[derive(Debug, thiserror::Error)]
+pub enum RecordsError {
+    #[error("could not read the engine's state")]
+    Read(#[from] ReadError),
+    #[error("could not understand the engine's state")]
+    Row(#[from] RowError),
+    #[error("could not keep the engine's state")]
+    Commit(#[from] CommitError),
+    #[error("others changed the same rows {TRIES} times in a row")]
+    Contended,
+}
+
+impl Records {
+    /// Reads all rows.
+    pub async fn open(store: Arc<dyn Store>) -> Result<Self, RecordsError> {
+        let state = Mutex::new(Arc::new(read_all(store.as_ref()).await?));
+        Ok(Self { store, state })
+    }
+
+    /// All rows as they are now.
+    pub async fn state(&self) -> Result<Arc<State>, RecordsError> {
+        let mut state = self.state.lock().await;
+        loop {
+            let changes = match self.store.changes_since(state.revision).await {
+                Ok(changes) => changes,
+                Err(ReadError::Compacted { .. }) => {
+                    *state = Arc::new(read_all(self.store.as_ref()).await?);
+                    continue;
+                }
+                Err(error) => return Err(error.into()),
+            };
+            if changes.through == state.revision {
+                return Ok(Arc::clone(&state));
+            }
+            // A copy only where a reader still holds the old one.
+            take_over(Arc::make_mut(&mut state), &changes)?;
+        }
+    }
+
+    /// Commits what `change` makes of the state, and returns what else it says. No operations, no
+    /// commit. The revision is one that shows the change.
+    ///
+    /// Errors: whatever `change` refuses with; where the store fails, that, after logging it.
+    pub async fn transact<T>(
+        &self,
+        change: impl Fn(&State) -> Result<(Vec<Op>, T), Refusal>,
+    ) -> Result<(T, Revision), Refusal> {
+        for _ in 0..TRIES {
+            let state = self.state().await?;
+            let (ops, said) = change(&state)?;
+            if ops.is_empty() {
+                return Ok((said, state.revision));
+            }
+            match self.store.commit(ops).await {
+                Ok(revision) => return Ok((said, revision)),
+                Err(CommitError::Conflict { .. }) => tokio::time::sleep(PAUSE).await,
+                Err(error) => return Err(RecordsError::from(error).into()),
+            }
+        }
+        Err(RecordsError::Contended.into())
+    }
+
+    /// Wakes whoever has seen everything up to `from` as soon as there is more.
+    pub fn watch(&self, from: Revision) -> Watch {
+        self.store.watch(from)
+    }
+}
+
+async fn read_all(store: &dyn Store) -> Result<State, RecordsError> {
+    let listing = store.list("").await?;
+    let change = |entry: ace_store::Entry| Change {
+        key: entry.key,
+        value: Some(entry.value),
+        revision: entry.revision,
+    };
+    let changes = listing.entries.into_iter().map(change).collect();
+    let mut state = State::default();
+    take_over(&mut state, &Changes { through: listing.revision, changes })?;
+    Ok(state)
+}
+
+fn take_over(state: &mut State, changes: &Changes) -> Result<(), RowError> {
+    changes.changes.iter().try_for_each(|change| state.apply(change))?;
+    state.revision = changes.through;
+    Ok(())
+}

@@ -1,0 +1,96 @@
+//! What the API says when it does not do what it was asked to.
+
+use ace_api::http::ApiError;
+use ace_types::{AppName, NameError, TenantName};
+use axum::Json;
+use axum::http::StatusCode;
+use axum::response::{IntoResponse, Response};
+
+use crate::records::RecordsError;
+
+/// An [`ApiError`] and the status it goes with.
+#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[error("{error}")]
+pub struct Refusal {
+    pub status: StatusCode,
+    pub error: ApiError,
+}
+
+impl Refusal {
+    /// `code` is for programs and stays; `message` is one sentence for a person.
+    pub fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
+        let error = ApiError { code: code.to_owned(), message: message.into(), detail: None };
+        Self { status, error }
+    }
+
+    /// Something of ours failed at `doing`. What it was goes to the log, not to the tenant.
+    pub fn engine(doing: &str, error: &(dyn std::error::Error + 'static)) -> Self {
+        tracing::error!(doing, error = %chain(error), "the engine failed");
+        let message = format!("the engine could not {doing}; its own log says why");
+        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_error", message)
+    }
+
+    /// `near` are names that `name` may have been meant for.
+    pub fn no_such_app(name: &AppName, near: &[AppName]) -> Self {
+        let near: Vec<String> = near.iter().map(|name| format!("\"{name}\"")).collect();
+        let way_out = match near.as_slice() {
+            [] => "`ace apps` lists those there are".to_owned(),
+            near => format!("did you mean {}?", near.join(" or ")),
+        };
+        let message = format!("there is no app named \"{name}\"; {way_out}");
+        Self::new(StatusCode::NOT_FOUND, "no_such_app", message)
+    }
+
+    /// `text` stood where an app's name should.
+    pub fn bad_app_name(text: &str, error: &NameError) -> Self {
+        let way_out = match AppName::suggest(text) {
+            Ok(name) => format!("; try \"{name}\""),
+            Err(_) => String::new(),
+        };
+        let message = format!("that can't be an app's name: {error}{way_out}");
+        Self::new(StatusCode::BAD_REQUEST, "bad_name", message)
+    }
+
+    pub fn bad_request(message: impl Into<String>) -> Self {
+        Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
+    }
+
+    pub fn being_destroyed(name: &AppName) -> Self {
+        let message = format!("the app \"{name}\" is being destroyed; try again when it's gone");
+        Self::new(StatusCode::CONFLICT, "being_destroyed", message)
+    }
+
+    pub fn name_taken(name: &AppName, tenant: &TenantName) -> Self {
+        let message =
+            format!("the name \"{name}\" is not free for tenant \"{tenant}\"; choose another");
+        Self::new(StatusCode::CONFLICT, "name_taken", message)
+    }
+
+    pub fn ending() -> Self {
+        let message = "the engine is about to stop; try again when it's back";
+        Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", message)
+    }
+}
+
+/// An error and its causes, in one line.
+pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
+    let mut line = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        line = format!("{line}: {cause}");
+        next = cause.source();
+    }
+    line
+}
+
+impl From<RecordsError> for Refusal {
+    fn from(error: RecordsError) -> Self {
+        Self::engine("read or keep its state", &error)
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        (self.status, Json(self.error)).into_response()
+    }
+}

@@ -1,0 +1,196 @@
+//! The rows that `control` keeps in the store: their shapes and their keys.
+//!
+//! A row's shape is a promise to every later version of the engine, which will have to read it.
+
+use ace_api::{Built, Interpreter};
+use ace_types::{AppName, BuildId, InstanceId, ReleaseNumber, TenantName};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// What is kept under a key of its own.
+pub trait Record {
+    /// The first part of its keys, with the slash.
+    const FOLDER: &'static str;
+
+    fn key(&self) -> String;
+}
+
+/// An app: what it is to be.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct AppRow {
+    pub name: AppName,
+    pub tenant: TenantName,
+    /// Number of its range of user ids, its own until it's destroyed.
+    pub ids: u32,
+    /// The Python of the release that serves; later builds keep it.
+    pub python: Option<Interpreter>,
+    /// The number that the next deploy takes.
+    pub next_release: ReleaseNumber,
+    /// The release that its route leads to. Changing it is the moment of a deploy.
+    pub serving: Option<ReleaseNumber>,
+    /// When `serving` last changed.
+    pub deployed_at: Option<Timestamp>,
+    /// It is on its way out: nothing of it runs, and what it has is being removed.
+    pub destroying: bool,
+}
+
+/// A release: immutable, and kept as long as it may be wanted again.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct ReleaseRow {
+    pub app: AppName,
+    pub tenant: TenantName,
+    pub number: ReleaseNumber,
+    pub build: BuildId,
+    pub built: Built,
+    pub created_at: Timestamp,
+}
+
+/// The newest deploy of an app.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct DeployRow {
+    pub app: AppName,
+    pub tenant: TenantName,
+    pub release: ReleaseNumber,
+    pub build: BuildId,
+    pub started_at: Timestamp,
+    pub state: DeployState,
+}
+
+/// How far a deploy has come.
+///
+/// ```text
+/// Building ──▶ Starting ──▶ Draining ──▶ Done
+///     └────────────┴──▶ Failed
+/// ```
+///
+/// The step to `Draining` comes in one commit with the app's new `serving`: from there on it can no
+/// longer fail.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "name")]
+pub enum DeployState {
+    Building,
+    Starting { instance: InstanceId },
+    Draining,
+    Done { ended_at: Timestamp },
+    Failed { ended_at: Timestamp, error: String },
+}
+
+/// An instance that should run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct InstanceRow {
+    pub id: InstanceId,
+    pub app: AppName,
+    pub tenant: TenantName,
+    pub release: ReleaseNumber,
+    /// How many failed instances before it had its place since the release was deployed.
+    pub replaced: u32,
+}
+
+/// A range of user ids that somebody has.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct IdsRow {
+    /// The range's number within the engine.
+    pub index: u32,
+    pub owner: IdsOwner,
+}
+
+/// Who has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum IdsOwner {
+    App(AppName),
+    /// Until the build has ended.
+    Build(BuildId),
+}
+
+impl AppRow {
+    pub fn key_of(name: &AppName) -> String {
+        format!("{}{name}", Self::FOLDER)
+    }
+}
+
+impl ReleaseRow {
+    /// What the keys of an app's releases begin with.
+    pub fn prefix(app: &AppName) -> String {
+        format!("{}{app}/", Self::FOLDER)
+    }
+
+    pub fn key_of(app: &AppName, number: ReleaseNumber) -> String {
+        // Ten digits, so that the keys' order is the numbers' order.
+        format!("{}{:010}", Self::prefix(app), number.0)
+    }
+}
+
+impl DeployRow {
+    pub fn key_of(app: &AppName) -> String {
+        format!("{}{app}", Self::FOLDER)
+    }
+}
+
+impl InstanceRow {
+    /// What the keys of an app's instances begin with.
+    pub fn prefix(app: &AppName) -> String {
+        format!("{}{app}/", Self::FOLDER)
+    }
+}
+
+impl Record for AppRow {
+    const FOLDER: &'static str = "apps/";
+
+    fn key(&self) -> String {
+        Self::key_of(&self.name)
+    }
+}
+
+impl Record for ReleaseRow {
+    const FOLDER: &'static str = "releases/";
+
+    fn key(&self) -> String {
+        Self::key_of(&self.app, self.number)
+    }
+}
+
+impl Record for DeployRow {
+    const FOLDER: &'static str = "deploys/";
+
+    fn key(&self) -> String {
+        Self::key_of(&self.app)
+    }
+}
+
+impl Record for InstanceRow {
+    const FOLDER: &'static str = "instances/";
+
+    fn key(&self) -> String {
+        format!("{}{}", Self::prefix(&self.app), self.id)
+    }
+}
+
+impl Record for IdsRow {
+    const FOLDER: &'static str = "ids/";
+
+    fn key(&self) -> String {
+        format!("{}{:05}", Self::FOLDER, self.index)
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn keys_of_releases_sort_as_their_numbers_do() {
+        let app: AppName = "shop".parse().unwrap();
+        let key = |number| ReleaseRow::key_of(&app, ReleaseNumber(number));
+        assert!(key(9) < key(10) && key(10) < key(u32::MAX));
+    }
+
+    #[test]
+    fn no_app_finds_the_rows_of_one_whose_name_its_own_begins() {
+        let (shop, shop2) = ("shop".parse().unwrap(), "shop-2".parse().unwrap());
+        assert!(
+            !ReleaseRow::key_of(&shop2, ReleaseNumber(1)).starts_with(&ReleaseRow::prefix(&shop))
+        );
+    }
+}
