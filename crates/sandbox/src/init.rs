@@ -1,1 +1,232 @@
-//! placeholder
+//! Process 1 of a container: starts the tenant's program, and stays until it has ended.
+//!
+//! Init is user 0 inside and nobody on the host, with just enough capabilities to signal the
+//! tenant's processes. It shares their namespaces but not their control group, so neither the
+//! memory limit nor the limit of processes can take it. It has one thread and one loop; it outlives
+//! the engine, which finds what it left in the exit file.
+
+mod output;
+mod privileges;
+mod tenant;
+
+use std::fs::File;
+use std::io::{self, Write};
+use std::os::fd::{AsFd, OwnedFd};
+use std::os::unix::net::UnixStream;
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use rustix::io::Errno;
+use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
+
+use crate::channel::Descriptors;
+use crate::failure::Step;
+use crate::launcher::{Ended, Word};
+use crate::rootfs;
+use crate::spec::{ContainerSpec, ExitRecord, OutputSpec};
+use crate::sys;
+use output::LogPump;
+use tenant::Tenant;
+
+/// What is passed on to the tenant's first process. TERM is, too, and starts the clock.
+const FORWARDED: [i32; 5] =
+    [libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2];
+
+/// How long killed processes may take to be gone. One that hangs in the kernel goes later, with the
+/// namespace.
+const REAP_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A container's init.
+pub struct Init {
+    launcher: UnixStream,
+    tenant: Tenant,
+    log: Option<LogPump>,
+    signals: OwnedFd,
+    exit: File,
+    stop_grace: Duration,
+}
+
+/// The tenant's program on its way through life.
+struct Running {
+    main: Pid,
+    /// How the main process ended, once it has.
+    ended: Option<WaitStatus>,
+    /// When all is killed; `None` while nobody has asked for the end.
+    kill_at: Option<Instant>,
+}
+
+impl Init {
+    /// Makes of a freshly forked child of the launcher the init of its container.
+    pub fn prepare(
+        spec: ContainerSpec,
+        descriptors: Descriptors,
+        app_groups: Vec<OwnedFd>,
+        launcher: UnixStream,
+    ) -> Result<Self, Ended> {
+        let log_folder = rootfs::enter(&spec)?;
+        privileges::enter_user_namespace(&launcher)?;
+        privileges::become_unprivileged().step("give up privileges")?;
+
+        let log = match (&spec.output, log_folder) {
+            (OutputSpec::Log(log), Some(folder)) => {
+                Some(LogPump::open(folder, log).step("open the log")?)
+            }
+            _ => None,
+        };
+        let Descriptors { stdin, socket, exit } = descriptors;
+        let tenant = Tenant::new(&spec.process, stdin, socket, app_groups)?;
+        sys::block_signals().step("block signals")?;
+        let signals = sys::signal_descriptor().step("make a descriptor for signals")?;
+        let exit = File::from(exit);
+        Ok(Self { launcher, tenant, log, signals, exit, stop_grace: spec.stop_grace })
+    }
+
+    /// Runs the tenant's program to its end.
+    pub fn run(mut self) -> ExitCode {
+        let go = Word::Ready.send(&self.launcher).and_then(|()| Word::Go.expect(&self.launcher));
+        if go.is_err() {
+            return ExitCode::FAILURE; // The engine knows nothing of this container.
+        }
+        let record = match self.supervise() {
+            Ok(running) => running.record(),
+            // Nobody is left to tell but the reader of the exit file.
+            Err(_) => ExitRecord { status: None, signal: None, asked: false },
+        };
+        match self.write_record(&record) {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(_) => ExitCode::FAILURE,
+        }
+    }
+
+    /// Starts the program, waits for its end, and sees to it that nothing of it is left.
+    fn supervise(&mut self) -> io::Result<Running> {
+        let outputs = self.log.as_mut().and_then(LogPump::take_writing_ends);
+        let main = self.tenant.start(outputs)?;
+        let mut running = Running { main, ended: None, kill_at: None };
+        while running.ended.is_none() {
+            self.wait(running.kill_at)?;
+            self.take_signals(&mut running)?;
+            if let Some(log) = &mut self.log {
+                log.pump();
+            }
+            if running.kill_at.is_some_and(|at| Instant::now() >= at) {
+                sys::kill_all_others()?;
+                running.kill_at = Some(Instant::now() + REAP_DEADLINE);
+            }
+        }
+        self.end_all(&mut running)?;
+        Ok(running)
+    }
+
+    /// Waits for a signal, for output, or for the clock.
+    fn wait(&self, until: Option<Instant>) -> io::Result<()> {
+        let log_due = self.log.as_ref().and_then(LogPump::due);
+        let until = [until, log_due].into_iter().flatten().min();
+        let timeout = until.map(|at| timespec(at.saturating_duration_since(Instant::now())));
+
+        let mut sources = vec![PollFd::new(&self.signals, PollFlags::IN)];
+        let outputs = self.log.iter().flat_map(LogPump::sources);
+        sources.extend(outputs.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        match poll(&mut sources, timeout.as_ref()) {
+            Err(Errno::INTR) => Ok(()),
+            result => Ok(result.map(drop)?),
+        }
+    }
+
+    fn take_signals(&self, running: &mut Running) -> io::Result<()> {
+        while let Some(signal) = next_signal(&self.signals)? {
+            match signal {
+                libc::SIGCHLD => running.reap()?,
+                libc::SIGTERM => {
+                    let grace_ends = Instant::now() + self.stop_grace;
+                    running.kill_at.get_or_insert(grace_ends);
+                    running.forward(Signal::TERM);
+                }
+                other if FORWARDED.contains(&other) => {
+                    Signal::from_named_raw(other).into_iter().for_each(|it| running.forward(it));
+                }
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// Ends what the main process has left behind, and takes its last words.
+    fn end_all(&mut self, running: &mut Running) -> io::Result<()> {
+        sys::kill_all_others()?;
+        let deadline = Instant::now() + REAP_DEADLINE;
+        while running.reap_all()? && Instant::now() < deadline {
+            let left = timespec(deadline.saturating_duration_since(Instant::now()));
+            let mut sources = [PollFd::new(&self.signals, PollFlags::IN)];
+            match poll(&mut sources, Some(&left)) {
+                Err(Errno::INTR) => {}
+                result => drop(result?),
+            }
+            while next_signal(&self.signals)?.is_some() {}
+        }
+        if let Some(log) = &mut self.log {
+            log.finish();
+        }
+        Ok(())
+    }
+
+    fn write_record(&mut self, record: &ExitRecord) -> io::Result<()> {
+        let mut line = serde_json::to_vec(record)?;
+        line.push(b'\n');
+        self.exit.write_all(&line)?;
+        match rustix::fs::fsync(&self.exit) {
+            Err(Errno::INVAL) => Ok(()), // A pipe has nothing to sync.
+            result => Ok(result?),
+        }
+    }
+}
+
+impl Running {
+    fn forward(&self, signal: Signal) {
+        // It may have ended, which is what we wait for anyway.
+        let _ = kill_process(self.main, signal);
+    }
+
+    /// Reaps what has ended.
+    fn reap(&mut self) -> io::Result<()> {
+        self.reap_all().map(drop)
+    }
+
+    /// Reaps what has ended; returns whether children are left.
+    fn reap_all(&mut self) -> io::Result<bool> {
+        loop {
+            match wait(WaitOptions::NOHANG) {
+                Ok(Some((pid, status))) if pid == self.main => self.ended = Some(status),
+                Ok(Some(_)) | Err(Errno::INTR) => {}
+                Ok(None) => return Ok(true),
+                Err(Errno::CHILD) => return Ok(false),
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    fn record(&self) -> ExitRecord {
+        ExitRecord {
+            status: self.ended.and_then(WaitStatus::exit_status),
+            signal: self.ended.and_then(WaitStatus::terminating_signal),
+            asked: self.kill_at.is_some(),
+        }
+    }
+}
+
+/// The number of the next signal that has come, if any has.
+fn next_signal(signals: &OwnedFd) -> io::Result<Option<i32>> {
+    let mut record = [0; size_of::<libc::signalfd_siginfo>()];
+    match rustix::io::read(signals.as_fd(), &mut record) {
+        // The number is the record's first field.
+        Ok(_) => Ok(record.first_chunk().map(|number| i32::from_ne_bytes(*number))),
+        Err(Errno::AGAIN) => Ok(None),
+        Err(error) => Err(error.into()),
+    }
+}
+
+fn timespec(duration: Duration) -> Timespec {
+    // A duration of more than 290 billion years waits for ever, which is as good.
+    Timespec::try_from(duration).unwrap_or(Timespec { tv_sec: i64::MAX, tv_nsec: 0 })
+}

@@ -10,11 +10,23 @@
 //! even its root, has a capability over its mounts, network, host name or process ids.
 
 pub mod cgroup;
+mod channel;
 pub mod claims;
-pub mod init;
+mod failure;
+pub mod firewall;
+mod init;
 pub mod launch;
+mod launcher;
+mod log;
 pub mod network;
+pub mod process;
+mod rootfs;
+mod seccomp;
 pub mod spec;
+pub mod survey;
+mod sys;
+mod sys_kernel;
+mod tool;
 pub mod volume;
 
 pub use launch::{Launched, launch};
