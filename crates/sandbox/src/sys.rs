@@ -11,6 +11,12 @@ use std::ptr;
 use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
 
+/// The highest signal's number.
+const LAST_SIGNAL: c_int = 64;
+
+/// A set of signals as the kernel has it: a bit each.
+const SIGNAL_SET_BYTES: usize = 8;
+
 /// Which side of a [`fork`] this is.
 pub enum Fork {
     Parent { child: Pid },
@@ -82,10 +88,16 @@ pub fn block_signals() -> io::Result<()> {
 
 /// Lets every signal act again, each in its default way, as a program expects to find them.
 pub fn reset_signals() -> io::Result<()> {
-    for signal in 1..=libc::SIGRTMAX() {
-        // SAFETY: the default action is no handler of ours. Numbers that can't be set (SIGKILL,
-        // those of the C library) fail, and have no other action anyway.
-        unsafe { libc::signal(signal, libc::SIG_DFL) };
+    // `struct sigaction` of the kernel, in zeroes: the default action, no flags, an empty mask. The
+    // C library's function would refuse its own two signals, which a parent may have ignored.
+    let default = [0_u64; 4];
+    let old = ptr::null_mut::<u64>();
+    for signal in 1..=LAST_SIGNAL {
+        // SAFETY: `default` outlives the call, which only reads it, and is as long as the kernel's
+        // struct on every 64-bit architecture. SIGKILL and SIGSTOP fail; they can't be changed.
+        unsafe {
+            libc::syscall(libc::SYS_rt_sigaction, signal, &raw const default, old, SIGNAL_SET_BYTES)
+        };
     }
     set_signal_mask(libc::SIG_UNBLOCK, &full_signal_set())
 }

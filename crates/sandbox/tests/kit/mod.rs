@@ -1,6 +1,6 @@
 //! Makes containers for tests, each with user ids that no other test has.
 
-use std::fs::{self, File, Permissions};
+use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read, pipe};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown};
@@ -29,7 +29,8 @@ pub struct Kit {
 /// A started container. Ended when dropped.
 pub struct Running {
     pub launched: Launched,
-    init: OwnedFd,
+    /// `None` where the program had ended before it could be opened.
+    init: Option<OwnedFd>,
     stdout: BufReader<std::io::PipeReader>,
     stderr: std::io::PipeReader,
     exit: std::io::PipeReader,
@@ -148,19 +149,18 @@ impl Kit {
 
     /// The host's processes that run as one of this kit's users.
     pub fn processes(&self) -> Vec<u32> {
-        let ours = self.ids.first()..self.ids.first() + IdRange::COUNT;
-        let pids = fs::read_dir("/proc")
-            .unwrap()
-            .filter_map(|entry| entry.ok()?.file_name().to_str()?.parse::<u32>().ok());
-        pids.filter(|pid| {
-            let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
-            let user = status.lines().find_map(|line| line.strip_prefix("Uid:")).unwrap_or("");
-            user.split_whitespace()
-                .next()
-                .and_then(|it| it.parse().ok())
-                .is_some_and(|it| ours.contains(&it))
-        })
-        .collect()
+        let entries = fs::read_dir("/proc").unwrap();
+        let pids = entries.filter_map(|entry| entry.ok()?.file_name().to_str()?.parse().ok());
+        pids.filter(|pid| self.is_ours(*pid)).collect()
+    }
+
+    fn is_ours(&self, pid: u32) -> bool {
+        let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap_or_default();
+        let field =
+            |name| status.lines().find_map(|line| line.strip_prefix(name)?.split('\t').nth(1));
+        let user = field("Uid:").and_then(|user| user.parse::<u32>().ok());
+        let is_dead = field("State:").is_some_and(|state| state.starts_with('Z'));
+        user.is_some_and(|user| user.wrapping_sub(self.ids.first()) < IdRange::COUNT) && !is_dead
     }
 
     fn try_start_with(
@@ -181,11 +181,7 @@ impl Kit {
         change(&mut handles);
         let launched = launch(&self.program, spec, handles)?;
         let init = ProcessRef { pid: launched.pid, start_time: launched.start_time };
-        // A program that has ended already has left a record, and no process to open.
-        let init = match init.open().unwrap() {
-            Some(pidfd) => pidfd,
-            None => File::open("/dev/null").unwrap().into(),
-        };
+        let init = init.open().unwrap();
         Ok(Running { launched, init, stdout: BufReader::new(stdout), stderr, exit })
     }
 }
@@ -199,7 +195,7 @@ impl Running {
     }
 
     pub fn signal(&self, signal: Signal) {
-        process::signal(&self.init, signal).unwrap();
+        process::signal(self.init.as_ref().unwrap(), signal).unwrap();
     }
 
     /// Waits for its end, and gives what it has said until then.
@@ -208,18 +204,19 @@ impl Running {
         self.stdout.read_to_string(&mut stdout).unwrap();
         self.stderr.read_to_string(&mut stderr).unwrap();
         self.exit.read_to_string(&mut record).unwrap();
+        self.wait_for_end();
         let line = record.strip_suffix('\n').unwrap_or_else(|| panic!("no record: {stderr}"));
         Ended { stdout, stderr, record: serde_json::from_str(line).unwrap() }
     }
 
     pub fn wait_for_end(&self) {
-        wait_for_end(&self.init);
+        self.init.iter().for_each(wait_for_end);
     }
 }
 
 impl Drop for Running {
     fn drop(&mut self) {
-        let _ = process::signal(&self.init, Signal::KILL);
+        self.init.iter().for_each(|init| drop(process::signal(init, Signal::KILL)));
     }
 }
 
