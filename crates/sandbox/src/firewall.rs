@@ -95,7 +95,6 @@ fn render(engine: &EngineId, subnet: Subnet, dns: &[Ipv4Addr]) -> Value {
     let anyones = format!("{VETH_PREFIX}*");
     let mut commands = removal(engine);
     commands.push(json!({ "add": { "table": { "family": "inet", "name": table.name } } }));
-    commands.push(table.counting_set());
     commands.push(table.base_chain("forward", "filter", "forward", 0));
     commands.push(table.base_chain("input", "filter", "input", 0));
     commands.push(table.base_chain("postrouting", "nat", "postrouting", 100));
@@ -121,11 +120,11 @@ fn render(engine: &EngineId, subnet: Subnet, dns: &[Ipv4Addr]) -> Value {
         ("to_world", vec![to_network(LINK_LOCAL), drop_it()]),
         // An address whose container is gone must not leave by the default route.
         ("to_world", vec![to_network(ALL_ENGINES), drop_it()]),
-        ("to_world", vec![in_state(&["new"]), table.count_over(CONNECTIONS_MAX), drop_it()]),
+        ("to_world", vec![in_state(&["new"]), each_has_over(CONNECTIONS_MAX), drop_it()]),
         ("to_world", vec![accept()]),
         ("to_host", vec![jump("from_container")]),
         ("to_host", vec![in_state(&["established", "related"]), accept()]),
-        ("to_host", vec![table.to_gateway(subnet), echo_request(), accept()]),
+        ("to_host", vec![to_address(subnet.gateway()), echo_request(), accept()]),
     ];
     commands.extend(rules.into_iter().map(|(chain, rule)| table.rule(chain, rule)));
     for server in dns {
@@ -160,26 +159,16 @@ impl Table {
             "family": "inet", "table": self.name, "chain": chain, "expr": expression,
         } } })
     }
+}
 
-    /// Counts each container's connections.
-    fn counting_set(&self) -> Value {
-        json!({ "add": { "set": {
-            "family": "inet", "table": self.name, "name": "connections",
-            "type": "ipv4_addr", "size": 2048, "flags": ["dynamic"],
-        } } })
-    }
-
-    /// True for a packet of a container that has more than `most` connections.
-    fn count_over(&self, most: u32) -> Value {
-        json!({ "set": {
-            "op": "add", "elem": payload("ip", "saddr"), "set": "@connections",
-            "stmt": [{ "ct count": { "val": most, "inv": true } }],
-        } })
-    }
-
-    fn to_gateway(&self, subnet: Subnet) -> Value {
-        to_address(subnet.gateway())
-    }
+/// True for a packet of a container that has more than `most` connections.
+///
+/// A meter, and not a set with a statement: nft 1.0.6 refuses the flag that the set would need.
+fn each_has_over(most: u32) -> Value {
+    json!({ "meter": {
+        "name": "connections", "key": payload("ip", "saddr"), "size": 2048,
+        "stmt": { "ct count": { "val": most, "inv": true } },
+    } })
 }
 
 fn matches(operator: &str, left: Value, right: Value) -> Value {

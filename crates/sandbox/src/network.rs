@@ -175,8 +175,9 @@ fn set_up_outside(
     let _ = host.request(no_ipv6_address(interface), 0);
     host.add_address(interface, gateway)?;
     host.set_up(interface)?;
+    // The address may be that of a container just ended, whose network takes a while to go.
     let route = Route { destination: Some(address), gateway: None, source: gateway, interface };
-    host.add_route(route)
+    host.set_route(route)
 }
 
 fn set_up_inside(address: Ipv4Addr, gateway: Ipv4Addr) -> io::Result<()> {
@@ -186,8 +187,8 @@ fn set_up_inside(address: Ipv4Addr, gateway: Ipv4Addr) -> io::Result<()> {
     here.set_up(interface)?;
     let to_gateway =
         Route { destination: Some(gateway), gateway: None, source: address, interface };
-    here.add_route(to_gateway)?;
-    here.add_route(Route { destination: None, gateway: Some(gateway), ..to_gateway })
+    here.set_route(to_gateway)?;
+    here.set_route(Route { destination: None, gateway: Some(gateway), ..to_gateway })
 }
 
 fn no_ipv6_address(interface: u32) -> RouteNetlinkMessage {

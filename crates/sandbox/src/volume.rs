@@ -95,14 +95,15 @@ pub fn ensure_image(image: &Path, size: Bytes, owner: IdRange) -> Result<(), Vol
 
 /// Attaches `image` to a loop device, or finds the one it has.
 pub fn attach(image: &Path) -> Result<Attached, VolumeError> {
-    let file = open(image)?;
     // Locked until the device is found or made: two calls can't make two.
-    lock(&file, image)?;
+    let locked = open(image)?;
+    lock(&locked, image)?;
     let failed = |source| VolumeError::Attach { image: image.to_owned(), source };
-    let found = loop_device::find(backing(&file).map_err(failed)?).map_err(failed)?;
+    let found = loop_device::find(backing(&locked).map_err(failed)?).map_err(failed)?;
     let (device, opened) = match found {
         Some(found) => found,
-        None => loop_device::configure(&file, BLOCK_SIZE).map_err(failed)?,
+        // Opened once more: the device keeps what it is given, and would keep the lock with it.
+        None => loop_device::configure(&open(image)?, BLOCK_SIZE).map_err(failed)?,
     };
     Ok(Attached { device, file: opened.into() })
 }

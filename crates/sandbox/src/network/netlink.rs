@@ -7,7 +7,8 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkHeader, NetlinkMessage, NetlinkPayload,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
+    NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
@@ -31,7 +32,7 @@ pub struct Netlink {
     sequence: Cell<u32>,
 }
 
-/// A route to be added, in the main table.
+/// A route of the main table.
 #[derive(Debug, Clone, Copy)]
 pub struct Route {
     /// `None` is the default route.
@@ -134,10 +135,11 @@ impl Netlink {
             AddressAttribute::Local(address.into()),
             AddressAttribute::Address(address.into()),
         ];
-        self.request(RouteNetlinkMessage::NewAddress(message), create()).map(drop)
+        self.request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL).map(drop)
     }
 
-    pub fn add_route(&self, route: Route) -> io::Result<()> {
+    /// Sets the route to a destination, in place of one that there is.
+    pub fn set_route(&self, route: Route) -> io::Result<()> {
         let mut message = RouteMessage::default();
         message.header = RouteHeader {
             address_family: AddressFamily::Inet,
@@ -155,7 +157,7 @@ impl Netlink {
             Some(RouteAttribute::Oif(route.interface)),
         ];
         message.attributes = attributes.into_iter().flatten().collect();
-        self.request(RouteNetlinkMessage::NewRoute(message), create()).map(drop)
+        self.request(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE).map(drop)
     }
 
     /// The number of the link by which a packet to `destination` would leave. Sends none.
@@ -199,10 +201,6 @@ pub fn mtu_of(link: &LinkMessage) -> Option<u32> {
         LinkAttribute::Mtu(mtu) => Some(*mtu),
         _ => None,
     })
-}
-
-fn create() -> u16 {
-    netlink_packet_core::NLM_F_CREATE | netlink_packet_core::NLM_F_EXCL
 }
 
 fn name_of(link: &LinkMessage) -> Option<&str> {
