@@ -229,14 +229,15 @@ async fn refusal(status: StatusCode, answer: Response<Incoming>) -> ClientError 
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::UnixListener;
 
     use super::*;
 
     /// A client of an engine that answers one request with `answer` and closes.
-    fn client_of(answer: &'static str) -> (Client, tempfile::TempDir) {
+    pub fn client_of(answer: impl Into<String>) -> (Client, tempfile::TempDir) {
+        let answer = answer.into();
         let folder = tempfile::tempdir().expect("a temp folder");
         let socket = folder.path().join("s");
         let listener = UnixListener::bind(&socket).expect("a socket");
@@ -288,5 +289,21 @@ mod tests {
         let mut lines = client.lines(Method::GET, "/", empty_body()).await.unwrap();
         assert_eq!(lines.next::<u8>().await.unwrap(), Some(1));
         assert!(matches!(lines.next::<u8>().await, Err(ClientError::Broken { .. })));
+    }
+
+    #[tokio::test]
+    async fn a_refusal_is_heard_though_the_engine_has_not_read_the_body() {
+        for _ in 0..50 {
+            let (client, _folder) = client_of(
+                "HTTP/1.1 413 Payload Too Large\r\nconnection: close\r\ncontent-length: 52\r\n\r\n\
+                 {\"code\":\"too_large\",\"message\":\"no\",\"detail\":null}   ",
+            );
+            let body = http_body_util::Full::new(Bytes::from(vec![0; 8 << 20]));
+            let body = body.map_err(|never| match never {}).boxed_unsync();
+            match client.lines(Method::POST, "/", body).await {
+                Err(ClientError::Refused(error)) => assert_eq!(error.code, "too_large"),
+                other => panic!("{other:?}"),
+            }
+        }
     }
 }

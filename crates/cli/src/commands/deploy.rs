@@ -209,4 +209,43 @@ mod tests {
         assert!(interruption(&app, Some(DeployPhase::Building)).contains("still serves"));
         assert!(interruption(&app, Some(DeployPhase::Switching)).contains("taking over"));
     }
+
+    /// What following a deploy comes to, if the engine tells `events` and closes.
+    async fn follow_of(events: &[DeployEvent]) -> Result<Deployed, CommandError> {
+        let lines: Vec<String> = events
+            .iter()
+            .map(|event| serde_json::to_string(event).expect("a document") + "\n")
+            .collect();
+        let head = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n".to_owned();
+        let (client, folder) = crate::client::tests::client_of(head + &lines.concat());
+        let (body, packing) = pack::stream(pack::plan(folder.path())?);
+        let mut progress = Progress::new(&Screen::plain());
+        follow(&client, "/v1/apps/shop/deploys", body, packing, &mut progress).await
+    }
+
+    #[tokio::test]
+    async fn the_last_event_is_the_outcome() {
+        let error = ApiError {
+            code: "start_failed".to_owned(),
+            message: "it did not start".to_owned(),
+            detail: Some("Traceback".to_owned()),
+        };
+        let events = [
+            DeployEvent::Phase { phase: DeployPhase::Building },
+            DeployEvent::Log { line: "Installing".to_owned() },
+            DeployEvent::Failed { error: error.clone() },
+        ];
+        match follow_of(&events).await {
+            Err(CommandError::Outcome(found)) => assert_eq!(found, error),
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[tokio::test]
+    async fn an_engine_that_stops_meanwhile_is_a_failure() {
+        match follow_of(&[DeployEvent::Phase { phase: DeployPhase::Starting }]).await {
+            Err(CommandError::Outcome(found)) => assert_eq!(found.code, "engine_stopped"),
+            other => panic!("{other:?}"),
+        }
+    }
 }
