@@ -1,5 +1,7 @@
 //! Real containers, and what a tenant's process finds in one. Needs root and Python.
 
+#![allow(clippy::unwrap_used)] // All of it is for tests.
+
 mod kit;
 
 use std::fs;
@@ -10,9 +12,10 @@ use std::time::{Duration, Instant};
 
 use ace_sandbox::launch::LaunchError;
 use ace_sandbox::process::{self, ProcessRef};
-use ace_sandbox::spec::{Bind, ExitRecord, LogSpec, OutputSpec};
-use ace_types::{Bytes, IdRange};
-use kit::{Kit, python, shell};
+use ace_sandbox::spec::{Bind, ExitRecord, LogSpec, NetworkSpec, OutputSpec, VolumeMount};
+use ace_sandbox::volume;
+use ace_types::{Bytes, IdRange, Limits};
+use kit::{Groups, Kit, python, shell};
 use rustix::process::Signal;
 
 const EXITED_0: ExitRecord = ExitRecord { status: Some(0), signal: None, asked: false };
@@ -527,4 +530,100 @@ fn a_container_leaves_nothing_on_the_host() {
     running.signal(Signal::KILL); // Init itself: the kernel ends the rest.
     running.wait_for_end();
     assert_eq!(kit.processes(), Vec::<u32>::new());
+}
+
+#[test]
+fn a_memory_bomb_takes_the_program_and_not_its_init() {
+    let Some(kit) = Kit::new() else { return };
+    let groups = Groups::new('m', &Limits { memory: Bytes::mib(64), ..Limits::for_app() });
+    let mut spec = kit.spec(python("x = bytearray(b'x') * (1 << 30)"));
+    spec.cgroup = groups.cgroup.clone();
+    let record = kit.run_spec(&spec).record;
+    assert_eq!(record, ExitRecord { status: None, signal: Some(9), asked: false });
+    assert_eq!(groups.cgroup.oom_kills(), 1);
+}
+
+#[test]
+fn a_fork_bomb_stops_at_its_limit() {
+    let Some(kit) = Kit::new() else { return };
+    let groups = Groups::new('f', &Limits { pids: 20, ..Limits::for_app() });
+    let mut spec = kit.spec(python(
+        "import os, time\n\
+         count = 0\n\
+         try:\n\
+         \x20   while count < 1000:\n\
+         \x20       if os.fork() == 0: time.sleep(600)\n\
+         \x20       count += 1\n\
+         except OSError as e: print(count, e.strerror)",
+    ));
+    spec.cgroup = groups.cgroup.clone();
+    let ended = kit.run_spec(&spec);
+    assert_eq!(ended.stdout, "19 Resource temporarily unavailable\n", "{}", ended.stderr);
+    assert_eq!(ended.record, EXITED_0);
+}
+
+#[test]
+fn a_process_sees_its_group_as_the_topmost() {
+    let Some(kit) = Kit::new() else { return };
+    let groups = Groups::new('n', &Limits::for_app());
+    let mut spec = kit.spec(shell("cat /proc/self/cgroup"));
+    spec.cgroup = groups.cgroup.clone();
+    let listed = kit.run_spec(&spec).stdout;
+    let topmost = listed.lines().filter(|line| line.ends_with(":/")).count();
+    assert!(topmost >= groups.cgroup.folders.len(), "{listed}");
+    assert!(!listed.contains("container"), "{listed}");
+}
+
+#[test]
+fn a_volume_is_the_tenants_and_keeps_what_is_written() {
+    let Some(kit) = Kit::new() else { return };
+    let image = kit.path("volume.img");
+    if let Err(volume::VolumeError::Format { source, .. }) =
+        volume::ensure_image(&image, Bytes::mib(64), kit.ids())
+    {
+        eprintln!("skipped: {source}");
+        return;
+    }
+    for script in ["echo kept > /ace/data/file && chmod 600 /ace/data/file", "cat /ace/data/file"] {
+        let attached = volume::attach(&image).unwrap();
+        let mut spec = kit.spec(shell(script));
+        spec.root.volume =
+            Some(VolumeMount { device: attached.device.clone(), target: "/ace/data".into() });
+        let ended = kit.run_spec(&spec);
+        assert_eq!((ended.record, ended.stderr.as_str()), (EXITED_0, ""));
+        assert_eq!(ended.stdout, if script.starts_with("cat") { "kept\n" } else { "" });
+    }
+}
+
+#[test]
+fn the_network_goes_with_its_container() {
+    let Some(kit) = Kit::new() else { return };
+    let host_interface = format!("vt{}", std::process::id());
+    let mut spec = kit.spec(python(
+        "import fcntl, socket, struct\n\
+         s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+         SIOCGIFADDR = 0x8915\n\
+         found = fcntl.ioctl(s, SIOCGIFADDR, struct.pack('256s', b'eth0'))\n\
+         print(socket.inet_ntoa(found[20:24]), flush=True)\n\
+         s.connect(('198.19.255.253', 9))\n\
+         print(s.getsockname()[0], flush=True)\n\
+         import time; time.sleep(600)",
+    ));
+    spec.network = NetworkSpec::Veth {
+        host_interface: host_interface.clone(),
+        address: [198, 19, 255, 254].into(),
+        gateway: [198, 19, 255, 253].into(),
+    };
+    let mut running = kit.start(&spec);
+    assert_eq!(running.line(), "198.19.255.254\n");
+    assert_eq!(running.line(), "198.19.255.254\n");
+    let interface = std::path::Path::new("/sys/class/net").join(host_interface);
+    assert!(interface.exists());
+    running.signal(Signal::KILL);
+    running.wait_for_end();
+    let deadline = Instant::now() + Duration::from_secs(30);
+    while interface.exists() && Instant::now() < deadline {
+        std::thread::sleep(Duration::from_millis(10));
+    }
+    assert!(!interface.exists());
 }

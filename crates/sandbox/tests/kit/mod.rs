@@ -1,5 +1,7 @@
 //! Makes containers for tests, each with user ids that no other test has.
 
+#![allow(clippy::unwrap_used)] // All of it is for tests.
+
 use std::fs::{self, Permissions};
 use std::io::{BufRead, BufReader, Read, pipe};
 use std::os::fd::OwnedFd;
@@ -9,13 +11,13 @@ use std::process::id;
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
-use ace_sandbox::cgroup::Cgroup;
+use ace_sandbox::cgroup::{Cgroup, CgroupTree};
 use ace_sandbox::launch::{Handles, LaunchError, Launched, LauncherProgram, launch};
 use ace_sandbox::process::{self, ProcessRef};
 use ace_sandbox::spec::{
     ContainerSpec, ExitRecord, NetworkSpec, OutputSpec, ProcessSpec, RootSpec, Tmpfs,
 };
-use ace_types::{Bytes, IdRange};
+use ace_types::{Bytes, IdRange, Limits};
 use rustix::event::{PollFd, PollFlags, poll};
 use rustix::process::Signal;
 use tempfile::TempDir;
@@ -34,6 +36,12 @@ pub struct Running {
     stdout: BufReader<std::io::PipeReader>,
     stderr: std::io::PipeReader,
     exit: std::io::PipeReader,
+}
+
+/// Control groups for one test, and the container in them. Removed when dropped.
+pub struct Groups {
+    tree: CgroupTree,
+    pub cgroup: Cgroup,
 }
 
 /// What became of a container.
@@ -183,6 +191,22 @@ impl Kit {
         let init = ProcessRef { pid: launched.pid, start_time: launched.start_time };
         let init = init.open().unwrap();
         Ok(Running { launched, init, stdout: BufReader::new(stdout), stderr, exit })
+    }
+}
+
+impl Groups {
+    /// Groups with `limits`, of an engine named after this process and `test`, a letter.
+    pub fn new(test: char, limits: &Limits) -> Self {
+        let engine = format!("{test}{:03}", id() % 1000).parse().unwrap();
+        let tree = CgroupTree::find(&engine).unwrap();
+        let cgroup = tree.create("container", limits).unwrap();
+        Self { tree, cgroup }
+    }
+}
+
+impl Drop for Groups {
+    fn drop(&mut self) {
+        self.tree.remove_all().unwrap();
     }
 }
 
