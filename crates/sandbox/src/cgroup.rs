@@ -617,6 +617,23 @@ mod tests {
         assert_eq!(v2.get("x").folders[0].path, expected);
     }
 
+    /// What a machine does whose version 2 tree no systemd owns.
+    #[test]
+    fn without_systemd_groups_stand_right_below_the_root() {
+        let v2 = Path::new("/sys/fs/cgroup");
+        let controllers = vec![Controller::Cpu, Controller::Memory, Controller::Pids];
+        let has = |found: &Controller| available_controllers(v2).contains(&found.name().to_owned());
+        if !rustix::process::geteuid().is_root() || !controllers.iter().all(has) {
+            return eprintln!("skipped: not root, or no controllers in a version 2 tree");
+        }
+        let tree = Hierarchy { mount_point: v2.into(), version: Version::V2, controllers };
+        let tree = CgroupTree::of(&format!("ace-t{}", std::process::id()), vec![tree], false);
+        let group = tree.create("one", &Limits::for_app()).unwrap();
+        assert_eq!(read_value(&group.folders[0].path.join("app/pids.max")), "256\n");
+        tree.remove_all().unwrap();
+        assert!(!tree.folders[0].path.exists());
+    }
+
     #[test]
     fn a_field_is_found_by_its_whole_name() {
         assert_eq!(field("oom_kill_disable 0\nunder_oom 0\noom_kill 3\n", "oom_kill"), Some(3));

@@ -26,12 +26,11 @@ const CONNECTIONS_MAX: u32 = 4096;
 const ALL_ENGINES: (&str, u8) = ("198.18.0.0", 15);
 const LINK_LOCAL: (&str, u8) = ("169.254.0.0", 16);
 
-/// Why the rules could not be set.
+/// Why the rules could not be set, removed or read.
 #[derive(Debug, thiserror::Error)]
-#[error("could not {doing} the firewall table {table}")]
+#[error("could not {doing}")]
 pub struct FirewallError {
-    doing: &'static str,
-    table: String,
+    doing: String,
     source: ToolError,
 }
 
@@ -51,14 +50,26 @@ pub fn ensure(engine: &EngineId, subnet: Subnet, dns: &[Ipv4Addr]) -> Result<(),
     apply("set", engine, &render(engine, subnet, dns))
 }
 
+/// Whether the table of `engine` is there: another program may have flushed all tables, and with
+/// them the walls between containers.
+pub fn is_set(engine: &EngineId) -> Result<bool, FirewallError> {
+    let table = table_name(engine);
+    match NFT.run(&["list", "chain", "inet", &table, "to_host"], &[], DEADLINE) {
+        Ok(_) => Ok(true),
+        Err(ToolError::Failed { .. }) => Ok(false),
+        Err(source) => Err(FirewallError { doing: format!("look for the table {table}"), source }),
+    }
+}
+
 /// Removes the table of `engine`. No error where there is none.
 pub fn remove(engine: &EngineId) -> Result<(), FirewallError> {
     apply("remove", engine, &json!({ "nftables": removal(engine) }))
 }
 
 /// Chains of others that drop forwarded packets unless a rule of theirs lets them pass.
-pub fn foreign_drops() -> Result<Vec<ForeignDrop>, ToolError> {
-    let listed = NFT.run(&["-j", "list", "chains"], &[], DEADLINE)?;
+pub fn foreign_drops() -> Result<Vec<ForeignDrop>, FirewallError> {
+    let failed = |source| FirewallError { doing: "list the firewall's chains".to_owned(), source };
+    let listed = NFT.run(&["-j", "list", "chains"], &[], DEADLINE).map_err(failed)?;
     Ok(find_drops(&serde_json::from_slice(&listed).unwrap_or_default()))
 }
 
@@ -74,9 +85,12 @@ impl ForeignDrop {
 }
 
 fn apply(doing: &'static str, engine: &EngineId, ruleset: &Value) -> Result<(), FirewallError> {
-    NFT.run(&["-j", "-f", "-"], ruleset.to_string().as_bytes(), DEADLINE)
-        .map(drop)
-        .map_err(|source| FirewallError { doing, table: table_name(engine), source })
+    NFT.run(&["-j", "-f", "-"], ruleset.to_string().as_bytes(), DEADLINE).map(drop).map_err(
+        |source| FirewallError {
+            doing: format!("{doing} the firewall table {}", table_name(engine)),
+            source,
+        },
+    )
 }
 
 fn table_name(engine: &EngineId) -> String {

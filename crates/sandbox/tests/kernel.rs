@@ -2,6 +2,8 @@
 //!
 //! Where this machine can't do what a test needs, the test says so and ends.
 
+#![allow(clippy::unwrap_used)] // Here a panic is a test that failed.
+
 use std::fs::{self, File};
 use std::io::{BufRead, BufReader};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -133,10 +135,11 @@ fn an_engines_groups_are_listed_and_leave_nothing() {
     let Some(groups) = Groups::new("h") else { return };
     let one = groups.create("one", &small());
     groups.create("two", &small());
-    start_in(&one, "app", "exec sleep 100");
+    let mut app = start_in(&one, "app", "exec sleep 100");
     assert_eq!(groups.tree.list().unwrap(), ["one", "two"]);
     assert!(matches!(groups.tree.create("../x", &small()), Err(CgroupError::Name { .. })));
     groups.tree.remove_all().unwrap();
+    app.wait().unwrap();
     assert_eq!(groups.tree.list().unwrap(), Vec::<String>::new());
     let engine = one.folders.iter().map(|folder| folder.path.parent().unwrap());
     assert_eq!(engine.filter(|folder| folder.exists()).count(), 0);
@@ -306,6 +309,26 @@ fn a_forged_source_goes_nowhere() {
 }
 
 #[test]
+fn one_container_cant_take_all_connections_of_the_host() {
+    const MOST: usize = 4096;
+    if !is_root() {
+        return;
+    }
+    let Some(lab) = Lab::new("r") else { return };
+    let out = lab.world.run(|| UdpSocket::bind("0.0.0.0:9000").unwrap());
+    out.set_read_timeout(Some(NEVER)).unwrap();
+    let arrives = || {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.send_to(b"hello", (lab.world_address, 9000)).unwrap();
+        out.recv(&mut [0; 16]).is_ok()
+    };
+    // Each comes from a port of its own, and so counts as a connection; ports come again at times.
+    let passed = lab.containers[0].run(|| (0..2 * MOST).take_while(|_| arrives()).count());
+    assert!((MOST..2 * MOST).contains(&passed), "{passed}");
+    assert!(lab.containers[1].run(arrives), "the other container");
+}
+
+#[test]
 fn the_firewall_is_set_twice_and_removed_twice() {
     if !is_root() || !has("nft") {
         return;
@@ -318,8 +341,10 @@ fn the_firewall_is_set_twice_and_removed_twice() {
     let listed = output("nft", &["list", "table", "inet", &table]);
     assert_eq!(listed.matches("dport 53").count(), 2, "{listed}");
     assert_eq!(listed.matches("masquerade").count(), 1, "{listed}");
+    assert!(firewall::is_set(&engine).unwrap());
     firewall::remove(&engine).unwrap();
     firewall::remove(&engine).unwrap();
+    assert!(!firewall::is_set(&engine).unwrap());
     assert!(!output("nft", &["list", "tables"]).contains(&table));
 }
 
@@ -471,26 +496,49 @@ impl Namespace {
     }
 }
 
-/// Two containers' networks and one that stands for the world, around a host with a firewall.
-struct Lab {
+/// An engine's claim and firewall, given back at the end.
+struct Fenced {
     engine: EngineId,
     claim: Claim,
+    _data: tempfile::TempDir,
+}
+
+impl Fenced {
+    fn new(engine: EngineId) -> Self {
+        let data = tempfile::tempdir().unwrap();
+        let claim = claims::claim(&engine, data.path(), None).unwrap();
+        let fenced = Self { engine, claim, _data: data };
+        firewall::ensure(&fenced.engine, claim.subnet(), &[claim.gateway()]).unwrap();
+        fenced
+    }
+}
+
+impl Drop for Fenced {
+    fn drop(&mut self) {
+        firewall::remove(&self.engine).unwrap();
+        claims::release(&self.engine).unwrap();
+    }
+}
+
+/// Two containers' networks and one that stands for the world, around a host with a firewall.
+struct Lab {
+    claim: Claim,
+    _fenced: Fenced,
     containers: Vec<Namespace>,
     world: Namespace,
     world_address: Ipv4Addr,
     /// The host's address towards the world.
     host_address: Ipv4Addr,
-    _data: tempfile::TempDir,
 }
 
 impl Lab {
     fn new(test: &str) -> Option<Self> {
-        let (engine, data) = (engine(test), tempfile::tempdir().unwrap());
         if !has("nft") {
             return None;
         }
-        let claim = claims::claim(&engine, data.path(), None).unwrap();
-        firewall::ensure(&engine, claim.subnet(), &[claim.gateway()]).unwrap();
+        let engine = engine(test);
+        let fenced = Fenced::new(engine.clone());
+        let claim = fenced.claim;
         let container = |n: u32| {
             let name = veth_name(&engine, &format!("aaaaaaa{n}"));
             Namespace::connected(&name, claim.address(n).unwrap(), claim.gateway())
@@ -499,18 +547,11 @@ impl Lab {
         let outside = |n| Ipv4Addr::new(198, 51, 100, 4 * claim.slot() + n);
         let (host_address, world_address) = (outside(1), outside(2));
         let world = Namespace::connected(&format!("w{engine}"), world_address, host_address);
-        Some(Self { containers, world, world_address, host_address, engine, claim, _data: data })
+        Some(Self { claim, _fenced: fenced, containers, world, world_address, host_address })
     }
 
     fn address(&self, n: u32) -> Ipv4Addr {
         self.claim.address(n).unwrap()
-    }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        firewall::remove(&self.engine).unwrap();
-        claims::release(&self.engine).unwrap();
     }
 }
 
