@@ -1,4 +1,34 @@
+//! From a tenant's archive to what a release is made of.
+//!
+//! A build is a row of commands, each in a container of its own that sees the build's scratch
+//! folder, the network where it needs it, and nothing of anybody else's:
+//!
+//! ```text
+//! archive ─▶ unpack ─▶ resolve ─▶ install ─▶ collect static files ─▶ compile ─▶ hand over to root
+//!            (code)    (a lock)   (unless an environment of that lock is there)
+//! ```
+//!
+//! Root on the host starts containers, renames and chowns what they left, and parses no more of it
+//! than two bounded texts: the report of our own [`unpack_main`], and uv's lock file.
+//!
+//! [`ContainerBuilder`] is the way in. What it offers others is [`ace_api::Builder`].
+
 #![forbid(unsafe_code)]
+
+mod builder;
+mod container;
+mod environment;
+mod fetch;
+mod files;
+mod log;
+mod python;
+mod servers;
+mod site;
 mod statics;
+mod tools;
 mod unpack;
+
+pub use builder::{BuilderConfig, ContainerBuilder, UNPACK_COMMAND};
+pub use container::{Network, NetworkLease};
+pub use python::Places;
 pub use unpack::unpack_main;

@@ -1,0 +1,385 @@
+//! [`ContainerBuilder`]: the steps of a build in their order, and what stays of them on disk.
+//!
+//! | folder | what it holds | comes and goes |
+//! |---|---|---|
+//! | `DATA/builds/ID` | a build's scratch | with the build |
+//! | `DATA/releases/APP/ID/code` | a release's code | by a rename; [`Builder::remove`] |
+//! | `DATA/environments/APP/HASH` | an environment | by a rename; [`Builder::remove`] |
+//! | `DATA/caches/APP` | the installer's cache of an app | lent to each build; goes with the app's last release |
+//! | `DATA/servers`, `DATA/tools` | what all apps share | stays |
+//!
+//! What has its name in the right-hand places is whole: a build cut short leaves only scratch, which
+//! [`Builder::recover`] removes.
+
+use std::fs::{self, File};
+use std::io;
+use std::net::Ipv4Addr;
+use std::path::{Component, Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use ace_api::{BuildError, BuildRequest, Builder, Built};
+use ace_sandbox::cgroup::CgroupTree;
+use ace_sandbox::launch::LauncherProgram;
+use ace_types::{AppYaml, Limits};
+use async_trait::async_trait;
+use rustix::fs::{Mode, OFlags};
+use tokio::sync::{mpsc, oneshot};
+use tokio::task::spawn_blocking;
+
+use crate::container::{Bench, Command, Network, RunError, Workshop};
+use crate::environment::{ENVIRONMENT, Installer, Lock, PYTHON, check_end, see_python};
+use crate::files;
+use crate::log::BuildLog;
+use crate::python::{Places, Python, Pythons, choose};
+use crate::servers::Servers;
+use crate::site::{Site, blocking, engine};
+use crate::statics;
+use crate::tools::Tools;
+use crate::unpack::{CODE, Inspection, Report};
+
+/// The argument that makes `ace` run [`crate::unpack_main`].
+pub const UNPACK_COMMAND: &str = "__unpack";
+
+const DEFAULT_INDEX: &str = "https://pypi.org/simple";
+/// Where our own program stands in the container that unpacks.
+const ACE: &str = "/ace/bin/ace";
+const REPORT_MAX: usize = 1 << 20;
+/// What the names of builds' control groups begin with.
+const GROUP_PREFIX: &str = "build-";
+/// How long the kernel may take to end what a dead engine's build left running.
+const RECOVER_DEADLINE: Duration = Duration::from_secs(10);
+
+/// What a builder is given.
+pub struct BuilderConfig {
+    /// The engine's data folder. All in it is on one file system.
+    pub data: PathBuf,
+    pub launcher: Arc<LauncherProgram>,
+    pub cgroups: Arc<CgroupTree>,
+    pub network: Arc<dyn Network>,
+    pub nameservers: Vec<Ipv4Addr>,
+    /// Our own program as a file, which knows the hidden command [`UNPACK_COMMAND`].
+    pub executable: PathBuf,
+    /// The package index; `None` is PyPI.
+    pub index_url: Option<String>,
+    /// Where Pythons are looked for.
+    pub places: Places,
+}
+
+/// Builds in containers. Cheap to clone; all clones are one builder.
+#[derive(Clone)]
+pub struct ContainerBuilder {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    data: PathBuf,
+    workshop: Arc<Workshop>,
+    network: Arc<dyn Network>,
+    executable: PathBuf,
+    index: String,
+    pythons: Pythons,
+    tools: Tools,
+    servers: Servers,
+}
+
+impl ContainerBuilder {
+    pub fn new(config: BuilderConfig) -> Self {
+        let index = config.index_url.unwrap_or_else(|| DEFAULT_INDEX.to_owned());
+        let workshop = Workshop {
+            launcher: config.launcher,
+            cgroups: config.cgroups,
+            nameservers: config.nameservers,
+            limits: Limits::for_build(),
+        };
+        let inner = Inner {
+            workshop: Arc::new(workshop),
+            network: config.network,
+            executable: config.executable,
+            pythons: Pythons::new(config.places),
+            tools: Tools::new(config.data.join("tools"), index.clone()),
+            servers: Servers::new(config.data.join("servers")),
+            data: config.data,
+            index,
+        };
+        Self { inner: Arc::new(inner) }
+    }
+}
+
+#[async_trait]
+impl Builder for ContainerBuilder {
+    async fn build(
+        &self,
+        request: BuildRequest,
+        log: mpsc::Sender<String>,
+    ) -> Result<Built, BuildError> {
+        // Dropped with this future; the task, which then has no one to work for, cleans up and ends.
+        let (_waiting, gone) = oneshot::channel();
+        let inner = Arc::clone(&self.inner);
+        tokio::spawn(async move { inner.build_and_clear(request, log, gone).await })
+            .await
+            .unwrap_or_else(|error| Err(engine("go on with the build", error)))
+    }
+
+    async fn remove(&self, paths: Vec<PathBuf>) -> io::Result<()> {
+        let inner = Arc::clone(&self.inner);
+        let remove = move || paths.iter().try_for_each(|path| inner.remove_result(path));
+        spawn_blocking(remove).await.map_err(io::Error::other)?
+    }
+
+    async fn recover(&self) -> io::Result<()> {
+        let inner = Arc::clone(&self.inner);
+        spawn_blocking(move || inner.recover()).await.map_err(io::Error::other)?
+    }
+}
+
+/// One build: who asked, and with what it works.
+struct Job<'a> {
+    request: &'a BuildRequest,
+    bench: &'a Bench,
+    site: &'a Site,
+}
+
+impl Inner {
+    async fn build_and_clear(
+        &self,
+        request: BuildRequest,
+        lines: mpsc::Sender<String>,
+        gone: oneshot::Receiver<()>,
+    ) -> Result<Built, BuildError> {
+        let name = format!("{GROUP_PREFIX}{}", request.id);
+        let network = self.network.lease(request.id.as_str());
+        let network = network.ok_or_else(|| engine("build", "every address is taken"))?;
+        let log = Arc::new(BuildLog::new(lines, self.workshop.limits.log));
+        let folder = self.builds().join(request.id.as_str());
+        let workshop = Arc::clone(&self.workshop);
+        let bench = Bench::new(workshop, name, request.ids, network, folder.clone(), log);
+        let site = Site::make(folder, bench.user()).await?;
+        let job = Job { request: &request, bench: &bench, site: &site };
+        let result = tokio::select! {
+            result = self.build_in(&job) => result,
+            _ = gone => Err(engine("go on with the build", "nobody waits for it any more")),
+        };
+        self.clear(&job).await;
+        result
+    }
+
+    async fn build_in(&self, job: &Job<'_>) -> Result<Built, BuildError> {
+        let Job { request, bench, site } = job;
+        let source = self.unpack(job).await?;
+        let pythons = self.pythons.all().await;
+        let python = choose(&pythons, request.python.as_ref(), source.app_yaml.python.as_deref())
+            .map_err(|error| BuildError::Rejected(error.to_string()))?;
+        bench.log().say(format!("Python {}", python.interpreter.version)).await;
+        let uv = self.tools.ensure_uv(bench.log()).await;
+        let uv = uv.map_err(|error| engine("get the installer", error))?;
+        let installer = Installer { program: uv, index: self.index.clone() };
+        let server = self.servers.ensure_uwsgi(python, &installer, bench, site).await?;
+        site.borrow_cache(self.cache_of(request)).await?;
+        let (environment, is_new) = self.environment(job, &source, python, &installer).await?;
+        let standing = if is_new { site.environment() } else { environment.clone() };
+        self.collect_static_files(job, &source, python, &standing).await?;
+        compile(job, python).await?;
+        let environment_size = match is_new {
+            true => site.keep(standing, environment.clone()).await?.size,
+            false => {
+                blocking("measure the environment", move || Ok(files::usage(&standing)?.size))
+                    .await?
+            }
+        };
+        let release = self.data.join("releases").join(request.app.as_str());
+        let code = release.join(request.id.as_str()).join("code");
+        let code_size = site.keep(site.code(), code.clone()).await?.size;
+        let (app_yaml, python) = (source.app_yaml, python.interpreter.clone());
+        Ok(Built { code, environment, server, python, app_yaml, code_size, environment_size })
+    }
+
+    async fn unpack(&self, job: &Job<'_>) -> Result<Inspection, BuildError> {
+        let archive = job.request.archive.clone();
+        let archive = blocking("read the archive", move || File::open(archive)).await?;
+        let mut command = Command::new([ACE, UNPACK_COMMAND])
+            .read_only(&self.executable, ACE)
+            .writable(&job.site.code(), CODE);
+        command.stdin = Some(archive.into());
+        command.keep_stdout = Some(REPORT_MAX);
+        let ended = job.bench.run(command).await?;
+        check_end(&ended, job.bench, "the source could not be unpacked")?;
+        match serde_json::from_slice(&ended.stdout) {
+            Ok(Report::Ok(inspection)) => {
+                job.bench
+                    .log()
+                    .say(format!("source: {} files and folders", inspection.entries))
+                    .await;
+                Ok(inspection)
+            }
+            Ok(Report::Rejected(message)) => Err(BuildError::Rejected(message)),
+            Err(error) => Err(engine("read what is in the source", error)),
+        }
+    }
+
+    /// The folder of the app's environment, and whether it is yet to be moved there.
+    async fn environment(
+        &self,
+        job: &Job<'_>,
+        source: &Inspection,
+        python: &Python,
+        installer: &Installer,
+    ) -> Result<(PathBuf, bool), BuildError> {
+        let Job { request, bench, site } = job;
+        let lock = match source.requirements {
+            true => installer.resolve(python, bench, site).await?,
+            false => Lock::empty(),
+        };
+        let environments = self.data.join("environments");
+        let folder = lock.folder(&environments, &request.app, python, &source.source_hash);
+        if folder.is_dir() {
+            bench
+                .log()
+                .say("the requirements are those of an earlier build: nothing to install")
+                .await;
+            return Ok((folder, false));
+        }
+        installer.make_empty(python, bench, site).await?;
+        if !lock.is_empty() {
+            installer.install(&lock, python, bench, site).await?;
+        }
+        Ok((folder, true))
+    }
+
+    /// Has Django collect its static files if `app.yaml` serves something that isn't in the source.
+    async fn collect_static_files(
+        &self,
+        job: &Job<'_>,
+        source: &Inspection,
+        python: &Python,
+        environment: &Path,
+    ) -> Result<(), BuildError> {
+        if missing_static(job.site, &source.app_yaml).await?.is_none() {
+            return Ok(());
+        }
+        // Without a manage.py, the source would have been refused before.
+        job.bench.log().say("python manage.py collectstatic").await;
+        let words = [PYTHON, "manage.py", "collectstatic", "--noinput"];
+        let mut command = see_python(Command::new(words), python)
+            .read_only(environment, ENVIRONMENT)
+            .writable(&job.site.code(), CODE)
+            .in_folder(CODE)
+            .online();
+        for (name, value) in &source.app_yaml.env {
+            command = command.env(name, value);
+        }
+        let ended = job.bench.run(command).await?;
+        check_end(&ended, job.bench, "manage.py collectstatic failed")?;
+        match missing_static(job.site, &source.app_yaml).await? {
+            Some(message) => Err(BuildError::Rejected(message)),
+            None => Ok(()),
+        }
+    }
+
+    /// Ends and removes what the build left. What can't be removed now is at the engine's next start.
+    async fn clear(&self, job: &Job<'_>) {
+        let id = &job.request.id;
+        if let Err(error) = job.bench.clear().await {
+            return tracing::error!(build = %id, %error, "a build's containers could not be removed");
+        }
+        if let Err(error) = job.site.return_cache(self.cache_of(job.request)).await {
+            tracing::warn!(build = %id, %error, "an installer's cache could not be kept");
+        }
+        if let Err(error) = job.site.remove().await {
+            tracing::error!(build = %id, %error, "a build's folder could not be removed");
+        }
+    }
+
+    fn builds(&self) -> PathBuf {
+        self.data.join("builds")
+    }
+
+    fn cache_of(&self, request: &BuildRequest) -> PathBuf {
+        self.data.join("caches").join(request.app.as_str())
+    }
+
+    /// Removes a build's result. It loses its name first, so that nothing half removed is ever used.
+    fn remove_result(&self, path: &Path) -> io::Result<()> {
+        let app = self.app_folder_of(path)?;
+        let nameless = self.builds().join(format!("removed-{}", nameless(path)));
+        files::remove_tree(&nameless)?;
+        fs::create_dir_all(self.builds())?;
+        match fs::rename(path, &nameless) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            renamed => renamed?,
+        }
+        files::remove_tree(&nameless)?;
+        let parents = path.ancestors().skip(1).take_while(|folder| folder.starts_with(&app));
+        // Those that hold something else stay.
+        let all_gone = parents.map(fs::remove_dir).all(|removed| removed.is_ok());
+        match (all_gone, app.file_name()) {
+            (true, Some(name)) if app.starts_with(self.data.join("releases")) => {
+                files::remove_tree(&self.data.join("caches").join(name))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    /// `DATA/releases/APP` or `DATA/environments/APP`, if `path` lies in such a folder.
+    fn app_folder_of(&self, path: &Path) -> io::Result<PathBuf> {
+        let below = path.strip_prefix(&self.data).map_err(io::Error::other)?;
+        let names: Vec<_> = below.components().collect();
+        match names[..] {
+            [Component::Normal(kind), Component::Normal(app), _, ..]
+                if (kind == "releases" || kind == "environments")
+                    && names.iter().all(|name| matches!(name, Component::Normal(_))) =>
+            {
+                Ok(self.data.join(kind).join(app))
+            }
+            _ => Err(io::Error::other(format!("{} is no result of a build", path.display()))),
+        }
+    }
+
+    fn recover(&self) -> io::Result<()> {
+        for name in self.workshop.cgroups.list()? {
+            if name.starts_with(GROUP_PREFIX) {
+                let group = self.workshop.cgroups.get(&name);
+                group.remove(RECOVER_DEADLINE).map_err(io::Error::other)?;
+            }
+        }
+        for folder in ["builds", "archives"] {
+            for path in files::entries(&self.data.join(folder))? {
+                files::remove_tree(&path)?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Compiles the code to byte code. Files that don't compile may be for another Python, or no one's.
+async fn compile(job: &Job<'_>, python: &Python) -> Result<(), BuildError> {
+    let program = python.interpreter.program.display().to_string();
+    let words = [&program, "-I", "-m", "compileall", "-qq", CODE];
+    let command = see_python(Command::new(words), python).writable(&job.site.code(), CODE);
+    job.bench.run(command).await?;
+    Ok(())
+}
+
+/// What to tell the tenant of a static file or folder that isn't in the code.
+async fn missing_static(site: &Site, app_yaml: &AppYaml) -> Result<Option<String>, BuildError> {
+    let (code, rules) = (site.code(), app_yaml.statics.clone());
+    blocking("look for static files", move || {
+        let root = rustix::fs::open(&code, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
+        Ok(statics::first_missing(&root, &rules))
+    })
+    .await
+}
+
+/// A path as one file name.
+fn nameless(path: &Path) -> String {
+    path.to_string_lossy().replace('/', "-")
+}
+
+impl From<RunError> for BuildError {
+    fn from(error: RunError) -> Self {
+        match error {
+            RunError::Exceeded(message) => Self::Rejected(message),
+            error => engine("run a command of the build", error),
+        }
+    }
+}

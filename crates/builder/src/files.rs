@@ -1,0 +1,228 @@
+//! What root does with folders that tenants' programs wrote: count, take over, remove.
+//!
+//! Every name is looked at without following links, from the descriptor of the folder above it, and
+//! no more than [`DEPTH_MAX`] folders within each other are entered.
+
+use std::ffi::{CStr, CString};
+use std::io;
+use std::os::fd::OwnedFd;
+use std::path::{Path, PathBuf};
+
+use ace_types::Bytes;
+use rustix::fs::{AtFlags, Dir, FileType, Gid, Mode, OFlags, Stat, Uid};
+use rustix::io::Errno;
+
+/// Folders within each other, more than any package has.
+const DEPTH_MAX: usize = 100;
+const FOLDER: OFlags =
+    OFlags::RDONLY.union(OFlags::DIRECTORY).union(OFlags::NOFOLLOW).union(OFlags::CLOEXEC);
+
+/// What a folder takes on disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Usage {
+    pub size: Bytes,
+    /// Files, folders, links and all else, the folder itself not counted.
+    pub entries: u64,
+}
+
+/// What `folder` takes on disk. It may change meanwhile.
+///
+/// Errors: [`io::ErrorKind::InvalidInput`] where folders lie too deep within each other.
+pub fn usage(folder: &Path) -> io::Result<Usage> {
+    let mut usage = Usage::NONE;
+    visit(&open(folder)?, 0, &mut |_, _, stat| {
+        usage.add(stat);
+        Ok(())
+    })?;
+    Ok(usage)
+}
+
+/// Gives `folder` and all in it to the user and group `owner`, and makes it readable by all and
+/// writable by its owner alone. Removes what is no file, folder or link.
+///
+/// No process that may write to it may be left.
+/// Errors: as [`usage`], and of the file system.
+pub fn hand_over(folder: &Path, owner: u32) -> io::Result<Usage> {
+    let (user, group) = (Uid::from_raw(owner), Gid::from_raw(owner));
+    let mut usage = Usage::NONE;
+    let root = open(folder)?;
+    visit(&root, 0, &mut |parent, name, stat| {
+        let kind = FileType::from_raw_mode(stat.st_mode);
+        if !matches!(kind, FileType::RegularFile | FileType::Directory | FileType::Symlink) {
+            return rustix::fs::unlinkat(parent, name, AtFlags::empty());
+        }
+        usage.add(stat);
+        // The owner first: it takes set-user-id bits away, and a mode set before would be the old owner's.
+        rustix::fs::chownat(parent, name, Some(user), Some(group), AtFlags::SYMLINK_NOFOLLOW)?;
+        match kind {
+            FileType::Symlink => Ok(()),
+            kind => set_mode(parent, name, stat, usual_mode(kind, stat)),
+        }
+    })?;
+    rustix::fs::fchown(&root, Some(user), Some(group))?;
+    rustix::fs::fchmod(&root, Mode::from_raw_mode(0o755))?;
+    Ok(usage)
+}
+
+/// Removes `folder` and all in it, however deep it goes. It may be absent; what is added meanwhile
+/// may make it fail.
+pub fn remove_tree(folder: &Path) -> io::Result<()> {
+    let root = match rustix::fs::open(folder, FOLDER, Mode::empty()) {
+        Ok(root) => root,
+        Err(Errno::NOENT) => return Ok(()),
+        Err(Errno::NOTDIR | Errno::LOOP) => return std::fs::remove_file(folder),
+        Err(errno) => return Err(errno.into()),
+    };
+    // A pass lifts what lies too deep up to the root, where the next one finds it.
+    let mut lifted = 0;
+    loop {
+        let before = lifted;
+        remove_content(&root, &root, 0, &mut lifted)?;
+        if lifted == before {
+            return std::fs::remove_dir(folder);
+        }
+    }
+}
+
+/// What is in `folder`, which may be absent.
+pub fn entries(folder: &Path) -> io::Result<Vec<PathBuf>> {
+    match std::fs::read_dir(folder) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(Vec::new()),
+        entries => entries?.map(|entry| Ok(entry?.path())).collect(),
+    }
+}
+
+impl Usage {
+    const NONE: Self = Self { size: Bytes(0), entries: 0 };
+
+    fn add(&mut self, stat: &Stat) {
+        self.size.0 += u64::try_from(stat.st_blocks).unwrap_or(0) * 512;
+        self.entries += 1;
+    }
+}
+
+type Visitor<'a> = &'a mut dyn FnMut(&OwnedFd, &CStr, &Stat) -> rustix::io::Result<()>;
+
+/// Calls `visitor` for each entry below `folder`: its folder, its name and what it is. An entry
+/// that has gone meanwhile is left out.
+fn visit(folder: &OwnedFd, depth: usize, visitor: Visitor<'_>) -> io::Result<()> {
+    if depth > DEPTH_MAX {
+        let message = format!("more than {DEPTH_MAX} folders lie within each other");
+        return Err(io::Error::new(io::ErrorKind::InvalidInput, message));
+    }
+    for name in names(folder)? {
+        let stat = match rustix::fs::statat(folder, &name, AtFlags::SYMLINK_NOFOLLOW) {
+            Err(Errno::NOENT) => continue,
+            stat => stat?,
+        };
+        visitor(folder, &name, &stat)?;
+        if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
+            match rustix::fs::openat(folder, &name, FOLDER, Mode::empty()) {
+                Err(Errno::NOENT) => {}
+                child => visit(&child?, depth + 1, visitor)?,
+            }
+        }
+    }
+    Ok(())
+}
+
+fn remove_content(
+    root: &OwnedFd,
+    folder: &OwnedFd,
+    depth: usize,
+    lifted: &mut u64,
+) -> io::Result<()> {
+    for name in names(folder)? {
+        match rustix::fs::unlinkat(folder, &name, AtFlags::empty()) {
+            Ok(()) | Err(Errno::NOENT) => continue,
+            Err(Errno::ISDIR | Errno::PERM) => {}
+            Err(errno) => return Err(errno.into()),
+        }
+        if depth == DEPTH_MAX {
+            *lifted += 1;
+            rustix::fs::renameat(folder, &name, root, format!(".lifted-{lifted}"))?;
+            continue;
+        }
+        let child = rustix::fs::openat(folder, &name, FOLDER, Mode::empty())?;
+        remove_content(root, &child, depth + 1, lifted)?;
+        rustix::fs::unlinkat(folder, &name, AtFlags::REMOVEDIR)?;
+    }
+    Ok(())
+}
+
+/// The names in `folder`, as they are now: it can be changed while they are gone through.
+fn names(folder: &OwnedFd) -> io::Result<Vec<CString>> {
+    let mut names = Vec::new();
+    for entry in Dir::read_from(folder)? {
+        let entry = entry?;
+        if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
+            names.push(entry.file_name().to_owned());
+        }
+    }
+    Ok(names)
+}
+
+fn open(folder: &Path) -> io::Result<OwnedFd> {
+    Ok(rustix::fs::open(folder, FOLDER, Mode::empty())?)
+}
+
+fn usual_mode(kind: FileType, stat: &Stat) -> u32 {
+    let runs = kind == FileType::Directory || stat.st_mode & 0o100 != 0;
+    if runs { 0o755 } else { 0o644 }
+}
+
+fn set_mode(parent: &OwnedFd, name: &CStr, stat: &Stat, mode: u32) -> rustix::io::Result<()> {
+    if stat.st_mode & 0o7777 == mode {
+        return Ok(());
+    }
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = rustix::fs::openat(parent, name, flags, Mode::empty())?;
+    rustix::fs::fchmod(&file, Mode::from_raw_mode(mode))
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+    use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+
+    use super::*;
+
+    #[test]
+    fn what_was_handed_over_is_the_owners_and_harmless() {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name);
+        fs::create_dir(at("sub")).unwrap();
+        fs::write(at("sub/tool"), "x").unwrap();
+        fs::set_permissions(at("sub/tool"), fs::Permissions::from_mode(0o6711)).unwrap();
+        fs::set_permissions(at("sub"), fs::Permissions::from_mode(0o777)).unwrap();
+        symlink("/etc/passwd", at("link")).unwrap();
+        rustix::fs::mkfifoat(rustix::fs::CWD, at("pipe"), Mode::from_raw_mode(0o666)).unwrap();
+        let passwd = fs::metadata("/etc/passwd").unwrap();
+
+        let me = rustix::process::geteuid().as_raw();
+        let usage = hand_over(folder.path(), me).unwrap();
+        assert_eq!(usage.entries, 3);
+        let mode = |name: &str| fs::metadata(at(name)).unwrap().mode() & 0o7777;
+        assert_eq!((mode("sub"), mode("sub/tool"), mode("")), (0o755, 0o755, 0o755));
+        assert!(!at("pipe").exists());
+        assert_eq!(fs::metadata("/etc/passwd").unwrap().mode(), passwd.mode());
+        assert_eq!(fs::metadata("/etc/passwd").unwrap().uid(), passwd.uid());
+    }
+
+    #[test]
+    fn no_depth_keeps_a_folder_from_being_removed() {
+        let folder = tempfile::tempdir().unwrap();
+        let root = folder.path().join("root");
+        fs::create_dir(&root).unwrap();
+        symlink(folder.path(), root.join("link")).unwrap();
+        let mut inner = open(&root).unwrap();
+        for _ in 0..1_500 {
+            rustix::fs::mkdirat(&inner, "d", Mode::from_raw_mode(0o700)).unwrap();
+            inner = rustix::fs::openat(&inner, "d", FOLDER, Mode::empty()).unwrap();
+        }
+        assert!(usage(&root).is_err());
+        remove_tree(&root).unwrap();
+        assert!(!root.exists() && folder.path().exists());
+        remove_tree(&root).unwrap();
+    }
+}
