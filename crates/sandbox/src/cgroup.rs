@@ -201,9 +201,6 @@ impl CgroupTree {
                 Version::V2 => format!("cgroup v2 at {}", root.display()),
             };
             means.extend(folder.controllers.iter().map(|found| (found.name(), by.clone())));
-            if folder.version == Version::V2 {
-                means.push(("kill", by));
-            }
         }
         means
     }
@@ -228,25 +225,24 @@ impl CgroupTree {
     }
 }
 
+/// Moves the calling process into `groups`: open `cgroup.procs` files, one in each tree. The kernel
+/// asks for the rights, and the cgroup namespace, of whoever opened them.
+pub fn move_into(groups: &[OwnedFd]) -> io::Result<()> {
+    groups.iter().try_for_each(|group| {
+        // "0" is whoever writes it.
+        rustix::io::write(group, b"0").map(drop).map_err(io::Error::from)
+    })
+}
+
 impl Cgroup {
-    /// Moves the calling process into the uncounted groups, beside the tenant's.
-    pub fn join_init(&self) -> io::Result<()> {
-        self.join(INIT)
-    }
-
-    /// Moves the calling process into the tenant's groups.
-    pub fn join_app(&self) -> io::Result<()> {
-        self.join(APP)
-    }
-
-    /// Opens the tenant's `cgroup.procs` files. A process that writes `0` to each moves there
-    /// itself; the kernel asks for the rights of whoever opened them.
+    /// Opens the way into the tenant's groups, for [`move_into`].
     pub fn open_app_procs(&self) -> io::Result<Vec<OwnedFd>> {
-        let open = |folder: &Folder| {
-            let file = OpenOptions::new().write(true).open(folder.path.join(APP).join(PROCS))?;
-            Ok(OwnedFd::from(file))
-        };
-        self.folders.iter().map(open).collect()
+        self.open_procs(APP)
+    }
+
+    /// Opens the way into the uncounted groups beside the tenant's, for [`move_into`].
+    pub fn open_init_procs(&self) -> io::Result<Vec<OwnedFd>> {
+        self.open_procs(INIT)
     }
 
     /// Sends SIGKILL to everything in it, at once. What forks meanwhile where neither v2 nor a
@@ -327,8 +323,12 @@ impl Cgroup {
         }
     }
 
-    fn join(&self, child: &str) -> io::Result<()> {
-        self.folders.iter().try_for_each(|f| write_value(&f.path.join(child).join(PROCS), "0"))
+    fn open_procs(&self, child: &str) -> io::Result<Vec<OwnedFd>> {
+        let open = |folder: &Folder| {
+            let file = OpenOptions::new().write(true).open(folder.path.join(child).join(PROCS))?;
+            Ok(OwnedFd::from(file))
+        };
+        self.folders.iter().map(open).collect()
     }
 
     fn with(&self, controller: Controller) -> Option<&Folder> {
@@ -347,7 +347,7 @@ impl Cgroup {
     fn freeze(&self) -> io::Result<()> {
         for folder in &self.folders {
             let (file, value) = match folder.version {
-                // Dead or dying processes never count as frozen: no waiting for `frozen 1` here.
+                // No waiting for it: a process that is in the kernel's midst may not fork either.
                 Version::V2 => ("cgroup.freeze", "1"),
                 Version::V1 if folder.controllers.contains(&Controller::Freezer) => {
                     ("freezer.state", "FROZEN")

@@ -21,7 +21,7 @@ use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit, setsid, umask
 use rustix::system::sethostname;
 use rustix::thread::UnshareFlags;
 
-use crate::cgroup::Cgroup;
+use crate::cgroup::{self, Cgroup};
 use crate::channel::{self, Report};
 use crate::failure::{Failure, Step};
 use crate::init::Init;
@@ -150,11 +150,12 @@ fn set_process_attributes(spec: &ContainerSpec) -> io::Result<()> {
 /// Joins the `init` groups; returns the way into the `app` groups, which are what the container's
 /// cgroup namespace calls `/`.
 fn enter_cgroups(cgroup: &Cgroup) -> io::Result<Vec<OwnedFd>> {
-    // Opened while this process may use them: the kernel asks later what the opener might do.
-    let app_groups = cgroup.open_app_procs()?;
-    cgroup.join_app()?;
+    // Opened while this process may use them: the kernel asks later what the opener might do, and
+    // from the new namespace neither of them could be reached.
+    let (app_groups, init_groups) = (cgroup.open_app_procs()?, cgroup.open_init_procs()?);
+    cgroup::move_into(&app_groups)?;
     sys::unshare(UnshareFlags::NEWCGROUP)?;
-    cgroup.join_init()?;
+    cgroup::move_into(&init_groups)?;
     Ok(app_groups)
 }
 

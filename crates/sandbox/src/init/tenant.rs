@@ -10,6 +10,7 @@ use rustix::fs::Mode;
 use rustix::process::{Pid, Resource, Rlimit, chdir, setrlimit, setsid, umask};
 
 use super::privileges;
+use crate::cgroup;
 use crate::failure::{Failure, Step};
 use crate::seccomp::Filter;
 use crate::spec::ProcessSpec;
@@ -98,7 +99,7 @@ impl Tenant {
     fn enter(&self, outputs: Option<(OwnedFd, OwnedFd)>) -> Result<(), Failure> {
         self.install_outputs(outputs).step("connect the output")?;
         setsid().step("start a session")?;
-        self.enter_app_groups().step("join the app's control groups")?;
+        cgroup::move_into(&self.app_groups).step("join the app's control groups")?;
         self.install_inputs().step("connect the input")?;
         for (resource, max) in &self.limits {
             let limit = Rlimit { current: Some(*max), maximum: Some(*max) };
@@ -118,14 +119,6 @@ impl Tenant {
         let Some((out, err)) = outputs else { return Ok(()) };
         sys::install_descriptor(out.as_fd(), 1)?;
         sys::install_descriptor(err.as_fd(), 2)
-    }
-
-    /// Moves this process, and those it will start, into the groups that its limits are on.
-    fn enter_app_groups(&self) -> io::Result<()> {
-        self.app_groups.iter().try_for_each(|group| {
-            // "0" is whoever writes it.
-            rustix::io::write(group, b"0").map(drop).map_err(io::Error::from)
-        })
     }
 
     /// Standard input and the socket. After it, no other descriptor of init's is for use: the
