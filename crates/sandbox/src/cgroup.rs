@@ -37,7 +37,7 @@ const APP: &str = "app";
 const CPU_PERIOD_USEC: u64 = 20_000;
 /// The smallest share that the kernel takes.
 const CPU_QUOTA_LEAST_USEC: u64 = 1_000;
-/// How long a v1 group may take to freeze before its processes are killed unfrozen.
+/// How long a group may take to freeze before its processes are killed unfrozen.
 const FREEZE_DEADLINE: Duration = Duration::from_millis(200);
 const REMOVE_ALL_DEADLINE: Duration = Duration::from_secs(10);
 const PAUSE_LEAST: Duration = Duration::from_millis(1);
@@ -345,35 +345,17 @@ impl Cgroup {
 
     /// Stops its processes where a tree can, so that none forks while they are killed.
     fn freeze(&self) -> io::Result<()> {
-        for folder in &self.folders {
-            let (file, value) = match folder.version {
-                // No waiting for it: a process that is in the kernel's midst may not fork either.
-                Version::V2 => ("cgroup.freeze", "1"),
-                Version::V1 if folder.controllers.contains(&Controller::Freezer) => {
-                    ("freezer.state", "FROZEN")
-                }
-                Version::V1 => continue,
-            };
-            let frozen = when_there(write_value(&folder.path.join(file), value))?;
-            if frozen && folder.version == Version::V1 {
-                wait_frozen(&folder.path.join(file));
+        for folder in self.folders.iter().filter(|folder| folder.freezes()) {
+            if folder.set_frozen(true)? {
+                folder.wait_frozen();
             }
         }
         Ok(())
     }
 
     fn thaw(&self) -> io::Result<()> {
-        for folder in &self.folders {
-            let (file, value) = match folder.version {
-                Version::V2 => ("cgroup.freeze", "0"),
-                Version::V1 if folder.controllers.contains(&Controller::Freezer) => {
-                    ("freezer.state", "THAWED")
-                }
-                Version::V1 => continue,
-            };
-            when_there(write_value(&folder.path.join(file), value))?;
-        }
-        Ok(())
+        let mut freezing = self.folders.iter().filter(|folder| folder.freezes());
+        freezing.try_for_each(|folder| folder.set_frozen(false).map(drop))
     }
 
     fn kill_members(&self) -> io::Result<()> {
@@ -403,6 +385,40 @@ impl Cgroup {
         // 0 stands for a process of a pid namespace that we don't see into.
         members.remove(&0);
         Ok(members)
+    }
+}
+
+impl Folder {
+    fn freezes(&self) -> bool {
+        self.version == Version::V2 || self.controllers.contains(&Controller::Freezer)
+    }
+
+    /// Returns whether there was a group to freeze or thaw.
+    fn set_frozen(&self, frozen: bool) -> io::Result<bool> {
+        let (file, value) = match (self.version, frozen) {
+            (Version::V1, true) => ("freezer.state", "FROZEN"),
+            (Version::V1, false) => ("freezer.state", "THAWED"),
+            (Version::V2, true) => ("cgroup.freeze", "1"),
+            (Version::V2, false) => ("cgroup.freeze", "0"),
+        };
+        when_there(write_value(&self.path.join(file), value))
+    }
+
+    fn is_frozen(&self) -> bool {
+        match self.version {
+            Version::V1 => read_value(&self.path.join("freezer.state")).trim() == "FROZEN",
+            Version::V2 => {
+                field(&read_value(&self.path.join("cgroup.events")), "frozen") == Some(1)
+            }
+        }
+    }
+
+    /// Waits until every process has stopped; going on without it is safe, only less certain.
+    fn wait_frozen(&self) {
+        let until = Instant::now() + FREEZE_DEADLINE;
+        while !self.is_frozen() && Instant::now() < until {
+            std::thread::sleep(PAUSE_LEAST);
+        }
     }
 }
 
@@ -506,14 +522,6 @@ fn collect_members(folder: &Path, members: &mut BTreeSet<i32>) -> io::Result<()>
         text => members.extend(text?.lines().filter_map(|line| line.parse::<i32>().ok())),
     }
     children(folder)?.iter().try_for_each(|child| collect_members(child, members))
-}
-
-/// Waits until a v1 freezer says `FROZEN`; going on without it is safe, only less certain.
-fn wait_frozen(state: &Path) {
-    let until = Instant::now() + FREEZE_DEADLINE;
-    while read_value(state).trim() == "FREEZING" && Instant::now() < until {
-        std::thread::sleep(PAUSE_LEAST);
-    }
 }
 
 /// Writes to a file of the kernel's, which must exist.
