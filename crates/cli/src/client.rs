@@ -2,6 +2,8 @@
 //!
 //! Every wait has a deadline, but for lines of a stream that is followed until somebody ends it.
 
+mod stream;
+
 use std::future::Future;
 use std::io;
 use std::path::{Path, PathBuf};
@@ -16,6 +18,8 @@ use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
+
+use stream::PatientStream;
 
 /// What a request carries.
 pub type RequestBody = UnsyncBoxBody<Bytes, io::Error>;
@@ -43,7 +47,7 @@ pub enum ClientError {
         "no engine listens at {}: start one with `ace server`, or name its socket with --server",
         socket.display()
     )]
-    NotRunning { socket: PathBuf, source: io::Error },
+    NotRunning { socket: PathBuf },
     #[error("you may not use the engine at {}: run this as root, with sudo for instance", socket.display())]
     Denied { socket: PathBuf, source: io::Error },
     #[error("the engine at {} could not be reached", socket.display())]
@@ -138,7 +142,8 @@ impl Client {
         })
         .await?;
         let doing = "sending a request";
-        let (mut sender, connection) = hyper::client::conn::http1::handshake(TokioIo::new(stream))
+        let stream = TokioIo::new(PatientStream(stream));
+        let (mut sender, connection) = hyper::client::conn::http1::handshake(stream)
             .await
             .map_err(ClientError::broken(doing))?;
         // Ends with the answer's body, or when it is dropped. Its errors reach us through the body.
@@ -160,7 +165,7 @@ impl Client {
         let socket = self.socket.clone();
         match source.kind() {
             io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                ClientError::NotRunning { socket, source }
+                ClientError::NotRunning { socket }
             }
             io::ErrorKind::PermissionDenied => ClientError::Denied { socket, source },
             _ => ClientError::Unreachable { socket, source },

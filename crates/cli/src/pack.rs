@@ -204,7 +204,7 @@ impl Plan {
             .iter()
             .take(3)
             .map(|(path, (bytes, count))| {
-                format!("{} ({count} files, {})", path.display(), readable(Bytes(*bytes)))
+                format!("{} ({count} in number, {})", path.display(), readable(Bytes(*bytes)))
             })
             .collect();
         named.join(", ")
@@ -515,7 +515,7 @@ mod tests {
         grow("data.bin", Bytes::mib(3));
         let text = plan(folder.path()).expect_err("too large").to_string();
         assert!(
-            text.contains("videos (2 files, 512.0 MiB), data.bin (1 files, 3.0 MiB)"),
+            text.contains("videos (2 in number, 512.0 MiB), data.bin (1 in number, 3.0 MiB)"),
             "{text}"
         );
     }

@@ -98,8 +98,12 @@ fn name_of(plan: &Plan) -> Result<AppName, CommandError> {
 
 fn announce(plan: &Plan, app: &AppName, screen: &Screen) {
     let folder = screen::escape(&plan.root().display().to_string());
-    let (files, size) = (plan.files(), pack::readable(plan.size));
-    screen.note(&format!("deploying {folder} as {app}: {files} files, {size}"));
+    let files = match plan.files() {
+        1 => "1 file".to_owned(),
+        count => format!("{count} files"),
+    };
+    let size = pack::readable(plan.size);
+    screen.note(&format!("deploying {folder} as {app}: {files}, {size}"));
     for path in &plan.unpackable {
         let path = screen::escape(&path.display().to_string());
         screen.note(&format!("    {path} is no file, folder or link, and was left out"));
