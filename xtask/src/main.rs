@@ -9,15 +9,17 @@ mod tally;
 use std::process::ExitCode;
 
 const USAGE: &str = "\
-usage: cargo xtask check
+usage: cargo xtask COMMAND
 
-check   formatting, lints, guards, licences and all tests, with their sum in the last line";
+check   formatting, guards, lints, dependencies and all tests, with their sum in the last line
+guards  only the rules about the source that no lint knows";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match arguments[..] {
         ["check"] => check::run(),
+        ["guards"] => guards::repository().and_then(|root| guards::run(&root)),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             return ExitCode::SUCCESS;
