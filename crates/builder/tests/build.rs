@@ -1,0 +1,209 @@
+//! Whole builds, in real containers, with packages from the index. Needs root and the internet.
+
+#![allow(clippy::unwrap_used)] // All of it is for tests.
+
+mod kit;
+
+use std::fs;
+use std::os::unix::fs::MetadataExt;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ace_api::{Builder, Interpreter};
+use kit::Kit;
+use tokio::sync::mpsc;
+
+const INDEX: (&str, &str) = ("index.py", "def application(environ, start_response): ...\n");
+
+/// A package in the source that any installer can build without the index's help.
+const SETUP: &str =
+    "from setuptools import setup\nsetup(name='own', version='1', py_modules=['own'])\n";
+
+#[tokio::test]
+async fn an_app_without_requirements_has_an_empty_environment() {
+    let Some(kit) = Kit::new() else { return };
+    let built = kit.build(&[INDEX, ("old.py", "print 'Python 2'\n")]).await.built();
+    assert!(built.code.starts_with(kit.data.path().join("releases/shop")));
+    assert!(has_file(&built.code.join("__pycache__"), "index.cpython-"));
+    assert!(has_file(&built.server, "pyuwsgi"));
+    assert_eq!(packages(&built.environment), Vec::<String>::new());
+    assert!(built.environment.join("bin/python").read_link().is_ok());
+    for path in [&built.code, &built.environment, &built.server] {
+        assert_eq!(fs::metadata(path).unwrap().uid(), 0);
+    }
+}
+
+#[tokio::test]
+async fn requirements_are_installed_once_until_they_change() {
+    let Some(kit) = Kit::new() else { return };
+    let pure = ("requirements.txt", "itsdangerous==2.2.0\nmarkupsafe\n");
+    let first = kit.build(&[INDEX, pure]).await.built();
+    assert_eq!(packages(&first.environment), ["itsdangerous", "markupsafe"]);
+    let site = site_packages(&first.environment);
+    assert!(has_file(&site.join("markupsafe"), "_speedups."), "the compiled part is missing");
+    assert!(has_file(&site.join("itsdangerous/__pycache__"), "signer."), "no byte code");
+
+    let again = kit.build(&[("index.py", "application = None\n"), pure]).await;
+    assert!(again.logged("nothing to install"), "{:?}", again.log);
+    let again = again.built();
+    assert_eq!(again.environment, first.environment);
+    assert_ne!(again.code, first.code);
+
+    let changed = kit.build(&[INDEX, ("requirements.txt", "itsdangerous==2.2.0\n")]).await.built();
+    assert_ne!(changed.environment, first.environment);
+
+    kit.builder.remove(vec![first.code.clone(), first.environment.clone()]).await.unwrap();
+    assert!(!first.code.exists() && !first.environment.exists());
+    assert!(again.code.exists() && changed.environment.exists());
+    let rest = vec![again.code, again.environment, changed.code, changed.environment];
+    kit.builder.remove(rest).await.unwrap();
+    for folder in ["releases", "environments", "caches"] {
+        assert!(is_empty(&kit.data.path().join(folder)), "{folder}");
+    }
+    kit.builder.remove(vec![kit.data.path().join("releases")]).await.unwrap_err();
+    kit.builder.remove(vec!["/etc".into()]).await.unwrap_err();
+}
+
+#[tokio::test]
+async fn a_c_extension_is_compiled_where_there_is_a_compiler() {
+    let Some(kit) = Kit::new() else { return };
+    if !Path::new("/usr/bin/gcc").exists() {
+        return eprintln!("skipped: there is no compiler");
+    }
+    let requirements = ("requirements.txt", "--no-binary markupsafe\nmarkupsafe==3.0.2\n");
+    let built = kit.build(&[INDEX, requirements]).await.built();
+    let site = site_packages(&built.environment);
+    assert!(has_file(&site.join("markupsafe"), "_speedups.cpython-"));
+    assert_eq!(packages(&built.environment), ["markupsafe"], "the build's tools came along");
+}
+
+#[tokio::test]
+async fn a_package_of_the_source_itself_is_installed() {
+    let Some(kit) = Kit::new() else { return };
+    let source =
+        [INDEX, ("requirements.txt", "-e ./own\n"), ("own/setup.py", SETUP), ("own/own.py", "")];
+    let first = kit.build(&source).await;
+    assert!(first.logged("no hash to know them by"), "{:?}", first.log);
+    let changed = kit.build(&[&source[..], &[("other.py", "")]].concat()).await.built();
+    assert_ne!(first.built().environment, changed.environment);
+}
+
+#[tokio::test]
+async fn what_cant_be_built_is_refused_with_the_reason() {
+    let Some(kit) = Kit::new() else { return };
+    let no_index = kit.build(&[("app.py", "")]).await;
+    assert!(no_index.rejection().contains("index.py"), "{}", no_index.rejection());
+    let bad_yaml = kit.build(&[INDEX, ("app.yaml", "threads: many\n")]).await;
+    assert!(bad_yaml.rejection().starts_with("app.yaml:1:10: "), "{}", bad_yaml.rejection());
+    let no_python = kit.build(&[INDEX, ("app.yaml", "python: 3.99\n")]).await;
+    assert!(no_python.rejection().contains("it has 3."), "{}", no_python.rejection());
+    let unknown = kit.build(&[INDEX, ("requirements.txt", "itsdangerous==99.9\n")]).await;
+    assert_eq!(unknown.rejection(), "the requirements could not be resolved");
+    assert!(unknown.logged("itsdangerous==99.9"), "{:?}", unknown.log);
+    let broken =
+        [INDEX, ("requirements.txt", "./own\n"), ("own/setup.py", "raise SystemExit('words')\n")];
+    let broken = kit.build(&broken).await;
+    assert!(broken.logged("words"), "{:?}", broken.log);
+}
+
+#[tokio::test]
+async fn django_may_collect_what_is_declared_static() {
+    let Some(kit) = Kit::new() else { return };
+    let app_yaml = "static: [{path: /static/, files: collected/}]\nenv: {NAME: a.css}\n";
+    let manage = "import os, sys\nassert sys.argv[1:] == ['collectstatic', '--noinput']\nassert sys.prefix == '/ace/user/virtualenv'\nos.mkdir('collected'); open('collected/' + os.environ['NAME'], 'w')\n";
+    let built = kit.build(&[INDEX, ("app.yaml", app_yaml), ("manage.py", manage)]).await.built();
+    assert!(built.code.join("collected/a.css").is_file());
+    let none = kit.build(&[INDEX, ("app.yaml", app_yaml), ("manage.py", "")]).await;
+    assert!(none.rejection().contains("no such folder"), "{}", none.rejection());
+    let failing = kit.build(&[INDEX, ("app.yaml", app_yaml), ("manage.py", "1/0")]).await;
+    assert_eq!(failing.rejection(), "manage.py collectstatic failed");
+    assert!(failing.logged("ZeroDivisionError"));
+}
+
+#[tokio::test]
+async fn a_build_is_bounded_and_sees_nothing_of_the_engine() {
+    let Some(kit) = Kit::new() else { return };
+    let app_yaml = ("app.yaml", "static: [{path: /s/, files: s/}]\n");
+    let look = format!(
+        "import os\nfor path in {:?}, '/root', '/proc/1/environ':\n    try: print('sees', os.listdir(path) if os.path.isdir(path) else open(path).read())\n    except OSError: pass\nos.mkdir('s')\n",
+        kit.data.path()
+    );
+    let looked = kit.build(&[INDEX, app_yaml, ("manage.py", &look)]).await;
+    assert!(!looked.logged("sees"), "{:?}", looked.log);
+    let hog = kit.build(&[INDEX, app_yaml, ("manage.py", "b'x' * (3 << 30)")]).await;
+    assert_eq!(hog.rejection(), "the build ran out of memory: its limit is 2G");
+    let flood = "for _ in range(3000): print('x' * 10000)\nimport os; os.mkdir('s')";
+    let flooded = kit.build(&[INDEX, app_yaml, ("manage.py", flood)]).await;
+    assert!(flooded.logged("the rest is left out"));
+    assert!(flooded.log.iter().map(String::len).sum::<usize>() <= 8 << 20);
+}
+
+#[tokio::test]
+async fn a_build_nobody_waits_for_any_more_ends_and_leaves_nothing() {
+    let Some(kit) = Kit::new() else { return };
+    let app_yaml = ("app.yaml", "static: [{path: /s/, files: s/}]\n");
+    let manage = ("manage.py", "import time\nprint('asleep', flush=True)\ntime.sleep(600)\n");
+    let (sender, mut log) = mpsc::channel(64);
+    let build = kit.builder.build(kit.request(&[INDEX, app_yaml, manage]), sender);
+    tokio::select! {
+        result = build => panic!("{result:?}"),
+        () = async { while log.recv().await.unwrap() != "asleep" {} } => {}
+    }
+    for _ in 0..100 {
+        if kit.leftovers().is_empty() {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    panic!("left over: {:?}", kit.leftovers());
+}
+
+#[tokio::test]
+async fn what_a_dead_engine_left_is_removed() {
+    let Some(kit) = Kit::new() else { return };
+    let data = kit.data.path();
+    fs::create_dir_all(data.join("builds/abcdefgh/code")).unwrap();
+    fs::create_dir_all(data.join("archives")).unwrap();
+    fs::write(data.join("archives/abcdefgh.tgz"), "").unwrap();
+    kit.cgroups.create("build-abcdefgh", &ace_types::Limits::for_build()).unwrap();
+    kit.cgroups.create("instance", &ace_types::Limits::for_build()).unwrap();
+    kit.builder.recover().await.unwrap();
+    assert_eq!(kit.leftovers(), ["instance"]);
+    assert!(is_empty(&data.join("archives")));
+}
+
+#[tokio::test]
+async fn an_app_keeps_its_python() {
+    let Some(kit) = Kit::new() else { return };
+    let system: Interpreter =
+        kit.build(&[INDEX, ("app.yaml", "python: 3.11\n")]).await.built().python;
+    let later = kit.build_with(&[INDEX], Some(system.clone())).await.built();
+    assert_eq!(later.python, system);
+}
+
+fn site_packages(environment: &Path) -> PathBuf {
+    let lib = fs::read_dir(environment.join("lib")).unwrap().next().unwrap().unwrap().path();
+    lib.join("site-packages")
+}
+
+/// The importable packages that an environment has, sorted.
+fn packages(environment: &Path) -> Vec<String> {
+    let entries = fs::read_dir(site_packages(environment)).unwrap();
+    let mut names: Vec<String> = entries
+        .filter(|entry| entry.as_ref().unwrap().path().join("__init__.py").exists())
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    names.sort();
+    names
+}
+
+fn has_file(folder: &Path, beginning: &str) -> bool {
+    fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .any(|entry| entry.unwrap().file_name().to_string_lossy().starts_with(beginning))
+}
+
+fn is_empty(folder: &Path) -> bool {
+    fs::read_dir(folder).is_ok_and(|mut entries| entries.next().is_none())
+}

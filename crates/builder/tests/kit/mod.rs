@@ -1,0 +1,209 @@
+//! A builder with an engine's kernel objects of its own, which go when it is dropped.
+
+#![allow(clippy::unwrap_used)] // All of it is for tests.
+
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use ace_api::{BuildError, BuildRequest, Builder, Built, Interpreter};
+use ace_builder::{BuilderConfig, ContainerBuilder, Network, NetworkLease, Places};
+use ace_sandbox::cgroup::CgroupTree;
+use ace_sandbox::claims::{self, Claim};
+use ace_sandbox::launch::LauncherProgram;
+use ace_sandbox::spec::NetworkSpec;
+use ace_sandbox::{firewall, network};
+use ace_types::{BuildId, EngineId};
+use flate2::Compression;
+use flate2::write::GzEncoder;
+use tempfile::TempDir;
+use tokio::sync::mpsc;
+
+pub struct Kit {
+    pub builder: ContainerBuilder,
+    pub cgroups: Arc<CgroupTree>,
+    pub data: TempDir,
+    engine: EngineId,
+    claim: Claim,
+    built: AtomicU32,
+}
+
+/// A build's result and its log.
+pub struct Outcome {
+    pub result: Result<Built, BuildError>,
+    pub log: Vec<String>,
+}
+
+impl Kit {
+    /// `None`, and a word about it, where this is not root.
+    pub fn new() -> Option<Self> {
+        if !rustix::process::geteuid().is_root() {
+            eprintln!("skipped: only root can make containers");
+            return None;
+        }
+        let data = TempDir::new().unwrap();
+        let engine = EngineId::from_random(random());
+        let claim = claims::claim(&engine, data.path(), None).unwrap();
+        firewall::ensure(&engine, claim.subnet(), &[]).unwrap();
+        let cgroups = Arc::new(CgroupTree::find(&engine).unwrap());
+        let executable = Path::new(env!("CARGO_BIN_EXE_ace-builder-test"));
+        let home = std::env::var_os("HOME").map(PathBuf::from);
+        take_from_earlier_tests(data.path());
+        let builder = ContainerBuilder::new(BuilderConfig {
+            data: data.path().to_owned(),
+            launcher: Arc::new(LauncherProgram::seal(executable).unwrap()),
+            cgroups: Arc::clone(&cgroups),
+            network: Arc::new(Veth { engine: engine.clone(), claim }),
+            nameservers: nameservers(),
+            executable: executable.to_owned(),
+            index_url: None,
+            places: Places::usual(home.as_deref(), None),
+        });
+        Some(Self { builder, cgroups, data, engine, claim, built: AtomicU32::new(0) })
+    }
+
+    /// Builds the app `shop` of `files`.
+    pub async fn build(&self, files: &[(&str, &str)]) -> Outcome {
+        self.build_with(files, None).await
+    }
+
+    pub async fn build_with(&self, files: &[(&str, &str)], pin: Option<Interpreter>) -> Outcome {
+        let (sender, mut lines) = mpsc::channel(64);
+        let request = BuildRequest { python: pin, ..self.request(files) };
+        let reading = tokio::spawn(async move {
+            let mut log = Vec::new();
+            while let Some(line) = lines.recv().await {
+                log.push(line);
+            }
+            log
+        });
+        let result = self.builder.build(request, sender).await;
+        assert_eq!(self.leftovers(), Vec::<String>::new());
+        Outcome { result, log: reading.await.unwrap() }
+    }
+
+    pub fn request(&self, files: &[(&str, &str)]) -> BuildRequest {
+        let id = BuildId::from_random(random());
+        let archive = self.data.path().join(format!("{id}.tgz"));
+        let mut tar =
+            tar::Builder::new(GzEncoder::new(File::create(&archive).unwrap(), Compression::fast()));
+        for (path, content) in files {
+            let mut header = tar::Header::new_gnu();
+            header.set_size(content.len() as u64);
+            header.set_mode(0o644);
+            tar.append_data(&mut header, path, content.as_bytes()).unwrap();
+        }
+        tar.into_inner().unwrap().finish().unwrap();
+        let number = self.built.fetch_add(1, Ordering::Relaxed);
+        BuildRequest {
+            id,
+            tenant: Default::default(),
+            app: "shop".parse().unwrap(),
+            ids: self.claim.id_range(1023 - number).unwrap(),
+            archive,
+            python: None,
+        }
+    }
+
+    /// Scratch folders and control groups of builds that are over.
+    pub fn leftovers(&self) -> Vec<String> {
+        let folders = fs::read_dir(self.data.path().join("builds")).into_iter().flatten();
+        let mut found: Vec<String> =
+            folders.map(|entry| entry.unwrap().path().display().to_string()).collect();
+        found.extend(self.cgroups.list().unwrap());
+        found
+    }
+}
+
+impl Drop for Kit {
+    fn drop(&mut self) {
+        give_to_later_tests(self.data.path());
+        let groups = self.cgroups.remove_all();
+        let firewall = firewall::remove(&self.engine);
+        let claim = claims::release(&self.engine);
+        if !std::thread::panicking() {
+            groups.unwrap();
+            firewall.unwrap();
+            claim.unwrap();
+        }
+    }
+}
+
+impl Outcome {
+    pub fn built(self) -> Built {
+        let log = self.log.join("\n");
+        self.result.unwrap_or_else(|error| {
+            panic!("{error}: {:?}\n{log}", std::error::Error::source(&error))
+        })
+    }
+
+    /// What the tenant is told.
+    pub fn rejection(&self) -> String {
+        match &self.result {
+            Err(BuildError::Rejected(message)) => message.clone(),
+            other => panic!("{other:?}\n{}", self.log.join("\n")),
+        }
+    }
+
+    pub fn logged(&self, text: &str) -> bool {
+        self.log.iter().any(|line| line.contains(text))
+    }
+}
+
+/// The way out of one engine's builds, which come one after the other.
+struct Veth {
+    engine: EngineId,
+    claim: Claim,
+}
+
+impl Network for Veth {
+    fn lease(&self, name: &str) -> Option<NetworkLease> {
+        let spec = NetworkSpec::Veth {
+            host_interface: network::veth_name(&self.engine, name),
+            address: self.claim.address(0)?,
+            gateway: self.claim.gateway(),
+        };
+        Some(NetworkLease { spec, held: Box::new(()) })
+    }
+}
+
+fn nameservers() -> Vec<std::net::Ipv4Addr> {
+    let text = fs::read_to_string("/etc/resolv.conf").unwrap_or_default();
+    text.lines().filter_map(|line| line.strip_prefix("nameserver")?.trim().parse().ok()).collect()
+}
+
+fn random<const N: usize>() -> [u8; N] {
+    let mut bytes = [0; N];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty()).unwrap();
+    bytes
+}
+
+/// What takes long to fetch, and is the same for all tests.
+const SHARED: [&str; 2] = ["tools", "servers"];
+
+fn shared(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_TARGET_TMPDIR")).join("ace-builder").join(name)
+}
+
+fn take_from_earlier_tests(data: &Path) {
+    for name in SHARED {
+        copy(&shared(name), &data.join(name));
+    }
+}
+
+fn give_to_later_tests(data: &Path) {
+    for name in SHARED.into_iter().filter(|name| !shared(name).exists()) {
+        let half = shared(&format!("{name}-{}", std::process::id()));
+        copy(&data.join(name), &half);
+        let _ = fs::rename(&half, shared(name));
+    }
+}
+
+fn copy(from: &Path, to: &Path) {
+    if from.is_dir() {
+        fs::create_dir_all(to.parent().unwrap()).unwrap();
+        let copied = std::process::Command::new("cp").arg("-a").args([from, to]).status();
+        assert!(copied.unwrap().success());
+    }
+}
