@@ -19,10 +19,10 @@ fn main() -> ExitCode {
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match arguments[..] {
         ["check"] => check::run(),
-        ["guards"] => guards::repository().and_then(|root| guards::run(&root)),
+        ["guards"] => guards::repository().and_then(|root| guards::run(&root)).map(|()| true),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
-            return ExitCode::SUCCESS;
+            Ok(true)
         }
         _ => {
             eprintln!("{USAGE}");
@@ -30,7 +30,8 @@ fn main() -> ExitCode {
         }
     };
     match result {
-        Ok(()) => ExitCode::SUCCESS,
+        Ok(true) => ExitCode::SUCCESS,
+        Ok(false) => ExitCode::FAILURE,
         Err(error) => {
             eprintln!("error: {error:#}");
             ExitCode::FAILURE
