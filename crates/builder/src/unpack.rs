@@ -97,7 +97,7 @@ pub fn unpack_main() -> ExitCode {
 
 /// Unpacks `packed`, a tar or gzipped tar, into the empty `folder`, and looks at the result.
 pub fn unpack_into(packed: impl Read, folder: &Path) -> Result<Inspection, UnpackError> {
-    let mut tree = Tree::open(folder)?;
+    let mut tree = Tree::open(folder, CONTENT_MAX)?;
     let source_hash = archive::unpack(packed, &mut tree)?;
     tree.check_links()?;
     inspect::inspect(&tree, source_hash)

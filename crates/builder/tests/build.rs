@@ -125,7 +125,7 @@ async fn a_build_is_bounded_and_sees_nothing_of_the_engine() {
     let Some(kit) = Kit::new() else { return };
     let app_yaml = ("app.yaml", "static: [{path: /s/, files: s/}]\n");
     let look = format!(
-        "import os\nfor path in {:?}, '/root', '/proc/1/environ':\n    try: print('sees', os.listdir(path) if os.path.isdir(path) else open(path).read())\n    except OSError: pass\nos.mkdir('s')\n",
+        "import os\nfor path in {:?}, '/home', '/var', '/proc/1/environ':\n    try: print('sees', os.listdir(path) if os.path.isdir(path) else open(path).read())\n    except OSError: pass\nos.mkdir('s')\n",
         kit.data.path()
     );
     let looked = kit.build(&[INDEX, app_yaml, ("manage.py", &look)]).await;

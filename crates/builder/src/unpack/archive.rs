@@ -291,3 +291,15 @@ impl<R: Read> Read for Hashed<'_, R> {
         Ok(length)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_bound_is_an_error_and_not_an_end() {
+        let read = |max| Bounded::new(&b"12345"[..], max).read_to_end(&mut Vec::new());
+        assert_eq!(read(5).unwrap(), 5);
+        assert!(matches!(damaged(read(4).unwrap_err()), UnpackError::Content));
+    }
+}

@@ -11,11 +11,12 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+use ace_types::Bytes;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::path::{RelativePath, unfit};
-use super::{CONTENT_MAX, ENTRIES_MAX, UnpackError};
+use super::{ENTRIES_MAX, UnpackError};
 
 /// The first day of 1980: before it, zip files and some Python tools fail.
 const OLDEST: u64 = 315_532_800;
@@ -32,7 +33,7 @@ pub struct Tree {
     root: OwnedFd,
     now: u64,
     entries: u64,
-    content: u64,
+    content_left: u64,
     links: Vec<RelativePath>,
 }
 
@@ -46,12 +47,12 @@ pub struct NewFile<'a, R> {
 }
 
 impl Tree {
-    /// `folder` exists and is empty.
-    pub fn open(folder: &Path) -> Result<Self, UnpackError> {
+    /// `folder` exists and is empty. At most `content_max` bytes are written to its files.
+    pub fn open(folder: &Path, content_max: Bytes) -> Result<Self, UnpackError> {
         let root = rustix::fs::open(folder, FOLDER, Mode::empty())
             .map_err(|errno| write_error(folder.as_os_str().as_bytes(), errno))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(OLDEST, |age| age.as_secs());
-        Ok(Self { root, now, entries: 0, content: 0, links: Vec::new() })
+        Ok(Self { root, now, entries: 0, content_left: content_max.0, links: Vec::new() })
     }
 
     pub fn root(&self) -> &OwnedFd {
@@ -142,10 +143,8 @@ impl Tree {
             if length == 0 {
                 return Ok(());
             }
-            self.content += length as u64;
-            if self.content > CONTENT_MAX.0 {
-                return Err(UnpackError::Content);
-            }
+            self.content_left =
+                self.content_left.checked_sub(length as u64).ok_or(UnpackError::Content)?;
             file.write_all(&buffer[..length]).map_err(|source| UnpackError::Write {
                 path: String::from_utf8_lossy(&new.path.to_bytes()).into_owned(),
                 source,
