@@ -165,13 +165,24 @@ fn converse(
 ) -> Result<Option<Report>, LaunchError> {
     // A launcher that has ended meanwhile may have said why, and otherwise its status does.
     match channel::send_order(socket, order, descriptors) {
-        Err(error) if error.kind() == io::ErrorKind::BrokenPipe => {}
+        Err(error) if is_hang_up(&error) => {}
+        Err(error) if is_timeout(&error) => return Err(LaunchError::Deadline),
         result => result.map_err(|source| LaunchError::Order { source })?,
     }
-    channel::receive_report(socket).map_err(|error| match error.kind() {
-        io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut => LaunchError::Deadline,
-        _ => LaunchError::Order { source: error },
-    })
+    match channel::receive_report(socket) {
+        Ok(report) => Ok(report),
+        Err(error) if is_hang_up(&error) => Ok(None),
+        Err(error) if is_timeout(&error) => Err(LaunchError::Deadline),
+        Err(source) => Err(LaunchError::Order { source }),
+    }
+}
+
+fn is_hang_up(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::BrokenPipe | io::ErrorKind::ConnectionReset)
+}
+
+fn is_timeout(error: &io::Error) -> bool {
+    matches!(error.kind(), io::ErrorKind::WouldBlock | io::ErrorKind::TimedOut)
 }
 
 /// Waits for the launcher's end, after bringing it about where it failed us. Its unfinished init

@@ -29,14 +29,18 @@ pub struct ContainerSpec {
 
 /// The file system: a small read-only tmpfs with these things in it, besides what every container
 /// has (`/proc` masked, a small `/dev`, `/usr` and its links, a rendered `/etc`).
+///
+/// They are put there in the order of these fields: files, binds, tmpfs, the volume. Each hides what
+/// was at its target before. What is missing on the way to a target is made in the container's own
+/// tmpfs only: a target in a bind, or in a tmpfs of these, has to be there.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct RootSpec {
+    /// Small files rendered into the root, readable by all: (absolute path, content).
+    pub files: Vec<(PathBuf, String)>,
     pub binds: Vec<Bind>,
     pub tmpfs: Vec<Tmpfs>,
     /// A volume at `/ace/data`.
     pub volume: Option<VolumeMount>,
-    /// Small files rendered into the root, readable by all: (absolute path, content).
-    pub files: Vec<(PathBuf, String)>,
     /// Nameservers of `/etc/resolv.conf`.
     pub nameservers: Vec<Ipv4Addr>,
 }

@@ -7,6 +7,7 @@ mod kit;
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
 use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::Path;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
@@ -496,6 +497,30 @@ fn a_container_that_can_not_be_made_says_which_step_failed() {
 }
 
 #[test]
+fn a_launcher_that_says_nothing_is_an_error() {
+    let Some(kit) = Kit::with_launcher(Path::new("/usr/bin/true")) else { return };
+    let Err(LaunchError::Silent { status }) = kit.try_start(&kit.spec(shell("true"))) else {
+        panic!("it was taken for a launcher");
+    };
+    assert!(status.success());
+}
+
+#[test]
+fn the_launchers_program_can_not_be_written() {
+    let Some(kit) = Kit::new() else { return };
+    let mut running = kit.start(&kit.spec(shell("echo ready; sleep 600")));
+    assert_eq!(running.line(), "ready\n");
+    // Even for the host's root, by way of the process that runs it.
+    let program = format!("/proc/{}/exe", running.launched.pid);
+    let opened = fs::OpenOptions::new().write(true).open(program);
+    let refused = opened.and_then(|mut file| file.write_all(b"x")).unwrap_err();
+    let expected = [Some(libc::ETXTBSY), Some(libc::EPERM)];
+    assert!(expected.contains(&refused.raw_os_error()), "{refused}");
+    running.signal(Signal::TERM);
+    assert_eq!(running.wait().record.signal, Some(libc::SIGTERM));
+}
+
+#[test]
 fn nothing_is_made_below_a_tree_of_the_tenants() {
     let Some(kit) = Kit::new() else { return };
     let code = kit.folder("code", &[]);
@@ -617,7 +642,7 @@ fn the_network_goes_with_its_container() {
     let mut running = kit.start(&spec);
     assert_eq!(running.line(), "198.19.255.254\n");
     assert_eq!(running.line(), "198.19.255.254\n");
-    let interface = std::path::Path::new("/sys/class/net").join(host_interface);
+    let interface = Path::new("/sys/class/net").join(host_interface);
     assert!(interface.exists());
     running.signal(Signal::KILL);
     running.wait_for_end();

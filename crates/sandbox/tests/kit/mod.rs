@@ -62,11 +62,15 @@ pub fn python(code: &str) -> Vec<String> {
 impl Kit {
     /// `None`, and a word about it, where this is not root.
     pub fn new() -> Option<Self> {
+        Self::with_launcher(Path::new(env!("CARGO_BIN_EXE_ace-launcher")))
+    }
+
+    /// As [`Self::new`], with another program as the launcher.
+    pub fn with_launcher(launcher: &Path) -> Option<Self> {
         if !rustix::process::geteuid().is_root() {
             eprintln!("skipped: only root can make containers");
             return None;
         }
-        let launcher = Path::new(env!("CARGO_BIN_EXE_ace-launcher"));
         // Tests of one run may be threads or processes; these ranges are not the engine's first.
         static NEXT: AtomicU32 = AtomicU32::new(0);
         let index = 32_768 + (id() * 64 + NEXT.fetch_add(1, Ordering::Relaxed)) % 32_768;
