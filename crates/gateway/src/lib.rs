@@ -1,1 +1,30 @@
+//! Takes HTTP, serves static files, forwards everything else to instances.
+//!
+//! The life of a request reads in this order: [`server`] accepts the connection, `client` keeps its
+//! deadlines, `framing` refuses what is ambiguous, hyper parses, `service` finds the route (`target`,
+//! `routes`), and then either `statics` answers from a release's files or `forward` takes the request
+//! to an instance. `failure` is what the client sees otherwise.
+//!
+//! The gateway serves from its last known routes: it calls nobody on a request's path.
+
 #![forbid(unsafe_code)]
+
+mod access;
+mod body;
+mod client;
+mod conditional;
+mod failure;
+mod files;
+mod forward;
+mod framing;
+mod headers;
+mod media_type;
+mod request_body;
+mod routes;
+mod server;
+mod service;
+mod statics;
+mod stopwatch;
+mod target;
+
+pub use server::{GatewayConfig, GatewayServer, StartError};

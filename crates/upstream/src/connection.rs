@@ -98,9 +98,6 @@ impl Connection {
                 Ok(0) if scanned == 0 => return Err(ReceiveError::NoAnswer),
                 Ok(0) => return Err(ReceiveError::Truncated),
                 Ok(_) => {}
-                Err(error) if scanned == 0 && is_reset(&error) => {
-                    return Err(ReceiveError::NoAnswer);
-                }
                 Err(error) => return Err(ReceiveError::Io(error)),
             }
         }
@@ -175,6 +172,9 @@ impl ResponseBody {
 }
 
 /// Reads what there is onto `buffer`; 0 at the end of the stream.
+///
+/// A reset is an end: a Unix socket resets when its peer closes without having read everything, as
+/// an app does that answers before it has seen the whole request. What it sent comes first.
 fn poll_fill(
     stream: &UnixStream,
     buffer: &mut BytesMut,
@@ -186,13 +186,10 @@ fn poll_fill(
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 ready!(stream.poll_read_ready(cx))?;
             }
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Poll::Ready(Ok(0)),
             result => return Poll::Ready(result),
         }
     }
-}
-
-fn is_reset(error: &io::Error) -> bool {
-    matches!(error.kind(), io::ErrorKind::ConnectionReset | io::ErrorKind::BrokenPipe)
 }
 
 #[cfg(test)]

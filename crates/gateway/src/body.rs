@@ -1,0 +1,148 @@
+//! What a response carries, whatever it comes from.
+
+use std::future::Future;
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use ace_upstream::{BodyLength, ReceiveError, ResponseBody};
+use bytes::Bytes;
+use http_body::{Frame, SizeHint};
+
+use crate::access::RequestRecord;
+use crate::files::FileReader;
+use crate::request_body::PumpError;
+use crate::stopwatch::Stopwatch;
+
+/// A response's body, and the request's record, which ends with it.
+pub struct Body {
+    content: Content,
+    record: RequestRecord,
+}
+
+/// Where a body comes from.
+pub enum Content {
+    Empty,
+    Text(Bytes),
+    File(FileReader),
+    App(Box<AppContent>),
+}
+
+/// What an app sends, while the rest of the request may still be going to it.
+pub struct AppContent {
+    body: ResponseBody,
+    /// The way of the request's body to the app, as far as it has not ended.
+    pump: Option<Pump>,
+    silence: Stopwatch,
+    timeout: Duration,
+}
+
+/// A request's body on its way to an app.
+pub type Pump = Pin<Box<dyn Future<Output = Result<(), PumpError>> + Send>>;
+
+/// Why a response ended early. The client sees its connection end.
+#[derive(Debug, thiserror::Error)]
+pub enum BodyError {
+    #[error("could not read the file")]
+    File(#[source] io::Error),
+    #[error("the app's answer broke off")]
+    App(#[source] ReceiveError),
+    #[error("the app sent nothing for {waited:?}")]
+    Silence { waited: Duration },
+    #[error("the request's body broke off")]
+    Request(#[source] PumpError),
+}
+
+impl Body {
+    pub fn new(content: Content, record: RequestRecord) -> Self {
+        Self { content, record }
+    }
+}
+
+impl AppContent {
+    pub fn new(body: ResponseBody, pump: Option<Pump>, timeout: Duration) -> Self {
+        Self { body, pump, silence: Stopwatch::default(), timeout }
+    }
+
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if let Some(Poll::Ready(result)) = self.pump.as_mut().map(|pump| pump.as_mut().poll(cx)) {
+            self.pump = None;
+            match result {
+                Err(error @ PumpError::Client(_)) => {
+                    return Poll::Ready(Some(Err(BodyError::Request(error))));
+                }
+                // An app need not read all that is sent to it.
+                Ok(()) | Err(PumpError::App(_) | PumpError::AppStalled { .. }) => {}
+            }
+        }
+        match self.body.poll_chunk(cx) {
+            Poll::Ready(chunk) => {
+                self.silence.stop();
+                Poll::Ready(chunk.map(|chunk| chunk.map_err(BodyError::App)))
+            }
+            Poll::Pending => {
+                let waited = self.timeout;
+                self.silence.poll(cx, waited).map(|()| Some(Err(BodyError::Silence { waited })))
+            }
+        }
+    }
+}
+
+impl Content {
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        match self {
+            Self::Empty => Poll::Ready(None),
+            Self::Text(text) if text.is_empty() => Poll::Ready(None),
+            Self::Text(text) => Poll::Ready(Some(Ok(std::mem::take(text)))),
+            Self::File(file) => {
+                file.poll_chunk(cx).map(|chunk| chunk.map(|chunk| chunk.map_err(BodyError::File)))
+            }
+            Self::App(app) => app.poll_chunk(cx),
+        }
+    }
+
+    /// Bytes still to come, where that is known.
+    fn remaining(&self) -> Option<u64> {
+        match self {
+            Self::Empty => Some(0),
+            Self::Text(text) => Some(text.len() as u64),
+            Self::File(file) => Some(file.remaining()),
+            Self::App(app) => match app.body.length() {
+                BodyLength::Known(remaining) => Some(remaining),
+                BodyLength::UntilClose => None,
+            },
+        }
+    }
+}
+
+impl http_body::Body for Body {
+    type Data = Bytes;
+    type Error = BodyError;
+
+    fn poll_frame(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
+        let this = self.get_mut();
+        this.content.poll_chunk(cx).map(|chunk| match chunk {
+            Some(Ok(bytes)) => {
+                this.record.sent(bytes.len());
+                Some(Ok(Frame::data(bytes)))
+            }
+            Some(Err(error)) => {
+                this.record.broke_off(&error);
+                Some(Err(error))
+            }
+            None => None,
+        })
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.content.remaining() == Some(0)
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.content.remaining().map(SizeHint::with_exact).unwrap_or_default()
+    }
+}

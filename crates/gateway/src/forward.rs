@@ -1,0 +1,238 @@
+//! Takes a request to an instance of its app, and starts the answer.
+//!
+//! A request that finds no instance waits, bounded in number and time: for the next table, or, where
+//! instances are but take no connection, for a moment. Until an instance has taken the connection
+//! nothing has been sent, so any request may try the next one. After that only a GET or HEAD without a
+//! body is sent again, once, where the connection ended without a byte of an answer.
+
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ace_types::HostName;
+use ace_upstream::{Connection, ReceiveError, ResponseHead};
+use http::{Method, Response};
+use hyper::ext::ReasonPhrase;
+use tokio::sync::watch;
+use tokio::time::{Instant, timeout, timeout_at};
+
+use crate::body::{AppContent, Content, Pump};
+use crate::failure::Failure;
+use crate::headers;
+use crate::request_body::{PumpError, RequestBody};
+use crate::routes::{AppRoute, HoldPermit, InstancePermit, Routes};
+
+/// A request, ready to be sent.
+pub struct Outgoing {
+    pub method: Method,
+    /// Its head in uwsgi's protocol.
+    pub packet: Vec<u8>,
+    pub body: Option<RequestBody>,
+    /// The longest wait for the next bytes of `body`.
+    pub pace: Duration,
+    /// See [`ace_types::Limits::timeout`].
+    pub timeout: Duration,
+}
+
+/// An instance's answer.
+pub struct Answer {
+    pub response: Response<Content>,
+    /// To be kept until the answer has been passed on.
+    pub permit: InstancePermit,
+}
+
+/// How long and how many may wait for an instance.
+#[derive(Debug, Clone, Copy)]
+pub struct HoldBounds {
+    pub time: Duration,
+    /// For one app.
+    pub requests_max: u32,
+}
+
+/// Between two tries to connect to instances that take no connection; doubles up to the second.
+const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
+
+/// Forwards `request` along `routes` to an instance of the app at `host`.
+pub async fn forward(
+    routes: &Routes,
+    host: &HostName,
+    mut request: Outgoing,
+    bounds: HoldBounds,
+) -> Result<Answer, Failure> {
+    let mut hold = None;
+    let mut repeatable =
+        request.body.is_none() && matches!(request.method, Method::GET | Method::HEAD);
+    loop {
+        let (connection, permit) = connect(routes, host, &mut hold, bounds).await?;
+        match request.exchange(connection).await {
+            Ok(response) => return Ok(Answer { response, permit }),
+            Err(failure) if repeatable && is_unanswered(&failure) => repeatable = false,
+            Err(failure) => return Err(failure),
+        }
+    }
+}
+
+/// Connects to the least busy instance that takes the connection, waiting for one if need be.
+async fn connect(
+    routes: &Routes,
+    host: &HostName,
+    hold: &mut Option<Hold>,
+    bounds: HoldBounds,
+) -> Result<(Connection, InstancePermit), Failure> {
+    loop {
+        let route = routes.table().route(host).cloned();
+        let route = route.ok_or_else(|| Failure::UnknownHost { host: host.to_string() })?;
+        let refusal = match connect_to_any(&route).await {
+            Attempt::Connected(connection, permit) => {
+                return Ok((connection, permit));
+            }
+            Attempt::OldTable => continue,
+            Attempt::Refused(error) => Some(Arc::new(error)),
+            Attempt::NoInstance => None,
+        };
+        match hold {
+            Some(hold) => hold.wait(refusal).await?,
+            // Sees changes from here on; so look once more before waiting for one.
+            None => *hold = Some(Hold::begin(routes, &route, bounds)?),
+        }
+    }
+}
+
+/// What came of trying the instances of a route.
+enum Attempt {
+    Connected(Connection, InstancePermit),
+    /// An instance is in no table any more; so there is a newer table.
+    OldTable,
+    Refused(io::Error),
+    NoInstance,
+}
+
+async fn connect_to_any(route: &AppRoute) -> Attempt {
+    let mut tried = Vec::new();
+    let mut refusal = None;
+    while let Some(instance) = route.least_busy(&tried) {
+        let Some(permit) = instance.enter() else { return Attempt::OldTable };
+        match Connection::connect(&instance.socket).await {
+            Ok(connection) => return Attempt::Connected(connection, permit),
+            Err(error) => refusal = Some(error),
+        }
+        tried.push(&instance.id);
+    }
+    refusal.map_or(Attempt::NoInstance, Attempt::Refused)
+}
+
+/// A request that waits for an instance.
+struct Hold {
+    changes: watch::Receiver<()>,
+    began: Instant,
+    time: Duration,
+    pause: Duration,
+    _permit: HoldPermit,
+}
+
+impl Hold {
+    fn begin(routes: &Routes, route: &AppRoute, bounds: HoldBounds) -> Result<Self, Failure> {
+        let permit = HoldPermit::take(route, bounds.requests_max)
+            .ok_or(Failure::Held { held: bounds.requests_max })?;
+        Ok(Self {
+            changes: routes.changes(),
+            began: Instant::now(),
+            time: bounds.time,
+            pause: PAUSES.0,
+            _permit: permit,
+        })
+    }
+
+    /// Waits for the next table, or where instances are there and refused, for a pause.
+    ///
+    /// Errors: [`Failure::NoInstance`] when the time is over.
+    async fn wait(&mut self, refusal: Option<Arc<io::Error>>) -> Result<(), Failure> {
+        let end = self.began + self.time;
+        let now = Instant::now();
+        if now >= end {
+            return Err(Failure::NoInstance { waited: self.time, source: refusal });
+        }
+        let until = if refusal.is_some() { end.min(now + self.pause) } else { end };
+        self.pause = (self.pause * 2).min(PAUSES.1);
+        // When the time is over, one last look is taken, and this function says so.
+        _ = timeout_at(until, self.changes.changed()).await;
+        Ok(())
+    }
+}
+
+impl Outgoing {
+    /// Sends the request and receives the answer's head; the rest comes with its body.
+    async fn exchange(&mut self, mut connection: Connection) -> Result<Response<Content>, Failure> {
+        let sent = timeout(self.timeout, connection.sender().send(&self.packet)).await;
+        sent.map_err(|_| self.timed_out())?.map_err(Failure::Send)?;
+        let mut pump = self.body.take().map(|body| -> Pump {
+            Box::pin(body.pump(connection.sender(), self.pace, self.timeout))
+        });
+        let head = match &mut pump {
+            None => None,
+            Some(running) => {
+                let early = receive_while(&mut connection, running.as_mut()).await?;
+                if early.is_none() {
+                    pump = None;
+                }
+                early
+            }
+        };
+        let head = match head {
+            Some(head) => head,
+            None => {
+                let head = timeout(self.timeout, connection.receive_head()).await;
+                head.map_err(|_| self.timed_out())?.map_err(Failure::Answer)?
+            }
+        };
+        Ok(self.respond(head, connection, pump))
+    }
+
+    fn respond(
+        &self,
+        head: ResponseHead,
+        connection: Connection,
+        pump: Option<Pump>,
+    ) -> Response<Content> {
+        let body = connection.into_body(head.body_length(&self.method));
+        let content = AppContent::new(body, pump, self.timeout);
+        let mut response = Response::new(Content::App(Box::new(content)));
+        *response.status_mut() = head.status;
+        *response.headers_mut() = head.headers;
+        headers::to_client(response.headers_mut(), head.status, head.content_length);
+        if head.status.canonical_reason() != Some(head.reason.as_str())
+            && let Ok(reason) = ReasonPhrase::try_from(head.reason)
+        {
+            response.extensions_mut().insert(reason);
+        }
+        response
+    }
+
+    fn timed_out(&self) -> Failure {
+        Failure::Timeout { waited: self.timeout }
+    }
+}
+
+/// Receives a head as long as the request's body goes out; `None` when that has ended first.
+async fn receive_while(
+    connection: &mut Connection,
+    pump: Pin<&mut (dyn Future<Output = Result<(), PumpError>> + Send)>,
+) -> Result<Option<ResponseHead>, Failure> {
+    tokio::select! {
+        biased;
+        head = connection.receive_head() => head.map(Some).map_err(Failure::Answer),
+        pumped = pump => match pumped {
+            Ok(()) => Ok(None),
+            // The app may have answered and closed without reading all.
+            Err(PumpError::App(_)) => Ok(None),
+            Err(PumpError::AppStalled { waited }) => Err(Failure::Timeout { waited }),
+            Err(PumpError::Client(failure)) => Err(failure),
+        },
+    }
+}
+
+/// Whether the connection ended before the app can have said anything.
+fn is_unanswered(failure: &Failure) -> bool {
+    matches!(failure, Failure::Send(_) | Failure::Answer(ReceiveError::NoAnswer))
+}

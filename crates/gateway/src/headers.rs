@@ -1,0 +1,144 @@
+//! Which headers cross the gateway, and which are its own. Pure.
+//!
+//! A client's word on who it is and how it came is dropped and replaced: an app may trust
+//! `X-Forwarded-*` and `X-Request-Id`.
+
+use std::net::IpAddr;
+
+use http::header::{
+    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, PROXY_AUTHORIZATION, SERVER, TE, TRAILER,
+    TRANSFER_ENCODING, UPGRADE,
+};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
+
+pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
+
+const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
+const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
+const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+
+/// Headers between two neighbours, which end here in either direction.
+const HOP_BY_HOP: [HeaderName; 7] =
+    [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
+
+/// Headers that say how a request came here, by whatever name an app may read.
+const FORWARDING: [&str; 8] = [
+    "forwarded",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-prefix",
+    "x-forwarded-proto",
+    "x-forwarded-server",
+    "x-real-ip",
+];
+
+/// Makes a client's headers those that an app gets.
+pub fn to_app(headers: &mut HeaderMap, client: IpAddr, scheme: &'static str, request_id: &str) {
+    drop_hop_by_hop(headers);
+    // The gateway has met the expectation by then.
+    headers.remove(EXPECT);
+    headers.remove(PROXY_AUTHORIZATION);
+    headers.remove(FORWARDED);
+    for name in FORWARDING {
+        headers.remove(name);
+    }
+    insert(headers, X_FORWARDED_FOR, &client.to_canonical().to_string());
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    if let Some(host) = headers.get(HOST).cloned() {
+        headers.insert(X_FORWARDED_HOST, host);
+    }
+    insert(headers, X_REQUEST_ID, request_id);
+}
+
+/// Makes an app's headers those that a client gets; `length` is the body's, where one is known.
+pub fn to_client(headers: &mut HeaderMap, status: StatusCode, length: Option<u64>) {
+    drop_hop_by_hop(headers);
+    if status == StatusCode::NO_CONTENT {
+        headers.remove(CONTENT_LENGTH);
+    } else if let Some(length) = length {
+        headers.insert(CONTENT_LENGTH, HeaderValue::from(length)); // One, however many there were.
+    }
+}
+
+/// Puts the gateway's own headers on any response.
+pub fn sign(headers: &mut HeaderMap, request_id: &str) {
+    headers.insert(SERVER, HeaderValue::from_static("ace"));
+    insert(headers, X_REQUEST_ID, request_id);
+}
+
+fn drop_hop_by_hop(headers: &mut HeaderMap) {
+    for name in named_by_connection(headers) {
+        headers.remove(name);
+    }
+    for name in HOP_BY_HOP {
+        headers.remove(name);
+    }
+}
+
+/// What `Connection` names. Never what says where a message goes or how long it is.
+fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
+    let values = headers.get_all(CONNECTION).iter();
+    let tokens = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    let names = tokens.filter_map(|token| HeaderName::from_bytes(token.trim_ascii()).ok());
+    names.filter(|name| *name != HOST && *name != CONTENT_LENGTH).collect()
+}
+
+/// Inserts what is known to be a valid value: addresses and ids in ASCII.
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    match HeaderValue::from_str(value) {
+        Ok(value) => _ = headers.insert(name, value),
+        Err(_) => _ = headers.remove(name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn headers(fields: &[(&'static str, &'static str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in fields {
+            headers.append(*name, HeaderValue::from_static(value));
+        }
+        headers
+    }
+
+    #[test]
+    fn a_client_can_not_say_who_it_is() {
+        let mut headers = headers(&[
+            ("host", "shop.localhost"),
+            ("x-forwarded-for", "10.0.0.1"),
+            ("x-real-ip", "10.0.0.1"),
+            ("x-request-id", "mine"),
+            ("connection", "x-forwarded-proto, host, x-private"),
+            ("x-private", "1"),
+        ]);
+        to_app(&mut headers, IpAddr::from([192, 0, 2, 1]), "http", "ours");
+        assert_eq!(headers["x-forwarded-for"], "192.0.2.1");
+        assert_eq!(headers["x-forwarded-proto"], "http");
+        assert_eq!(headers["x-forwarded-host"], "shop.localhost");
+        assert_eq!(headers["x-request-id"], "ours");
+        for gone in ["x-real-ip", "connection", "x-private"] {
+            assert!(!headers.contains_key(gone), "{gone}");
+        }
+    }
+
+    #[test]
+    fn an_apps_connection_is_not_the_clients() {
+        let mut headers = headers(&[
+            ("connection", "close"),
+            ("keep-alive", "timeout=5"),
+            ("upgrade", "h2c"),
+            ("content-length", "3"),
+            ("content-length", "3"),
+            ("set-cookie", "a=b"),
+        ]);
+        to_client(&mut headers, StatusCode::OK, Some(3));
+        assert_eq!(headers.len(), 2);
+        assert_eq!(headers["content-length"], "3");
+    }
+}

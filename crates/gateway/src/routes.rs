@@ -1,0 +1,444 @@
+//! The table of routes, and the count of what is under way along them.
+//!
+//! The table is replaced as a whole and read without a lock. Counts outlive tables: an app's are
+//! found again by its name, an instance's by its id.
+//!
+//! **Draining.** A request picks an instance from the table it has loaded, which may be an old one
+//! by the time the request is counted. So an instance's count and whether it is retired are one
+//! atomic number: entering adds one and looks at the retired bit of the same number, retiring sets
+//! the bit. Whichever comes first in that number's order is seen by the other: a request either is
+//! counted before the instance retires, and then `drained` waits for it, or finds it retired and goes
+//! back for the newer table. `set_routes` retires, before it returns, all that its table leaves out.
+
+use std::collections::HashMap;
+use std::fmt;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use ace_api::{Route, RouteTable};
+use ace_types::{AppName, HostName, InstanceId, Limits, StaticRule};
+use arc_swap::{ArcSwap, Guard};
+use tokio::sync::{Notify, watch};
+
+use crate::files::Folder;
+
+/// All routes, as of now.
+pub struct Routes {
+    table: ArcSwap<Table>,
+    /// Sees a change after each change of the table.
+    changed: watch::Sender<()>,
+    known: Mutex<Known>,
+}
+
+/// Routes by host.
+#[derive(Debug, Default)]
+pub struct Table {
+    hosts: HashMap<HostName, Arc<AppRoute>>,
+}
+
+/// The way to one app.
+#[derive(Debug)]
+pub struct AppRoute {
+    pub app: AppName,
+    pub statics: Vec<StaticRule>,
+    /// Where `statics` find their files; `None` where it could not be opened, or there are none.
+    pub code: Option<Arc<Folder>>,
+    pub instances: Vec<Instance>,
+    pub limits: Limits,
+    load: Arc<AppLoad>,
+    code_path: PathBuf,
+}
+
+/// One instance of an app.
+#[derive(Debug, Clone)]
+pub struct Instance {
+    pub id: InstanceId,
+    pub socket: PathBuf,
+    load: Arc<InstanceLoad>,
+}
+
+/// What is under way to one app.
+#[derive(Debug, Default)]
+struct AppLoad {
+    /// Requests that came and are not answered to the last byte.
+    requests: AtomicU32,
+    /// Those of them that wait for an instance.
+    held: AtomicU32,
+}
+
+/// One of the requests that an app may have under way; given back when dropped.
+#[derive(Debug)]
+pub struct AppPermit {
+    route: Arc<AppRoute>,
+}
+
+/// One of the requests that may wait for an instance of an app; given back when dropped.
+#[derive(Debug)]
+pub struct HoldPermit {
+    load: Arc<AppLoad>,
+}
+
+/// A request under way to an instance; it has left when this is dropped.
+#[derive(Debug)]
+pub struct InstancePermit {
+    id: InstanceId,
+    load: Arc<InstanceLoad>,
+}
+
+/// Loads by what they belong to, for as long as a table names it or something is under way.
+#[derive(Debug, Default)]
+struct Known {
+    apps: HashMap<AppName, Arc<AppLoad>>,
+    instances: HashMap<InstanceId, Arc<InstanceLoad>>,
+}
+
+/// What is under way to one instance.
+#[derive(Debug, Default)]
+struct InstanceLoad {
+    /// The number of requests, and [`RETIRED`].
+    state: AtomicU64,
+    /// Notified when the last request has left a retired instance.
+    empty: Notify,
+}
+
+/// No table names the instance any more.
+const RETIRED: u64 = 1 << 63;
+
+impl Routes {
+    pub fn new() -> Self {
+        Self {
+            table: ArcSwap::default(),
+            changed: watch::Sender::default(),
+            known: Mutex::default(),
+        }
+    }
+
+    /// The table as it is now.
+    pub fn table(&self) -> Guard<Arc<Table>> {
+        self.table.load()
+    }
+
+    /// Sees every change that comes after this call.
+    pub fn changes(&self) -> watch::Receiver<()> {
+        self.changed.subscribe()
+    }
+
+    /// Replaces the table. On return, no request can newly go to what it doesn't name.
+    pub fn replace(&self, table: RouteTable) {
+        let mut known = self.known();
+        let table = Arc::new(known.prepare(table, &self.table.load()));
+        // First the table, then the retirement: who finds an instance retired finds the new table.
+        self.table.store(Arc::clone(&table));
+        known.retire_all_but(&table);
+        drop(known);
+        self.changed.send_replace(());
+    }
+
+    /// Waits until nothing is under way to `instance`, but no longer than `deadline`. Returns
+    /// whether that came about.
+    pub async fn drained(&self, instance: &InstanceId, deadline: Duration) -> bool {
+        let Some(load) = self.known().instances.get(instance).cloned() else { return true };
+        tokio::time::timeout(deadline, load.until_empty()).await.is_ok()
+    }
+
+    fn known(&self) -> MutexGuard<'_, Known> {
+        // Nothing that holds the lock leaves half a change behind.
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Table {
+    pub fn route(&self, host: &HostName) -> Option<&Arc<AppRoute>> {
+        self.hosts.get(host)
+    }
+
+    fn names(&self, instance: &InstanceId) -> bool {
+        let mut instances = self.hosts.values().flat_map(|route| &route.instances);
+        instances.any(|named| named.id == *instance)
+    }
+}
+
+impl AppRoute {
+    /// The least busy instance that is not among `but`.
+    pub fn least_busy(&self, but: &[&InstanceId]) -> Option<&Instance> {
+        let candidates = self.instances.iter().filter(|instance| !but.contains(&&instance.id));
+        candidates.min_by_key(|instance| instance.load.count())
+    }
+}
+
+impl AppPermit {
+    /// Counts a request in, unless the app has as many as its limits allow.
+    pub fn take(route: &Arc<AppRoute>) -> Option<Self> {
+        let permit = Self { route: Arc::clone(route) };
+        let before = route.load.requests.fetch_add(1, Ordering::AcqRel);
+        (before < route.limits.connections).then_some(permit)
+    }
+
+    pub fn app(&self) -> &AppName {
+        &self.route.app
+    }
+}
+
+impl HoldPermit {
+    /// Counts a waiting request in, unless `max` of them wait for the app.
+    pub fn take(route: &AppRoute, max: u32) -> Option<Self> {
+        let permit = Self { load: Arc::clone(&route.load) };
+        let before = route.load.held.fetch_add(1, Ordering::AcqRel);
+        (before < max).then_some(permit)
+    }
+}
+
+impl Instance {
+    /// Counts a request in; `None` where a newer table has left this instance out.
+    pub fn enter(&self) -> Option<InstancePermit> {
+        let permit = InstancePermit { id: self.id.clone(), load: Arc::clone(&self.load) };
+        let before = self.load.state.fetch_add(1, Ordering::AcqRel);
+        (before & RETIRED == 0).then_some(permit)
+    }
+}
+
+impl InstancePermit {
+    pub fn instance(&self) -> &InstanceId {
+        &self.id
+    }
+}
+
+impl Drop for AppPermit {
+    fn drop(&mut self) {
+        self.route.load.requests.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Drop for HoldPermit {
+    fn drop(&mut self) {
+        self.load.held.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Drop for InstancePermit {
+    fn drop(&mut self) {
+        if self.load.state.fetch_sub(1, Ordering::AcqRel) == RETIRED + 1 {
+            self.load.empty.notify_waiters();
+        }
+    }
+}
+
+impl InstanceLoad {
+    fn count(&self) -> u64 {
+        self.state.load(Ordering::Acquire) & !RETIRED
+    }
+
+    fn retire(&self) {
+        self.state.fetch_or(RETIRED, Ordering::AcqRel);
+    }
+
+    fn revive(&self) {
+        self.state.fetch_and(!RETIRED, Ordering::AcqRel);
+    }
+
+    async fn until_empty(&self) {
+        loop {
+            let mut empty = std::pin::pin!(self.empty.notified());
+            empty.as_mut().enable(); // Before looking, lest the last one leave in between.
+            if self.count() == 0 {
+                return;
+            }
+            empty.await;
+        }
+    }
+}
+
+impl Known {
+    fn prepare(&mut self, table: RouteTable, old: &Table) -> Table {
+        let mut hosts = HashMap::new();
+        for mut route in table.routes {
+            let names = std::mem::take(&mut route.hosts);
+            let route = Arc::new(self.prepare_route(route, old));
+            hosts.extend(names.into_iter().map(|host| (host, Arc::clone(&route))));
+        }
+        Table { hosts }
+    }
+
+    fn prepare_route(&mut self, route: Route, old: &Table) -> AppRoute {
+        let code = match route.statics.is_empty() {
+            true => None,
+            false => open_code(&route.code, &route.app, old),
+        };
+        let instances = route.instances.into_iter().map(|instance| {
+            let load = Arc::clone(self.instances.entry(instance.id.clone()).or_default());
+            load.revive();
+            Instance { id: instance.id, socket: instance.socket, load }
+        });
+        AppRoute {
+            load: Arc::clone(self.apps.entry(route.app.clone()).or_default()),
+            instances: instances.collect(),
+            app: route.app,
+            statics: route.statics,
+            code,
+            limits: route.limits,
+            code_path: route.code,
+        }
+    }
+
+    /// Retires what `table` leaves out, and forgets it once nothing is under way to it.
+    fn retire_all_but(&mut self, table: &Table) {
+        self.instances.retain(|id, load| {
+            if table.names(id) {
+                return true;
+            }
+            load.retire();
+            load.count() > 0
+        });
+        let routed = |app: &AppName| table.hosts.values().any(|route| route.app == *app);
+        self.apps.retain(|app, load| routed(app) || load.requests.load(Ordering::Acquire) > 0);
+    }
+}
+
+/// Opens the folder of a release's code, or finds it open in the `old` table.
+fn open_code(path: &Path, app: &AppName, old: &Table) -> Option<Arc<Folder>> {
+    let known = old.hosts.values().find(|route| route.code_path == path);
+    if let Some(code) = known.and_then(|route| route.code.clone()) {
+        return Some(code);
+    }
+    match Folder::open(path) {
+        Ok(folder) => Some(Arc::new(folder)),
+        Err(error) => {
+            let path = path.display();
+            tracing::error!(%app, %path, %error, "static files can't be served: no code folder");
+            None
+        }
+    }
+}
+
+impl fmt::Debug for Routes {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_tuple("Routes").field(&self.table.load()).finish()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ace_api::InstanceSocket;
+    use ace_types::ReleaseNumber;
+
+    use super::*;
+
+    const SOON: Duration = Duration::from_millis(20);
+
+    fn id(text: &str) -> InstanceId {
+        InstanceId::try_from(format!("{text:a<0$}", InstanceId::LENGTH)).unwrap()
+    }
+
+    fn table(instances: &[&str]) -> RouteTable {
+        let socket = |name: &&str| InstanceSocket { id: id(name), socket: PathBuf::from(*name) };
+        RouteTable {
+            routes: vec![Route {
+                hosts: vec!["shop.localhost".parse().unwrap()],
+                app: "shop".parse().unwrap(),
+                release: ReleaseNumber(1),
+                code: PathBuf::from("/nonexistent"),
+                statics: Vec::new(),
+                instances: instances.iter().map(socket).collect(),
+                limits: Limits::for_app(),
+            }],
+        }
+    }
+
+    fn route(routes: &Routes) -> Arc<AppRoute> {
+        let table = routes.table();
+        Arc::clone(table.route(&"shop.localhost".parse().unwrap()).unwrap())
+    }
+
+    #[test]
+    fn the_least_busy_instance_is_next() {
+        let routes = Routes::new();
+        routes.replace(table(&["x", "y"]));
+        let route = route(&routes);
+        let first = route.least_busy(&[]).unwrap();
+        let _permit = first.enter().unwrap();
+        assert_eq!(route.least_busy(&[]).unwrap().id, id("y"));
+        assert_eq!(route.least_busy(&[&id("y")]).unwrap().id, id("x"));
+    }
+
+    #[tokio::test]
+    async fn a_request_with_an_old_table_does_not_enter() {
+        let routes = Routes::new();
+        routes.replace(table(&["x"]));
+        let old = route(&routes);
+        routes.replace(table(&["y"]));
+        assert!(old.instances[0].enter().is_none());
+        assert!(routes.drained(&id("x"), SOON).await);
+    }
+
+    #[tokio::test]
+    async fn a_request_that_entered_before_is_waited_for() {
+        let routes = Arc::new(Routes::new());
+        routes.replace(table(&["x"]));
+        let permit = route(&routes).instances[0].enter().unwrap();
+        routes.replace(table(&["y"]));
+        routes.replace(table(&["y"]));
+        assert!(!routes.drained(&id("x"), SOON).await);
+        let waiting = Arc::clone(&routes);
+        let drained = tokio::spawn(async move { waiting.drained(&id("x"), 50 * SOON).await });
+        tokio::task::yield_now().await;
+        drop(permit);
+        assert!(drained.await.unwrap());
+    }
+
+    #[tokio::test]
+    async fn an_instance_that_comes_back_is_entered_again() {
+        let routes = Routes::new();
+        for instances in [&["x"][..], &[], &["x"]] {
+            routes.replace(table(instances));
+        }
+        assert!(route(&routes).instances[0].enter().is_some());
+    }
+
+    #[test]
+    fn an_app_has_no_more_requests_than_its_limit() {
+        let routes = Routes::new();
+        let mut one_at_once = table(&["x"]);
+        one_at_once.routes[0].limits.connections = 1;
+        routes.replace(one_at_once.clone());
+        let permit = AppPermit::take(&route(&routes));
+        routes.replace(one_at_once);
+        assert!(permit.is_some() && AppPermit::take(&route(&routes)).is_none());
+        drop(permit);
+        assert!(AppPermit::take(&route(&routes)).is_some());
+    }
+
+    #[test]
+    fn what_is_entered_while_tables_change_is_always_counted() {
+        let routes = Arc::new(Routes::new());
+        routes.replace(table(&["x"]));
+        let stop = Arc::new(std::sync::atomic::AtomicBool::new(false));
+        let inside: Arc<AtomicU64> = Arc::default();
+        std::thread::scope(|scope| {
+            for _ in 0..2 {
+                scope.spawn(|| {
+                    while !stop.load(Ordering::Relaxed) {
+                        let route = route(&routes);
+                        let Some(instance) = route.instances.first() else { continue };
+                        let Some(_permit) = instance.enter() else { continue };
+                        let mine = if instance.id == id("x") { 1 } else { 1 << 32 };
+                        inside.fetch_add(mine, Ordering::SeqCst);
+                        inside.fetch_sub(mine, Ordering::SeqCst);
+                    }
+                });
+            }
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_time().build().unwrap();
+            for round in 0..2000 {
+                let (new, old) = if round % 2 == 0 { ("y", "x") } else { ("x", "y") };
+                routes.replace(table(&[new]));
+                assert!(runtime.block_on(routes.drained(&id(old), 500 * SOON)));
+                let there = inside.load(Ordering::SeqCst);
+                let to_old = if old == "x" { there & 0xffff_ffff } else { there >> 32 };
+                assert_eq!(to_old, 0, "a request is under way to a drained instance");
+            }
+            stop.store(true, Ordering::Relaxed);
+        });
+    }
+}

@@ -1,0 +1,322 @@
+//! The gateway as a whole: its listeners, threads and connections.
+//!
+//! Each thread has a runtime and a listener of its own on the one address, and the kernel spreads
+//! connections over them. A connection stays on its thread; threads share the routes and counters.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener};
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+use std::time::Duration;
+
+use ace_api::{Gateway, RouteTable};
+use ace_types::InstanceId;
+use async_trait::async_trait;
+use hyper::server::conn::http1;
+use hyper::service::service_fn;
+use hyper_util::rt::TokioIo;
+use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
+use rustix::rand::{GetRandomFlags, getrandom};
+use tokio::net::TcpStream;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+
+use crate::access::RequestIds;
+use crate::client::{Busy, ClientStream, Deadlines};
+use crate::forward::HoldBounds;
+use crate::request_body::Spool;
+use crate::routes::Routes;
+use crate::service::{Client, Service};
+
+/// How a gateway is to run. [`GatewayConfig::new`] has the defaults.
+#[derive(Debug, Clone)]
+pub struct GatewayConfig {
+    /// Port 0 takes one that is free.
+    pub address: SocketAddr,
+    /// By default one a core.
+    pub threads: usize,
+    /// Connections of clients at once. More wait in the listeners' backlog.
+    pub connections_max: u32,
+    /// How long a client may take for a request's head, and between connecting and its first one.
+    pub head_timeout: Duration,
+    /// How long a connection stays open between requests.
+    pub idle_timeout: Duration,
+    /// How long a client may send nothing of a body, or take nothing of an answer.
+    pub body_timeout: Duration,
+    /// How long a request waits for an instance.
+    pub hold_timeout: Duration,
+    /// How many requests may wait for an instance of one app.
+    pub held_max: u32,
+    /// Where bodies of unannounced length are kept until they are complete.
+    pub spool: PathBuf,
+    /// What all of them together may take there.
+    pub spool_bytes_max: u64,
+}
+
+/// A running gateway. [`GatewayServer::stop`] ends it with grace, dropping it without.
+#[derive(Debug)]
+pub struct GatewayServer {
+    service: Arc<Service>,
+    connections: Arc<Semaphore>,
+    connections_max: u32,
+    phase: watch::Sender<Phase>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+}
+
+/// Why a gateway could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    #[error("could not listen on {address}")]
+    Listen { address: SocketAddr, source: io::Error },
+    #[error("could not start a thread of the gateway")]
+    Thread(#[source] io::Error),
+    #[error("could not draw a random number")]
+    Random(#[source] io::Error),
+}
+
+/// Where in its life the gateway is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Phase {
+    Serving,
+    /// No new connections; those that are end with the answer they are at.
+    Closing,
+    Ended,
+}
+
+/// Connections that have been made and that no thread has taken yet, for each thread.
+const BACKLOG: i32 = 1024;
+
+/// After a connection could not be accepted, for want of file descriptors or memory.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
+
+/// A request's line and headers together. Leaves room in a uwsgi packet for variables of our own.
+const HEAD_BYTES_MAX: usize = 60 * 1024;
+
+/// Threads that wait for disks, for each thread that serves.
+const DISK_THREADS: usize = 8;
+
+impl GatewayConfig {
+    /// A gateway on `address` with the default of everything else.
+    pub fn new(address: SocketAddr) -> Self {
+        Self {
+            address,
+            threads: std::thread::available_parallelism().map_or(1, usize::from),
+            connections_max: 10_000,
+            head_timeout: Duration::from_secs(10),
+            idle_timeout: Duration::from_secs(75),
+            body_timeout: Duration::from_secs(60),
+            hold_timeout: Duration::from_secs(30),
+            held_max: 1000,
+            spool: std::env::temp_dir(),
+            spool_bytes_max: 1 << 30,
+        }
+    }
+}
+
+impl GatewayServer {
+    /// Listens, and answers every request with 404 until there are routes.
+    pub fn start(config: GatewayConfig) -> Result<Arc<Self>, StartError> {
+        let listeners = listen(config.address, config.threads.max(1))
+            .map_err(|source| StartError::Listen { address: config.address, source })?;
+        let address = listeners[0]
+            .local_addr()
+            .map_err(|source| StartError::Listen { address: config.address, source })?;
+        let server = Arc::new(Self {
+            service: Arc::new(service(&config, address)?),
+            connections: Arc::new(Semaphore::new(config.connections_max as usize)),
+            connections_max: config.connections_max,
+            phase: watch::Sender::new(Phase::Serving),
+            threads: Mutex::default(),
+        });
+        for (number, listener) in listeners.into_iter().enumerate() {
+            server.start_thread(number, listener, &config).inspect_err(|_| {
+                server.phase.send_replace(Phase::Ended);
+            })?;
+        }
+        Ok(server)
+    }
+
+    /// Accepts no more, lets requests that are under way end for as long as `within`, and then ends
+    /// what is left. When it returns, nothing of the gateway runs.
+    pub async fn stop(&self, within: Duration) {
+        self.phase.send_replace(Phase::Closing);
+        // Every connection holds a permit; so does each listener that has not seen the phase yet.
+        let all = self.connections.acquire_many(self.connections_max);
+        let ended_in_time = tokio::time::timeout(within, all).await.is_ok();
+        if !ended_in_time {
+            tracing::warn!(?within, "the gateway stops with requests under way");
+        }
+        self.phase.send_replace(Phase::Ended);
+        let threads =
+            std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
+        let joined = tokio::task::spawn_blocking(|| {
+            threads.into_iter().for_each(|thread| _ = thread.join())
+        });
+        _ = joined.await;
+    }
+
+    fn start_thread(
+        &self,
+        number: usize,
+        listener: TcpListener,
+        config: &GatewayConfig,
+    ) -> Result<(), StartError> {
+        let runtime = tokio::runtime::Builder::new_current_thread()
+            .enable_all()
+            .max_blocking_threads(DISK_THREADS)
+            .thread_name(format!("gateway-disk-{number}"))
+            .build()
+            .map_err(StartError::Thread)?;
+        let worker = Worker {
+            service: Arc::clone(&self.service),
+            connections: Arc::clone(&self.connections),
+            phase: self.phase.subscribe(),
+            deadlines: deadlines(config),
+        };
+        let thread = std::thread::Builder::new()
+            .name(format!("gateway-{number}"))
+            .spawn(move || {
+                runtime.block_on(worker.run(listener));
+                runtime.shutdown_background(); // Ends the connections that are left.
+            })
+            .map_err(StartError::Thread)?;
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner).push(thread);
+        Ok(())
+    }
+}
+
+#[async_trait]
+impl Gateway for GatewayServer {
+    fn set_routes(&self, routes: RouteTable) {
+        self.service.routes.replace(routes);
+    }
+
+    async fn drained(&self, instance: &InstanceId, deadline: Duration) -> bool {
+        self.service.routes.drained(instance, deadline).await
+    }
+
+    fn address(&self) -> SocketAddr {
+        self.service.address
+    }
+}
+
+/// What a thread serves with.
+#[derive(Clone)]
+struct Worker {
+    service: Arc<Service>,
+    connections: Arc<Semaphore>,
+    phase: watch::Receiver<Phase>,
+    deadlines: Deadlines,
+}
+
+impl Worker {
+    /// Serves until the gateway has ended.
+    async fn run(self, listener: TcpListener) {
+        match tokio::net::TcpListener::from_std(listener) {
+            Ok(listener) => {
+                tokio::select! {
+                    () = self.accept_all(listener) => {}
+                    () = reached(self.phase.clone(), Phase::Closing) => {}
+                }
+            }
+            Err(error) => tracing::error!(%error, "a thread of the gateway can't listen"),
+        }
+        reached(self.phase, Phase::Ended).await;
+    }
+
+    /// Starts a task for every connection, as many as there may be.
+    async fn accept_all(&self, listener: tokio::net::TcpListener) {
+        while let Ok(permit) = Arc::clone(&self.connections).acquire_owned().await {
+            match listener.accept().await {
+                Ok((stream, address)) => {
+                    tokio::spawn(self.clone().serve(stream, address, permit));
+                }
+                Err(error) => {
+                    tracing::warn!(%error, "a connection could not be accepted");
+                    tokio::time::sleep(ACCEPT_PAUSE).await;
+                }
+            }
+        }
+    }
+
+    /// Serves one connection, to the end of the answer it is at when the gateway closes.
+    async fn serve(self, stream: TcpStream, address: SocketAddr, _permit: OwnedSemaphorePermit) {
+        // Answers go out when they are complete; holding back their last part only delays them.
+        _ = stream.set_nodelay(true);
+        let client = Client { address, busy: Arc::new(Busy::default()) };
+        let stream = ClientStream::new(stream, Arc::clone(&client.busy), self.deadlines);
+        let service = Arc::clone(&self.service);
+        let handle = service_fn(move |request| {
+            let (service, client) = (Arc::clone(&service), client.clone());
+            async move { Ok::<_, std::convert::Infallible>(service.handle(client, request).await) }
+        });
+        let mut connection =
+            std::pin::pin!(http_builder().serve_connection(TokioIo::new(stream), handle));
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = reached(self.phase, Phase::Closing) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
+        };
+        if let Err(error) = result {
+            tracing::debug!(client = %address, %error, "a connection ended early");
+        }
+    }
+}
+
+/// Waits until the gateway is in `wanted` or beyond, or is gone.
+async fn reached(mut phase: watch::Receiver<Phase>, wanted: Phase) {
+    _ = phase.wait_for(|phase| *phase >= wanted).await;
+}
+
+/// HTTP/1 as we speak it. Time is kept by [`ClientStream`].
+fn http_builder() -> http1::Builder {
+    let mut builder = http1::Builder::new();
+    builder
+        .header_read_timeout(None)
+        .max_header_size(HEAD_BYTES_MAX)
+        .max_buf_size(HEAD_BYTES_MAX + 4096)
+        // A client that closes its sending half has left: its request need not be answered.
+        .half_close(false);
+    builder
+}
+
+fn deadlines(config: &GatewayConfig) -> Deadlines {
+    Deadlines { head: config.head_timeout, idle: config.idle_timeout, send: config.body_timeout }
+}
+
+fn service(config: &GatewayConfig, address: SocketAddr) -> Result<Service, StartError> {
+    let mut random = [0; 8];
+    getrandom(&mut random, GetRandomFlags::empty())
+        .map_err(|error| StartError::Random(error.into()))?;
+    Ok(Service {
+        routes: Routes::new(),
+        ids: RequestIds::new(u64::from_ne_bytes(random)),
+        spool: Spool::new(config.spool.clone(), config.spool_bytes_max),
+        hold: HoldBounds { time: config.hold_timeout, requests_max: config.held_max },
+        body_pace: config.body_timeout,
+        address,
+    })
+}
+
+/// As many listeners on `address` as there are threads, at least one.
+///
+/// `SO_REUSEPORT` would let another process of ours listen there too, and take a part of the
+/// connections. So an ordinary socket has to get the address first; it also finds a port for port 0.
+fn listen(address: SocketAddr, threads: usize) -> io::Result<Vec<TcpListener>> {
+    let address = TcpListener::bind(address)?.local_addr()?;
+    (0..threads).map(|_| listen_beside_others(address)).collect()
+}
+
+fn listen_beside_others(address: SocketAddr) -> io::Result<TcpListener> {
+    let family = if address.is_ipv4() { AddressFamily::INET } else { AddressFamily::INET6 };
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket: OwnedFd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
+    sockopt::set_socket_reuseaddr(&socket, true)?;
+    sockopt::set_socket_reuseport(&socket, true)?;
+    rustix::net::bind(&socket, &address)?;
+    rustix::net::listen(&socket, BACKLOG)?;
+    Ok(TcpListener::from(socket))
+}

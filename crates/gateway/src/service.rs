@@ -1,0 +1,172 @@
+//! One request, from its head to the head of its answer.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ace_types::{HostName, Limits};
+use ace_upstream::{Request as AppRequest, encode_uwsgi};
+use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::request::Parts;
+use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use hyper::body::Incoming;
+
+use crate::access::{RequestIds, RequestRecord};
+use crate::body::{Body, Content};
+use crate::client::Busy;
+use crate::failure::Failure;
+use crate::forward::{HoldBounds, Outgoing, forward};
+use crate::request_body::{BodyBounds, RequestBody, Spool};
+use crate::routes::{AppPermit, AppRoute, Routes};
+use crate::{headers, statics, target};
+
+/// What every request is handled with.
+#[derive(Debug)]
+pub struct Service {
+    pub routes: Routes,
+    pub ids: RequestIds,
+    pub spool: Spool,
+    pub hold: HoldBounds,
+    /// The longest wait for the next bytes of a request's body.
+    pub body_pace: Duration,
+    /// Where clients connect to.
+    pub address: SocketAddr,
+}
+
+/// Who sends a request.
+#[derive(Debug, Clone)]
+pub struct Client {
+    pub address: SocketAddr,
+    pub busy: Arc<Busy>,
+}
+
+/// Connections are not encrypted.
+const SCHEME: &str = "http";
+
+impl Service {
+    /// Answers `request`; with an error page, where nothing else can be said.
+    pub async fn handle(&self, client: Client, request: Request<Incoming>) -> Response<Body> {
+        let (parts, body) = request.into_parts();
+        let busy = client.busy;
+        let mut record =
+            RequestRecord::begin(&self.ids, &parts.method, &parts.uri, &parts.headers, busy);
+        // For the page's form, since the headers go to the app.
+        let accept = parts.headers.get(http::header::ACCEPT).cloned();
+        let result = self.answer(client.address, parts, body, &mut record).await;
+        let response = result.unwrap_or_else(|failure| {
+            record.failed(&failure);
+            error_page(&failure, accept, &record.id)
+        });
+        finish(response, record)
+    }
+
+    /// Finds the route and follows it, noting in `record` where it leads.
+    async fn answer(
+        &self,
+        client: SocketAddr,
+        parts: Parts,
+        body: Incoming,
+        record: &mut RequestRecord,
+    ) -> Result<Response<Content>, Failure> {
+        check(&parts)?;
+        let host = target::host(&parts)?;
+        let path = target::normalise(parts.uri.path())?;
+        let route = self.route(&host)?;
+        let connections = route.limits.connections;
+        record.app = Some(AppPermit::take(&route).ok_or(Failure::Busy { connections })?);
+        match statics::rule_for(&route.statics, &path) {
+            Some(rule) => {
+                let code = route.code.as_ref().ok_or(Failure::NoSuchFile)?;
+                statics::serve(code, rule, &path, &parts)
+            }
+            None => self.ask_app(&host, &route.limits, client, parts, body, record).await,
+        }
+    }
+
+    async fn ask_app(
+        &self,
+        host: &HostName,
+        limits: &Limits,
+        client: SocketAddr,
+        parts: Parts,
+        body: Incoming,
+        record: &mut RequestRecord,
+    ) -> Result<Response<Content>, Failure> {
+        let bytes_max = limits.body.map(|bytes| bytes.0);
+        let bounds = BodyBounds { bytes_max, pace: self.body_pace };
+        let body = RequestBody::accept(body, bounds, &self.spool).await?;
+        let request = Outgoing {
+            packet: self.encode(host, client, &record.id, &parts, body.as_ref())?,
+            method: parts.method,
+            body,
+            pace: self.body_pace,
+            timeout: limits.timeout,
+        };
+        let answer = forward(&self.routes, host, request, self.hold).await?;
+        record.instance = Some(answer.permit);
+        Ok(answer.response)
+    }
+
+    fn encode(
+        &self,
+        host: &HostName,
+        client: SocketAddr,
+        request_id: &str,
+        parts: &Parts,
+        body: Option<&RequestBody>,
+    ) -> Result<Vec<u8>, Failure> {
+        let announced = parts.headers.contains_key(CONTENT_LENGTH).then_some(0);
+        let mut headers = parts.headers.clone();
+        headers::to_app(&mut headers, client.ip(), SCHEME, request_id);
+        let packet = encode_uwsgi(&AppRequest {
+            method: &parts.method,
+            path_and_query: parts.uri.path_and_query().map_or("/", |target| target.as_str()),
+            version: parts.version,
+            headers: &headers,
+            scheme: SCHEME,
+            server_name: host.as_str(),
+            server_port: self.address.port(),
+            remote: client,
+            content_length: body.map(RequestBody::length).or(announced),
+        })?;
+        Ok(packet)
+    }
+
+    fn route(&self, host: &HostName) -> Result<Arc<AppRoute>, Failure> {
+        let route = self.routes.table().route(host).cloned();
+        route.ok_or_else(|| Failure::UnknownHost { host: host.to_string() })
+    }
+}
+
+/// Refuses what is valid HTTP and yet not for a gateway; see [`crate::framing`] for what is not even
+/// parsed.
+fn check(parts: &Parts) -> Result<(), Failure> {
+    if parts.method == Method::CONNECT {
+        return Err(Failure::Method { allow: "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS" });
+    }
+    let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(()),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
+        _ => Err(Failure::BadRequest("the only transfer coding known here is chunked")),
+    }
+}
+
+fn error_page(
+    failure: &Failure,
+    accept: Option<HeaderValue>,
+    request_id: &str,
+) -> Response<Content> {
+    let mut request = HeaderMap::new();
+    if let Some(accept) = accept {
+        request.insert(http::header::ACCEPT, accept);
+    }
+    failure.page(&request, request_id).map(|text| Content::Text(text.into()))
+}
+
+/// Signs the response and ties the request's end to the end of its body.
+fn finish(mut response: Response<Content>, mut record: RequestRecord) -> Response<Body> {
+    headers::sign(response.headers_mut(), &record.id);
+    record.status = Some(response.status());
+    response.map(|content| Body::new(content, record))
+}

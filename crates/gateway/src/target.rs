@@ -1,0 +1,143 @@
+//! What a request asks for: which host, which path. Pure.
+
+use ace_types::HostName;
+use ace_upstream::percent_decode;
+use http::header::HOST;
+use http::request::Parts;
+use http::uri::Authority;
+
+use crate::failure::Failure;
+
+/// The host that `request` names, lowercase, without its port.
+///
+/// Errors: [`Failure::BadRequest`] where there is none, two, or a target that contradicts it;
+/// [`Failure::UnknownHost`] where it is none that a route could have.
+pub fn host(request: &Parts) -> Result<HostName, Failure> {
+    let mut fields = request.headers.get_all(HOST).iter();
+    let field = match (fields.next(), fields.next()) {
+        (Some(field), None) => field,
+        (None, _) => return Err(Failure::BadRequest("the request names no host")),
+        (Some(_), Some(_)) => return Err(Failure::BadRequest("the request names two hosts")),
+    };
+    let field: Authority = std::str::from_utf8(field.as_bytes())
+        .ok()
+        .and_then(|text| text.parse().ok())
+        .filter(|authority: &Authority| !authority.as_str().contains('@'))
+        .ok_or(Failure::BadRequest("the request's host is not one"))?;
+    if request.uri.authority().is_some_and(|target| canonical(target) != canonical(&field)) {
+        return Err(Failure::BadRequest("the request's target and its Host differ"));
+    }
+    canonical(&field).parse().map_err(|_| Failure::UnknownHost { host: field.host().to_owned() })
+}
+
+/// A path as routes and files know it: decoded, without empty, `.` and `..` segments.
+///
+/// Begins with `/`, and ends in `/` where a folder is asked for. An encoded slash counts as one.
+/// The bytes need not be UTF-8. Not for an app, which gets its path untouched but for the decoding.
+///
+/// Errors: [`Failure::BadRequest`] where it holds a NUL, or leads above its root.
+pub fn normalise(path: &str) -> Result<Vec<u8>, Failure> {
+    let decoded = percent_decode(path);
+    if decoded.contains(&0) {
+        return Err(Failure::BadRequest("the request's path holds a NUL"));
+    }
+    let mut segments: Vec<&[u8]> = Vec::new();
+    let mut ends_in_folder = false;
+    for segment in decoded.split(|byte| *byte == b'/') {
+        ends_in_folder = matches!(segment, b"" | b"." | b"..");
+        match segment {
+            b"" | b"." => {}
+            b".." => {
+                let above = segments.pop();
+                above.ok_or(Failure::BadRequest("the request's path leads above its root"))?;
+            }
+            name => segments.push(name),
+        }
+    }
+    Ok(joined(&segments, ends_in_folder))
+}
+
+fn joined(segments: &[&[u8]], ends_in_folder: bool) -> Vec<u8> {
+    let mut path = Vec::new();
+    for segment in segments {
+        path.push(b'/');
+        path.extend_from_slice(segment);
+    }
+    if ends_in_folder || path.is_empty() {
+        path.push(b'/');
+    }
+    path
+}
+
+/// A host's spelling: lowercase, without port and trailing dot.
+fn canonical(authority: &Authority) -> String {
+    let host = authority.host().to_ascii_lowercase();
+    host.strip_suffix('.').map(str::to_owned).unwrap_or(host)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn host_of(target: &str, hosts: &[&str]) -> Result<String, u16> {
+        let mut request = http::Request::builder().uri(target);
+        for host in hosts {
+            request = request.header(HOST, *host);
+        }
+        let (parts, ()) = request.body(()).unwrap().into_parts();
+        host(&parts).map(String::from).map_err(|failure| failure.status().as_u16())
+    }
+
+    fn path(text: &str) -> Result<String, u16> {
+        normalise(text)
+            .map(|path| String::from_utf8(path).unwrap())
+            .map_err(|failure| failure.status().as_u16())
+    }
+
+    #[test]
+    fn a_host_is_lowercase_and_bare() {
+        assert_eq!(host_of("/", &["Shop.LocalHost:8080"]).as_deref(), Ok("shop.localhost"));
+        assert_eq!(host_of("/", &["shop.localhost."]).as_deref(), Ok("shop.localhost"));
+    }
+
+    #[test]
+    fn exactly_one_host_is_named() {
+        assert_eq!(host_of("/", &[]), Err(400));
+        assert_eq!(host_of("/", &["a", "a"]), Err(400));
+        assert_eq!(host_of("/", &[""]), Err(400));
+        assert_eq!(host_of("/", &["b@a"]), Err(400));
+        assert_eq!(host_of("/", &["a b"]), Err(400));
+        assert_eq!(host_of("/", &["[::1]:80"]), Err(404));
+    }
+
+    #[test]
+    fn an_absolute_target_must_agree() {
+        assert_eq!(host_of("http://a/", &["A:80"]).as_deref(), Ok("a"));
+        assert_eq!(host_of("http://b/", &["a"]), Err(400));
+    }
+
+    #[test]
+    fn a_path_is_decoded_once_and_flattened() {
+        assert_eq!(path("/a//b/./c/../d%20e").as_deref(), Ok("/a/b/d e"));
+        assert_eq!(path("/a/..%2f%2e%2e"), Err(400));
+        assert_eq!(path("/a/%2e%2e/b").as_deref(), Ok("/b"));
+        assert_eq!(path("/a%252fb").as_deref(), Ok("/a%2fb"));
+        assert_eq!(path("/a/b/..").as_deref(), Ok("/a/"));
+        assert_eq!(path("/").as_deref(), Ok("/"));
+        assert_eq!(path("/a%00"), Err(400));
+    }
+
+    proptest! {
+        #[test]
+        fn a_normal_path_never_climbs(text in "/[a./%2eEfF0-9]{0,40}") {
+            if let Ok(path) = normalise(&text) {
+                prop_assert_eq!(path[0], b'/');
+                prop_assert!(!path.windows(2).any(|pair| pair == b"//"));
+                let climbs = |segment: &[u8]| segment == b".." || segment == b".";
+                prop_assert!(!path.split(|byte| *byte == b'/').any(climbs));
+            }
+        }
+    }
+}
