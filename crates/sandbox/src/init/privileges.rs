@@ -6,8 +6,8 @@ use std::os::unix::net::UnixStream;
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{
     CapabilitySet, CapabilitySets, Gid, Uid, UnshareFlags, clear_ambient_capability_set,
-    remove_capability_from_bounding_set, set_capabilities, set_no_new_privs, set_thread_groups,
-    set_thread_res_gid, set_thread_res_uid,
+    remove_capability_from_bounding_set, set_capabilities, set_name, set_no_new_privs,
+    set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
 use ace_types::IdRange;
@@ -34,6 +34,7 @@ pub fn enter_user_namespace(launcher: &UnixStream) -> Result<(), Ended> {
 /// Leaves init with [`KEPT`], out of reach of the tenant's processes, and with nothing that a
 /// program it starts could get back.
 pub fn become_unprivileged() -> io::Result<()> {
+    set_name(c"ace-init")?; // In the host's list of processes; else it is a descriptor's number.
     // Nobody may trace it, or read its memory and descriptors in /proc.
     set_dumpable_behavior(DumpableBehavior::NotDumpable)?;
     set_no_new_privs(true)?;
