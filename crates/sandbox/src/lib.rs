@@ -1,7 +1,7 @@
 //! Containers: namespaces, cgroups, mounts, seccomp, volumes, network. The only unsafe code.
 //!
 //! The engine has many threads and must not fork into a container itself. It starts its own program
-//! again ([`launch`]), from a sealed memory file, as a *launcher*: one thread, running as root,
+//! again ([`mod@launch`]), from a sealed memory file, as a *launcher*: one thread, running as root,
 //! which reads a [`ContainerSpec`] from an inherited descriptor, makes the namespaces and mounts,
 //! forks process 1 and reports it. Process 1 is *init*, in the same program image: it starts the
 //! tenant's process with nothing left to lose, and outlives the engine.
