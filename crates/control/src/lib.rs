@@ -1,10 +1,128 @@
+//! Decides what should be: the API on the Unix socket, and what follows from it.
+//!
+//! What is wanted stands in the store ([`rows`]). [`changes`] is every way it changes, [`plan`] what
+//! it means for node and gateway, both pure. [`deploy`] and [`destroy`] carry one wish through;
+//! [`reconcile`] keeps the machine as it should be; [`recover`] ends what another engine left half
+//! done.
+//!
+//! Not here: building (`builder`), running (`node`), serving (`gateway`). They are known by their
+//! traits in `api` alone.
+
 #![forbid(unsafe_code)]
+
+mod archive;
+mod build_log;
 mod changes;
 mod config;
+mod deploy;
+mod destroy;
+mod engine;
+mod http;
+mod lanes;
+mod log_file;
+mod log_line;
+mod logs;
+mod names;
 mod plan;
+mod reconcile;
 mod records;
+mod recover;
 mod refusal;
 mod rows;
+mod server;
 mod state;
+mod tasks;
 #[cfg(test)]
 mod testing;
+mod views;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use ace_types::NameError;
+use tokio::net::UnixListener;
+use tokio::sync::watch;
+
+pub use config::ControlConfig;
+use engine::Engine;
+pub use engine::Parts;
+pub use records::RecordsError;
+pub use recover::RecoverError;
+pub use state::RowError;
+
+/// How long deploys may take to end once the engine is to stop.
+const WOUND_DOWN_WITHIN: Duration = Duration::from_secs(20);
+
+/// How the engine ended.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It was told to stop; the apps go on running.
+    Stopped,
+    /// Everything was brought down, as the API was asked to.
+    Down,
+}
+
+/// Why `control` could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ControlError {
+    #[error("the domain {domain} leaves no room for an app's name before it")]
+    Domain { domain: String, source: NameError },
+    #[error(transparent)]
+    Records(#[from] RecordsError),
+    #[error(transparent)]
+    Recover(#[from] RecoverError),
+}
+
+/// Ends what an earlier engine left half done, then serves the API on `listener` and keeps the
+/// machine as it should be, until `stop` turns true, its sender is dropped, or the API is asked to
+/// bring everything down.
+///
+/// `listener` is the caller's to make and to remove; whoever can connect to it is trusted.
+pub async fn run(
+    config: ControlConfig,
+    parts: Parts,
+    listener: UnixListener,
+    mut stop: watch::Receiver<bool>,
+) -> Result<Outcome, ControlError> {
+    check(&config)?;
+    let engine = Arc::new(Engine::new(config, parts).await?);
+    recover::recover(&engine).await?;
+    *engine.reconciler.lock().await = Some(tokio::spawn(reconcile::reconcile(Arc::clone(&engine))));
+    recover::resume_destructions(&engine).await?;
+
+    let end = watch::Sender::new(false);
+    let router = http::router(Arc::clone(&engine));
+    let server = tokio::spawn(server::serve(listener, router, end.subscribe()));
+    let mut outcome = engine.outcome.subscribe();
+    let ended = tokio::select! {
+        _ = outcome.wait_for(Option::is_some) => Outcome::Down,
+        // A dropped sender means the same.
+        _ = stop.wait_for(|stop| *stop) => {
+            wind_down(&engine).await;
+            Outcome::Stopped
+        }
+    };
+    end.send_replace(true);
+    if let Err(error) = server.await {
+        tracing::error!(%error, "the API's server failed");
+    }
+    Ok(ended)
+}
+
+fn check(config: &ControlConfig) -> Result<(), ControlError> {
+    // The shortest name; longer ones are checked when they are deployed.
+    let shortest = format!("a.{}", config.domain).parse::<ace_types::HostName>();
+    let domain = || config.domain.to_string();
+    shortest.map(|_| ()).map_err(|source| ControlError::Domain { domain: domain(), source })
+}
+
+/// Begins no new work, gives up what can be given up, and lets go of the machine as it is.
+async fn wind_down(engine: &Engine) {
+    engine.ending.send_replace(true);
+    engine.tasks.finish(WOUND_DOWN_WITHIN).await;
+    if let Some(reconciler) = engine.reconciler.lock().await.take() {
+        reconciler.abort();
+        // Aborted is how it's meant to end.
+        let _ = reconciler.await;
+    }
+}

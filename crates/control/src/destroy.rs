@@ -1,0 +1,97 @@
+//! Removes an app and all that it has.
+//!
+//! [`begin`] is the decision; from then on the app has no route and nothing of it should run. The
+//! rest can be done over and over, and is, until nothing is left: by [`run`], in this engine or the
+//! next.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ace_types::AppName;
+
+use crate::changes;
+use crate::engine::Engine;
+use crate::names;
+use crate::recover;
+use crate::refusal::{Refusal, chain};
+
+/// How much longer than its grace an instance may take until it's gone.
+pub const GONE_MARGIN: Duration = Duration::from_secs(30);
+/// The pause before a further attempt; it doubles each time.
+const FIRST_PAUSE: Duration = Duration::from_secs(1);
+/// The longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(60);
+
+/// Why an app is not gone yet.
+#[derive(Debug, thiserror::Error)]
+pub enum DestroyError {
+    #[error("its instances have not stopped yet")]
+    Running,
+    #[error("could not remove its volume")]
+    Volume(#[source] io::Error),
+    #[error("could not remove its files")]
+    Files(#[source] io::Error),
+    #[error("the engine's state could not be changed")]
+    Records(#[source] Refusal),
+}
+
+/// Decides that `app` is to go, and gives up its deploys.
+pub async fn begin(engine: &Engine, app: &AppName) -> Result<(), Refusal> {
+    let change = |state: &_| match changes::begin_destroy(state, app) {
+        Some(ops) => Ok((ops, ())),
+        None => Err(names::no_such_app(state, app)),
+    };
+    let ((), revision) = engine.records.transact(change).await?;
+    engine.lanes.cancel(app);
+    engine.applied(revision).await;
+    Ok(())
+}
+
+/// Removes all that an app being destroyed still has, however often it takes, until it's gone or the
+/// engine is about to end.
+pub async fn run(engine: Arc<Engine>, app: AppName) {
+    let Some(ticket) = engine.lanes.enter(&app, usize::MAX) else { return };
+    let work = async {
+        let _turn = ticket.turn().await;
+        let mut pause = FIRST_PAUSE;
+        while let Err(error) = attempt(&engine, &app).await {
+            tracing::warn!(%app, error = %chain(&error), "an app is not gone yet");
+            tokio::time::sleep(pause).await;
+            pause = (pause * 2).min(LONGEST_PAUSE);
+        }
+    };
+    tokio::select! {
+        () = work => {}
+        () = engine.ended() => {}
+    }
+}
+
+/// Removes all that `app` still has, once. The caller has the app's turn.
+pub async fn attempt(engine: &Engine, app: &AppName) -> Result<(), DestroyError> {
+    let state = engine.records.state().await.map_err(|e| DestroyError::Records(e.into()))?;
+    // Another may have finished it, and the name may be somebody's again.
+    if !state.app(app).is_some_and(|row| row.destroying) {
+        return Ok(());
+    }
+    // A deploy that the destruction has cut short may have left an instance to stop.
+    recover::settle_stopped(engine, app).await.map_err(DestroyError::Records)?;
+    if !engine.gone(app, |_| true, engine.config.stop_grace + GONE_MARGIN).await {
+        return Err(DestroyError::Running);
+    }
+    match engine.node.remove_volume(engine.config.volume(app)).await {
+        Err(error) if error.kind() != io::ErrorKind::NotFound => {
+            return Err(DestroyError::Volume(error));
+        }
+        _ => {}
+    }
+    let folders = engine.config.folders_of(app).into_iter().filter(|path| path.exists());
+    engine.builder.remove(folders.collect()).await.map_err(DestroyError::Files)?;
+    let change = |state: &_| Ok((changes::forget_app(state, app), ()));
+    engine.records.transact(change).await.map_err(DestroyError::Records)?;
+    if let Err(error) = recover::sweep(engine, app).await {
+        tracing::warn!(%app, error = %chain(&error), "could not remove an app's build logs");
+    }
+    tracing::info!(%app, "destroyed");
+    Ok(())
+}

@@ -1,0 +1,283 @@
+//! The API: paths, what comes in, what goes out. What it means is elsewhere.
+//!
+//! The table of paths stands in `ace_api::http`. Work that must not end with its client's connection
+//! runs in a task of its own; a handler only waits for it.
+
+use std::convert::Infallible;
+use std::panic::AssertUnwindSafe;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ace_api::http::{AppView, DoctorReport, Done, LogLine};
+use ace_types::{AppName, TenantName};
+use axum::body::{Body, Bytes};
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Path, Query, Request, State};
+use axum::http::{HeaderMap, StatusCode, header};
+use axum::middleware::{Next, from_fn};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use futures_util::FutureExt;
+use futures_util::stream::unfold;
+use serde::{Deserialize, Serialize};
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use crate::archive::{self, Archive};
+use crate::deploy::{self, DeployRequest};
+use crate::destroy::{self, GONE_MARGIN};
+use crate::engine::{Engine, new_build_id};
+use crate::logs::{self, LogRequest};
+use crate::names;
+use crate::refusal::Refusal;
+use crate::views;
+use crate::{Outcome, wind_down};
+
+/// Deploys of one app: one that runs and eight that wait.
+const DEPLOYS_OF_AN_APP: usize = 9;
+/// Lines that a log begins with unless asked for otherwise.
+const TAIL: usize = 100;
+/// How long the machine may be examined.
+const DOCTOR_WITHIN: Duration = Duration::from_secs(60);
+
+type Shared = State<Arc<Engine>>;
+
+/// Everything that the API answers.
+pub fn router(engine: Arc<Engine>) -> Router {
+    Router::new()
+        .route("/v1/apps", get(list_apps))
+        .route("/v1/apps/{app}", get(show_app).delete(destroy_app))
+        .route("/v1/apps/{app}/deploys", post(deploy_app))
+        .route("/v1/apps/{app}/logs", get(show_logs))
+        .route("/v1/doctor", get(examine))
+        .route("/v1/down", post(bring_down))
+        .fallback(no_such_path)
+        .method_not_allowed_fallback(no_such_method)
+        .layer(from_fn(answer_panics))
+        .with_state(engine)
+}
+
+async fn list_apps(State(engine): Shared) -> Result<Json<Vec<AppView>>, Refusal> {
+    let state = engine.records.state().await?;
+    let statuses = Arc::clone(&engine.node.statuses().borrow());
+    Ok(Json(views::apps(&engine.config, &state, &statuses)))
+}
+
+async fn show_app(
+    State(engine): Shared,
+    Path(app): Path<String>,
+) -> Result<Json<AppView>, Refusal> {
+    let app = app_name(&app)?;
+    let state = engine.records.state().await?;
+    let statuses = Arc::clone(&engine.node.statuses().borrow());
+    let view = views::app(&engine.config, &state, &statuses, &app);
+    view.map(Json).ok_or_else(|| names::no_such_app(&state, &app))
+}
+
+#[derive(Deserialize)]
+struct DeployQuery {
+    tenant: Option<String>,
+}
+
+async fn deploy_app(
+    State(engine): Shared,
+    Path(app): Path<String>,
+    query: Result<Query<DeployQuery>, QueryRejection>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    let app = app_name(&app)?;
+    engine.config.host(&app).map_err(|error| Refusal::bad_app_name(app.as_str(), &error))?;
+    let tenant = tenant_name(query?.0.tenant)?;
+    let admission = Arc::clone(&engine.deploys).try_acquire_owned().map_err(|_| busy())?;
+    if content_length(&headers).is_some_and(|length| length > archive::SIZE_MAX.0) {
+        return Err(archive::too_large());
+    }
+    let build = new_build_id()?;
+    let archive = Archive::receive(&engine.config.archives(), &build, body).await?;
+    let ticket = engine.lanes.enter(&app, DEPLOYS_OF_AN_APP).ok_or_else(|| queue_full(&app))?;
+    // After taking a place, so that whoever ends the engine either sees this deploy or is seen.
+    if engine.is_ending() {
+        return Err(Refusal::ending());
+    }
+    let request = DeployRequest { app, tenant, build, archive, ticket, admission };
+    Ok(lines(deploy::start(&engine, request), |event| json_line(&event)))
+}
+
+async fn destroy_app(
+    State(engine): Shared,
+    Path(app): Path<String>,
+) -> Result<Json<Done>, Refusal> {
+    let app = app_name(&app)?;
+    if engine.is_ending() {
+        return Err(Refusal::ending());
+    }
+    let within = engine.config.stop_grace + GONE_MARGIN;
+    let (task_engine, task_app) = (Arc::clone(&engine), app.clone());
+    let work = in_background(&engine, async move {
+        destroy::begin(&task_engine, &task_app).await?;
+        destroy::run(task_engine, task_app).await;
+        Ok(())
+    });
+    match timeout(within, work).await {
+        Ok(done) => done?,
+        Err(_) => return Err(still_being_destroyed(&app)),
+    }
+    if engine.is_ending() {
+        return Err(Refusal::ending());
+    }
+    Ok(Json(Done { message: format!("{app} is gone, with all that it had") }))
+}
+
+#[derive(Deserialize)]
+struct LogQuery {
+    #[serde(default)]
+    follow: bool,
+    #[serde(default = "default_tail")]
+    tail: usize,
+}
+
+fn default_tail() -> usize {
+    TAIL
+}
+
+async fn show_logs(
+    State(engine): Shared,
+    Path(app): Path<String>,
+    query: Result<Query<LogQuery>, QueryRejection>,
+) -> Result<Response, Refusal> {
+    let app = app_name(&app)?;
+    let LogQuery { follow, tail } = query?.0;
+    if tail > logs::TAIL_MAX {
+        let message = format!("tail={tail} is too much; it can be up to {}", logs::TAIL_MAX);
+        return Err(Refusal::bad_request(message));
+    }
+    let state = engine.records.state().await?;
+    if state.app(&app).is_none() {
+        return Err(names::no_such_app(&state, &app));
+    }
+    let found = logs::start(&engine, LogRequest { app, tail, follow });
+    Ok(lines(found, |lines: Vec<LogLine>| lines.iter().flat_map(json_line).collect()))
+}
+
+async fn examine(State(engine): Shared) -> Result<Json<DoctorReport>, Refusal> {
+    let doctor = Arc::clone(&engine.doctor);
+    let examined = timeout(DOCTOR_WITHIN, tokio::task::spawn_blocking(move || doctor())).await;
+    let report =
+        examined.map_err(|error| Refusal::engine("examine the machine in time", &error))?;
+    report.map(Json).map_err(|error| Refusal::engine("examine the machine", &error))
+}
+
+async fn bring_down(State(engine): Shared) -> Result<Json<Done>, Refusal> {
+    let task_engine = Arc::clone(&engine);
+    // Not among the tasks that winding down waits for: it would wait for itself.
+    let work = tokio::spawn(async move { down(&task_engine).await });
+    work.await.map_err(|error| Refusal::engine("bring everything down", &error))??;
+    Ok(Json(Done { message: "everything has stopped and nothing is left".to_owned() }))
+}
+
+async fn down(engine: &Engine) -> Result<(), Refusal> {
+    let _only_one = engine.going_down.lock().await;
+    wind_down(engine).await;
+    if let Err(left) = engine.node.down().await {
+        let message = "not everything could be removed; the engine waits for another `ace down`";
+        let mut refusal =
+            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "down_incomplete", message);
+        refusal.error.detail = Some(left.join("\n"));
+        return Err(refusal);
+    }
+    engine.outcome.send_replace(Some(Outcome::Down));
+    Ok(())
+}
+
+async fn no_such_path() -> Refusal {
+    let message = "the API has no such path; is the client of another version than the engine?";
+    Refusal::new(StatusCode::NOT_FOUND, "no_such_path", message)
+}
+
+async fn no_such_method() -> Refusal {
+    let message = "that can't be done with this path";
+    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "no_such_method", message)
+}
+
+/// A handler that panics costs its own request and nothing else.
+async fn answer_panics(request: Request, next: Next) -> Response {
+    let path = request.uri().path().to_owned();
+    match AssertUnwindSafe(next.run(request)).catch_unwind().await {
+        Ok(response) => response,
+        Err(_) => {
+            tracing::error!(path, "a request's handler panicked");
+            let message = "the engine made a mistake of its own; its log says which";
+            let status = StatusCode::INTERNAL_SERVER_ERROR;
+            Refusal::new(status, "engine_error", message).into_response()
+        }
+    }
+}
+
+/// Does `work` whether its caller stays or not, and returns what came of it.
+async fn in_background(
+    engine: &Engine,
+    work: impl Future<Output = Result<(), Refusal>> + Send + 'static,
+) -> Result<(), Refusal> {
+    let (sender, done) = tokio::sync::oneshot::channel();
+    engine.tasks.spawn(async move {
+        // Whoever asked may have left.
+        let _ = sender.send(work.await);
+    });
+    done.await.map_err(|error| Refusal::engine("end what it had begun", &error))?
+}
+
+/// A response of one JSON document a line, as they come.
+fn lines<T: Send + 'static>(receiver: mpsc::Receiver<T>, render: fn(T) -> Vec<u8>) -> Response {
+    let stream = unfold(receiver, move |mut receiver| async move {
+        let bytes = Bytes::from(render(receiver.recv().await?));
+        Some((Ok::<_, Infallible>(bytes), receiver))
+    });
+    let headers = [(header::CONTENT_TYPE, "application/x-ndjson")];
+    (headers, Body::from_stream(stream)).into_response()
+}
+
+fn json_line<T: Serialize>(document: &T) -> Vec<u8> {
+    // These documents are plain data, which always has a JSON form.
+    let mut line = serde_json::to_vec(document).unwrap_or_default();
+    line.push(b'\n');
+    line
+}
+
+fn app_name(text: &str) -> Result<AppName, Refusal> {
+    text.parse().map_err(|error| Refusal::bad_app_name(text, &error))
+}
+
+fn tenant_name(text: Option<String>) -> Result<TenantName, Refusal> {
+    let Some(text) = text else { return Ok(TenantName::default()) };
+    text.parse().map_err(|error| {
+        let message = format!("that can't be a tenant's name: {error}");
+        Refusal::new(StatusCode::BAD_REQUEST, "bad_name", message)
+    })
+}
+
+fn content_length(headers: &HeaderMap) -> Option<u64> {
+    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
+}
+
+fn busy() -> Refusal {
+    let message = "too many deploys are under way; try again in a minute";
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
+}
+
+fn queue_full(app: &AppName) -> Refusal {
+    let message = format!("too many deploys of {app} are waiting; try again when they are done");
+    Refusal::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", message)
+}
+
+fn still_being_destroyed(app: &AppName) -> Refusal {
+    let message = format!("{app} takes its time to stop; it's being destroyed in the background");
+    Refusal::new(StatusCode::GATEWAY_TIMEOUT, "still_being_destroyed", message)
+}
+
+impl From<QueryRejection> for Refusal {
+    fn from(error: QueryRejection) -> Self {
+        Self::bad_request(error.body_text())
+    }
+}

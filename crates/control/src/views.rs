@@ -1,0 +1,158 @@
+//! Apps as the API shows them, worked out from the rows and what is.
+
+use ace_api::InstanceState;
+use ace_api::http::{AppState, AppView, DeployView, InstanceView};
+use ace_types::{AppName, ReleaseNumber};
+
+use crate::config::ControlConfig;
+use crate::plan::Statuses;
+use crate::rows::{AppRow, DeployRow, DeployState};
+use crate::state::State;
+
+/// All apps, by name.
+pub fn apps(config: &ControlConfig, state: &State, statuses: &Statuses) -> Vec<AppView> {
+    state.apps().map(|app| view(config, state, statuses, app)).collect()
+}
+
+/// One app; `None` where there is none of that name.
+pub fn app(
+    config: &ControlConfig,
+    state: &State,
+    statuses: &Statuses,
+    name: &AppName,
+) -> Option<AppView> {
+    state.app(name).map(|app| view(config, state, statuses, app))
+}
+
+fn view(config: &ControlConfig, state: &State, statuses: &Statuses, app: &AppRow) -> AppView {
+    let release = app.serving.and_then(|number| state.release(&app.name, number));
+    let yaml = release.map(|release| &release.built.app_yaml);
+    let instances = instances(statuses, &app.name);
+    AppView {
+        name: app.name.clone(),
+        tenant: app.tenant.clone(),
+        url: config.url(&app.name),
+        state: in_one_word(app, &instances),
+        release: app.serving,
+        deployed_at: app.deployed_at,
+        python: release.map(|release| release.built.python.version.clone()),
+        memory_limit: yaml.map(|yaml| yaml.limits.memory),
+        volume: yaml.and_then(|yaml| yaml.volume),
+        instances,
+        last_deploy: state.deploy(&app.name).map(|deploy| deploy_view(deploy)),
+    }
+}
+
+fn instances(statuses: &Statuses, app: &AppName) -> Vec<InstanceView> {
+    let of_app = statuses.iter().filter(|(_, status)| status.app == *app);
+    of_app
+        .map(|(id, status)| InstanceView {
+            id: id.clone(),
+            release: status.release,
+            state: status.state.clone(),
+            since: status.since,
+            restarts: status.restarts,
+            last_end: status.last_end.clone(),
+        })
+        .collect()
+}
+
+fn in_one_word(app: &AppRow, instances: &[InstanceView]) -> AppState {
+    let Some(serving) = app.serving else {
+        return if app.destroying { AppState::Destroying } else { AppState::New };
+    };
+    if app.destroying {
+        return AppState::Destroying;
+    }
+    let any = |is: fn(&InstanceView) -> bool| serves(instances, serving).any(is);
+    if any(|instance| instance.state == InstanceState::Running) {
+        AppState::Running
+    } else if any(keeps_ending) {
+        AppState::Crashing
+    } else {
+        AppState::Starting
+    }
+}
+
+fn serves(
+    instances: &[InstanceView],
+    release: ReleaseNumber,
+) -> impl Iterator<Item = &InstanceView> {
+    instances.iter().filter(move |instance| instance.release == release)
+}
+
+fn keeps_ending(instance: &InstanceView) -> bool {
+    match instance.state {
+        InstanceState::Crashed { .. } | InstanceState::Failed => true,
+        InstanceState::Starting => instance.restarts > 0,
+        InstanceState::Running | InstanceState::Draining => false,
+    }
+}
+
+fn deploy_view(deploy: &DeployRow) -> DeployView {
+    let (ended_at, error) = match &deploy.state {
+        DeployState::Building | DeployState::Starting { .. } | DeployState::Draining => {
+            (None, None)
+        }
+        DeployState::Done { ended_at } => (Some(*ended_at), None),
+        DeployState::Failed { ended_at, error } => (Some(*ended_at), Some(error.clone())),
+    };
+    DeployView { release: deploy.release, started_at: deploy.started_at, ended_at, error }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use super::*;
+    use crate::changes;
+    use crate::testing::{Rows, at, config, deploy, name, status};
+
+    fn word(state: &State, statuses: Statuses) -> AppState {
+        app(&config(), state, &statuses, &name("shop")).unwrap().state
+    }
+
+    #[test]
+    fn an_app_in_one_word() {
+        let mut state = Rows::default();
+        state.begin("shop", 1);
+        assert_eq!(word(&state, Statuses::new()), AppState::New);
+        let mut state = Rows::default();
+        deploy(&mut state, "shop", 1);
+        assert_eq!(word(&state, Statuses::new()), AppState::Starting);
+        let cases = [
+            (InstanceState::Starting, AppState::Starting),
+            (InstanceState::Running, AppState::Running),
+            (InstanceState::Crashed { retry_at: at(9) }, AppState::Crashing),
+            (InstanceState::Failed, AppState::Crashing),
+        ];
+        for (instance, wanted) in cases {
+            assert_eq!(word(&state, Statuses::from([status("shop", 1, instance)])), wanted);
+        }
+        state.commit(changes::begin_destroy(&state, &name("shop")).unwrap());
+        assert_eq!(word(&state, Statuses::new()), AppState::Destroying);
+    }
+
+    #[test]
+    fn an_app_between_two_crashes_keeps_ending() {
+        let mut state = Rows::default();
+        deploy(&mut state, "shop", 1);
+        let (id, mut again) = status("shop", 1, InstanceState::Starting);
+        again.restarts = 1;
+        assert_eq!(word(&state, Statuses::from([(id, again)])), AppState::Crashing);
+    }
+
+    #[test]
+    fn a_view_shows_what_serves_and_how_the_last_deploy_went() {
+        let mut state = Rows::default();
+        deploy(&mut state, "shop", 1);
+        state.begin("shop", 2);
+        state.commit(changes::settle(&state, &name("shop"), "it broke", at(7)));
+        let view = app(&config(), &state, &Statuses::new(), &name("shop")).unwrap();
+        assert_eq!(view.url, "http://shop.localhost:8080");
+        assert_eq!((view.release, view.deployed_at), (Some(ReleaseNumber(1)), Some(at(0))));
+        assert_eq!(view.python.as_deref(), Some("3.13.1"));
+        let last = view.last_deploy.unwrap();
+        assert_eq!((last.release, last.ended_at), (ReleaseNumber(2), Some(at(7))));
+        assert_eq!(last.error.as_deref(), Some("it broke"));
+    }
+}
