@@ -1,0 +1,233 @@
+//! What clients may and may not do with a connection.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::time::{Duration, Instant};
+
+use ace_api::Gateway;
+use ace_gateway::{GatewayConfig, GatewayServer, StartError};
+use common::{Bench, config};
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::{sleep, timeout};
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: shop.localhost\r\n\r\n";
+
+#[tokio::test]
+async fn ambiguous_requests_are_refused() {
+    let bench = Bench::start();
+    let app = bench.app("x", |request| request.ok("hello"));
+    bench.set_route(bench.route(&[&app]));
+    let host = "Host: shop.localhost\r\n";
+    for request in [
+        "GET / HTTP/1.1\r\n\r\n".to_owned(),
+        format!("GET / HTTP/1.1\r\n{host}{host}\r\n"),
+        format!("GET http://other.localhost/ HTTP/1.1\r\n{host}\r\n"),
+        format!("GET / HTTP/1.1\n{host}\r\n"),
+        format!("GET / HTTP/1.1\r\n{host}A: b\nC: d\r\n\r\n"),
+        format!("GET / HTTP/1.1\r\n{host}\n"),
+        format!("POST / HTTP/1.1\r\n{host}Content-Length: 1\r\nContent-Length: 2\r\n\r\nab"),
+        format!("POST / HTTP/1.1\r\n{host}Content-Length: +1\r\n\r\na"),
+        format!("POST / HTTP/1.1\r\n{host}Content-Length: 1\r\nTransfer-Encoding: chunked\r\n\r\n"),
+        format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: chunked\r\nContent-Length: 1\r\n\r\n"),
+        format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: gzip, chunked\r\n\r\n0\r\n\r\n"),
+        format!("POST / HTTP/1.1\r\n{host}Transfer-Encoding: identity\r\n\r\n"),
+        format!("POST / HTTP/1.0\r\n{host}Transfer-Encoding: chunked\r\n\r\n0\r\n\r\n"),
+        format!("GET / HTTP/1.1\r\n{host}A : b\r\n\r\n"),
+        format!("GET / HTTP/1.1\r\n{host} folded: b\r\n\r\n"),
+        format!("GET /%00 HTTP/1.1\r\n{host}\r\n"),
+        format!("GET /../a HTTP/1.1\r\n{host}\r\n"),
+    ] {
+        assert_eq!(bench.ask(&request).await.status, 400, "{request:?}");
+    }
+    assert_eq!(app.taken(), 0);
+}
+
+#[tokio::test]
+async fn an_ambiguous_request_after_a_good_one_is_refused_too() {
+    let bench = Bench::start();
+    let app = bench.app("x", |request| request.ok("hello"));
+    bench.set_route(bench.route(&[&app]));
+    let mut client = bench.client().await;
+    client.send(format!("{GET}{}", GET.replace("\r\nHost", "\nHost"))).await;
+    assert_eq!(client.receive(false).await.status, 200);
+    assert_eq!(client.receive(false).await.status, 400);
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test]
+async fn an_absolute_target_that_agrees_is_fine() {
+    let bench = Bench::start();
+    let app = bench.app("x", |request| async move {
+        let target = request.get("REQUEST_URI").to_owned();
+        request.ok(&target).await;
+    });
+    bench.set_route(bench.route(&[&app]));
+    let request = "GET http://shop.localhost/a?b HTTP/1.1\r\nHost: shop.localhost\r\n\r\n";
+    assert_eq!(bench.ask(request).await.text(), "/a?b");
+}
+
+#[tokio::test]
+async fn a_tunnel_is_never_opened() {
+    let bench = Bench::start();
+    let request = "CONNECT shop.localhost:80 HTTP/1.1\r\nHost: shop.localhost:80\r\n\r\n";
+    assert_eq!(bench.ask(request).await.status, 405);
+}
+
+#[tokio::test]
+async fn slow_heads_and_idle_connections_are_closed() {
+    let bench = Bench::start();
+    let app = bench.app("x", |request| request.ok("hello"));
+    bench.set_route(bench.route(&[&app]));
+    let begin = Instant::now();
+    let (mut silent, mut slow, mut idle) =
+        (bench.client().await, bench.client().await, bench.client().await);
+    idle.send(GET).await;
+    assert_eq!(idle.receive(false).await.status, 200);
+    slow.send("GET / HTTP/1.1\r\n").await;
+    let dribble = async {
+        while slow.stream.write_all(b"a: b\r\n").await.is_ok() {
+            sleep(Duration::from_millis(50)).await;
+        }
+        begin.elapsed()
+    };
+    let (silent, slow, idle) =
+        tokio::join!(async { silent.is_closed().await.then(|| begin.elapsed()) }, dribble, async {
+            idle.is_closed().await.then(|| begin.elapsed())
+        },);
+    let within = |time: Duration, least, most| {
+        let time = time.as_millis();
+        assert!((least..most).contains(&time), "{time} ms, not {least} to {most}");
+    };
+    within(silent.unwrap(), 450, 1400);
+    within(slow, 450, 1400);
+    within(idle.unwrap(), 1450, 4000);
+}
+
+#[tokio::test]
+async fn a_request_that_takes_long_is_not_idle() {
+    let bench = Bench::start();
+    let app = bench.app("x", |request| async move {
+        sleep(Duration::from_millis(1200)).await;
+        request.ok("late").await;
+    });
+    let mut route = bench.route(&[&app]);
+    route.limits.timeout = Duration::from_secs(5);
+    bench.set_route(route);
+    assert_eq!(bench.get("/").await.text(), "late");
+}
+
+#[tokio::test]
+async fn a_body_that_stops_coming_is_not_waited_for() {
+    let bench = Bench::start();
+    let app = bench.app("x", |mut request| async move {
+        request.body().await;
+        request.ok("").await;
+    });
+    bench.set_route(bench.route(&[&app]));
+    let head = "POST / HTTP/1.1\r\nHost: shop.localhost\r\n";
+    for framing in ["Content-Length: 9\r\n\r\na", "Transfer-Encoding: chunked\r\n\r\n1\r\na\r\n"] {
+        assert_eq!(bench.ask(&format!("{head}{framing}")).await.status, 408, "{framing:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_client_that_does_not_read_is_left() {
+    let bench = Bench::start();
+    let app = bench.app("x", |mut request| async move {
+        request.stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
+        while request.stream.write_all(&[0; 65536]).await.is_ok() {}
+    });
+    bench.set_route(bench.route(&[&app]));
+    let mut client = bench.client().await;
+    client.send(GET).await;
+    sleep(Duration::from_millis(100)).await;
+    bench.set_route(bench.route(&[]));
+    assert!(bench.gateway.drained(&app.socket.id, Duration::from_secs(5)).await);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_ends_its_request() {
+    let bench = Bench::start();
+    let app = bench.app("x", |request| async move {
+        sleep(Duration::from_secs(60)).await;
+        request.ok("").await;
+    });
+    let mut route = bench.route(&[&app]);
+    route.limits.timeout = Duration::from_secs(60);
+    bench.set_route(route);
+    let mut client = bench.client().await;
+    client.send(GET).await;
+    sleep(Duration::from_millis(100)).await;
+    drop(client);
+    bench.set_route(bench.route(&[]));
+    assert!(bench.gateway.drained(&app.socket.id, Duration::from_secs(5)).await);
+}
+
+#[tokio::test]
+async fn no_more_connections_are_served_than_there_may_be() {
+    let bench = Bench::with(GatewayConfig { connections_max: 3, threads: 1, ..config() });
+    let app = bench.app("x", |request| request.ok("hello"));
+    bench.set_route(bench.route(&[&app]));
+    let mut open = Vec::new();
+    for _ in 0..3 {
+        let mut client = bench.client().await;
+        client.send(GET).await;
+        assert_eq!(client.receive(false).await.status, 200);
+        open.push(client);
+    }
+    let mut waiting = bench.client().await;
+    waiting.send(GET).await;
+    let early = timeout(Duration::from_millis(100), waiting.try_receive(false)).await;
+    assert!(early.is_err(), "served beyond the bound");
+    open.pop();
+    assert_eq!(waiting.receive(false).await.status, 200);
+}
+
+#[tokio::test]
+async fn stopping_lets_requests_end_and_then_nothing_listens() {
+    let bench = Bench::start();
+    let app = bench.app("x", |request| async move {
+        sleep(Duration::from_millis(200)).await;
+        request.ok("whole").await;
+    });
+    bench.set_route(bench.route(&[&app]));
+    let mut idle = bench.client().await;
+    let (answer, elapsed) = tokio::join!(bench.get("/"), async {
+        sleep(Duration::from_millis(50)).await;
+        let begin = Instant::now();
+        bench.gateway.stop(Duration::from_secs(5)).await;
+        begin.elapsed()
+    });
+    assert_eq!(answer.text(), "whole");
+    assert!(elapsed < Duration::from_secs(1), "{elapsed:?}");
+    assert!(idle.is_closed().await);
+    assert!(tokio::net::TcpStream::connect(bench.gateway.address()).await.is_err());
+}
+
+#[tokio::test]
+async fn stopping_ends_what_does_not_end_in_time() {
+    let bench = Bench::start();
+    let app = bench.app("x", |request| async move {
+        sleep(Duration::from_secs(60)).await;
+        request.ok("").await;
+    });
+    let mut route = bench.route(&[&app]);
+    route.limits.timeout = Duration::from_secs(60);
+    bench.set_route(route);
+    let mut client = bench.client().await;
+    client.send(GET).await;
+    sleep(Duration::from_millis(50)).await;
+    bench.gateway.stop(Duration::from_millis(100)).await;
+    let mut rest = Vec::new();
+    _ = client.stream.read_to_end(&mut rest).await;
+    assert!(rest.is_empty());
+}
+
+#[tokio::test]
+async fn an_address_in_use_is_an_error_even_if_by_a_gateway() {
+    let bench = Bench::start();
+    let second = GatewayServer::start(GatewayConfig::new(bench.gateway.address()));
+    assert!(matches!(second, Err(StartError::Listen { .. })), "{second:?}");
+}

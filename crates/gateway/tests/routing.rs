@@ -1,0 +1,171 @@
+//! Tables that change while requests come.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use ace_api::{Gateway, RouteTable};
+use ace_gateway::GatewayConfig;
+use common::{Bench, Client, config};
+use tokio::time::sleep;
+
+const GET: &str = "GET / HTTP/1.1\r\nHost: shop.localhost\r\n\r\n";
+
+#[tokio::test]
+async fn an_unknown_name_is_not_found() {
+    let bench = Bench::start();
+    let answer = bench.ask("GET / HTTP/1.1\r\nHost: Nobody:80\r\nAccept: text/html\r\n\r\n").await;
+    assert_eq!((answer.status, answer.header("content-type")), (404, "text/html; charset=utf-8"));
+    assert!(answer.text().contains("No app is named \u{201c}nobody\u{201d} here."));
+}
+
+#[tokio::test]
+async fn a_request_waits_until_an_instance_is_there() {
+    let bench = Bench::start();
+    let app = bench.app("x", |request| request.ok("hello"));
+    bench.set_route(bench.route(&[]));
+    let (answer, ()) = tokio::join!(bench.get("/"), async {
+        sleep(Duration::from_millis(100)).await;
+        bench.set_route(bench.route(&[&app]));
+    });
+    assert_eq!(answer.text(), "hello");
+}
+
+#[tokio::test]
+async fn a_request_waits_for_an_instance_that_takes_no_connection_yet() {
+    let bench = Bench::start();
+    let app = bench.app("x", |request| request.ok("old"));
+    let route = bench.route(&[&app]);
+    let path = app.socket.socket.clone();
+    std::fs::remove_file(&path).unwrap();
+    bench.set_route(route);
+    let (answer, _app) = tokio::join!(bench.get("/"), async {
+        sleep(Duration::from_millis(100)).await;
+        common::FakeApp::start(&path, "x", |request| request.ok("new"))
+    });
+    assert_eq!(answer.text(), "new");
+}
+
+#[tokio::test]
+async fn an_instance_that_is_gone_is_passed_over() {
+    let bench = Bench::start();
+    let gone = bench.app("x", |request| request.ok("gone"));
+    let here = bench.app("y", |request| request.ok("here"));
+    std::fs::remove_file(&gone.socket.socket).unwrap();
+    bench.set_route(bench.route(&[&gone, &here]));
+    let post = "POST / HTTP/1.1\r\nHost: shop.localhost\r\nContent-Length: 1\r\n\r\na";
+    assert_eq!(bench.ask(post).await.text(), "here");
+}
+
+#[tokio::test]
+async fn waiting_is_bounded_in_time_and_number() {
+    let bench = Bench::with(GatewayConfig {
+        hold_timeout: Duration::from_millis(300),
+        held_max: 1,
+        ..config()
+    });
+    bench.set_route(bench.route(&[]));
+    let (first, second) = tokio::join!(bench.get("/"), async {
+        sleep(Duration::from_millis(50)).await;
+        let begin = Instant::now();
+        (bench.get("/").await, begin.elapsed())
+    });
+    assert_eq!((first.status, second.0.status), (503, 503));
+    assert!(second.1 < Duration::from_millis(200), "the second one waited");
+    assert!(first.text().contains("not running"));
+}
+
+#[tokio::test]
+async fn an_app_that_is_destroyed_lets_no_request_wait() {
+    let bench = Bench::start();
+    bench.set_route(bench.route(&[]));
+    let (answer, ()) = tokio::join!(bench.get("/"), async {
+        sleep(Duration::from_millis(50)).await;
+        bench.gateway.set_routes(RouteTable::default());
+    });
+    assert_eq!(answer.status, 404);
+}
+
+#[tokio::test]
+async fn the_least_busy_instance_is_asked() {
+    let bench = Bench::start();
+    let slow = bench.app("x", |request| async move {
+        sleep(Duration::from_millis(300)).await;
+        request.ok("slow").await;
+    });
+    let fast = bench.app("y", |request| request.ok("fast"));
+    bench.set_route(bench.route(&[&slow, &fast]));
+    let (first, rest) = tokio::join!(bench.get("/"), async {
+        sleep(Duration::from_millis(50)).await;
+        let mut rest = Vec::new();
+        for _ in 0..3 {
+            rest.push(bench.get("/").await.text().to_owned());
+        }
+        rest
+    });
+    assert_eq!((first.text(), rest), ("slow", vec!["fast".to_owned(); 3]));
+}
+
+#[tokio::test]
+async fn an_instance_is_drained_when_its_last_answer_has_ended() {
+    let bench = Bench::start();
+    let old = bench.app("x", |request| async move {
+        sleep(Duration::from_millis(200)).await;
+        request.ok("old").await;
+    });
+    let new = bench.app("y", |request| request.ok("new"));
+    bench.set_route(bench.route(&[&old]));
+    let (answer, ()) = tokio::join!(bench.get("/"), async {
+        sleep(Duration::from_millis(50)).await;
+        bench.set_route(bench.route(&[&new]));
+        let (gateway, id) = (&bench.gateway, &old.socket.id);
+        assert!(!gateway.drained(id, Duration::from_millis(20)).await);
+        assert_eq!(bench.get("/").await.text(), "new");
+        assert!(gateway.drained(id, Duration::from_secs(5)).await);
+    });
+    assert_eq!(answer.text(), "old");
+}
+
+/// What a deploy does, fifty times, with clients that never stop asking: switch, drain, and take
+/// the old instance away. No request may fail, and none may reach an instance after it drained.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn fifty_deploys_under_load_fail_no_request() {
+    let bench = Bench::start();
+    let mut current = bench.app("i0", |request| request.ok("hello"));
+    bench.set_route(bench.route(&[&current]));
+    let stop = Arc::new(AtomicBool::new(false));
+    let answered: Arc<AtomicUsize> = Arc::default();
+    let address = bench.gateway.address();
+    let clients: Vec<_> = (0..8)
+        .map(|_| {
+            let (stop, answered) = (Arc::clone(&stop), Arc::clone(&answered));
+            tokio::spawn(async move {
+                let mut client = Client::connect(address).await;
+                while !stop.load(Ordering::Relaxed) {
+                    client.send(GET).await;
+                    let answer = client.receive(false).await;
+                    assert_eq!((answer.status, answer.text()), (200, "hello"));
+                    answered.fetch_add(1, Ordering::Relaxed);
+                }
+            })
+        })
+        .collect();
+    for number in 1..=50 {
+        let next = bench.app(&format!("i{number}"), |request| request.ok("hello"));
+        bench.set_route(bench.route(&[&next]));
+        assert!(bench.gateway.drained(&current.socket.id, Duration::from_secs(5)).await);
+        let taken = current.taken();
+        sleep(Duration::from_millis(5)).await;
+        assert_eq!(current.taken(), taken, "a request came after the drain");
+        current = next; // The old one ends here.
+    }
+    stop.store(true, Ordering::Relaxed);
+    for client in clients {
+        client.await.unwrap();
+    }
+    assert!(answered.load(Ordering::Relaxed) > 100);
+}

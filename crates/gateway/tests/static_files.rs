@@ -1,0 +1,185 @@
+//! Files that the gateway serves by itself.
+
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use std::os::unix::fs::symlink;
+use std::time::Duration;
+
+use common::{Answer, Bench, rule};
+
+/// A gateway for a release with some files, and no instance.
+fn bench() -> Bench {
+    let bench = Bench::start();
+    bench.write("index.py", "source");
+    bench.write("app.yaml", "version: 1");
+    bench.write(".env", "secret");
+    bench.write("static/site.css", "body{}");
+    bench.write("static/large.bin", vec![7; 1_000_000]);
+    bench.write("static/empty.txt", "");
+    bench.write("static/helper.py", "source");
+    bench.write("static/.hidden", "secret");
+    bench.write("static/a b.txt", "space");
+    bench.write("static/docs/index.html", "<p>docs</p>");
+    std::fs::create_dir_all(bench.code().join("static/bare")).unwrap();
+    std::fs::write(bench.folder.path().join("outside"), "secret").unwrap();
+    symlink("site.css", bench.code().join("static/link.css")).unwrap();
+    symlink("../../outside", bench.code().join("static/escape.txt")).unwrap();
+    symlink("/etc/passwd", bench.code().join("static/passwd.txt")).unwrap();
+    symlink("/proc/self/root/etc/passwd", bench.code().join("static/magic.txt")).unwrap();
+    let mut route = bench.route(&[]);
+    route.statics = vec![rule("/static/", "static/"), rule("/app.yaml", "app.yaml")];
+    route.statics[0].expire = Some(Duration::from_secs(3600));
+    bench.set_route(route);
+    bench
+}
+
+async fn get(bench: &Bench, path: &str, headers: &str) -> Answer {
+    bench.ask(&format!("GET {path} HTTP/1.1\r\nHost: shop.localhost\r\n{headers}\r\n")).await
+}
+
+#[tokio::test]
+async fn a_file_comes_with_all_that_describes_it() {
+    let answer = bench().get("/static/site.css").await;
+    assert_eq!((answer.status, answer.text()), (200, "body{}"));
+    for (name, value) in [
+        ("content-type", "text/css; charset=utf-8"),
+        ("content-length", "6"),
+        ("accept-ranges", "bytes"),
+        ("cache-control", "max-age=3600"),
+        ("x-content-type-options", "nosniff"),
+        ("server", "ace"),
+    ] {
+        assert_eq!(answer.header(name), value, "{name}");
+    }
+    for name in ["etag", "last-modified", "expires", "date", "x-request-id"] {
+        assert!(!answer.header(name).is_empty(), "{name}");
+    }
+}
+
+#[tokio::test]
+async fn large_and_empty_files_are_whole() {
+    let bench = bench();
+    assert!(bench.get("/static/large.bin").await.body == vec![7; 1_000_000]);
+    let empty = bench.get("/static/empty.txt").await;
+    assert_eq!((empty.status, empty.header("content-length")), (200, "0"));
+}
+
+#[tokio::test]
+async fn a_head_tells_the_length_only() {
+    let bench = bench();
+    let mut client = bench.client().await;
+    for _ in 0..2 {
+        client.send("HEAD /static/site.css HTTP/1.1\r\nHost: shop.localhost\r\n\r\n").await;
+        let answer = client.receive(true).await;
+        assert_eq!((answer.status, answer.header("content-length")), (200, "6"));
+    }
+}
+
+#[tokio::test]
+async fn other_methods_are_not_allowed() {
+    let request = "POST /static/site.css HTTP/1.1\r\nHost: shop.localhost\r\n\r\n";
+    let answer = bench().ask(request).await;
+    assert_eq!((answer.status, answer.header("allow")), (405, "GET, HEAD"));
+}
+
+#[tokio::test]
+async fn what_is_spelled_otherwise_is_the_same_file() {
+    let bench = bench();
+    for path in
+        ["/static/link.css", "/static//site.css", "/x/../static/./%73ite.css", "/static%2fsite.css"]
+    {
+        assert_eq!(bench.get(path).await.text(), "body{}", "{path}");
+    }
+    assert_eq!(bench.get("/static/a%20b.txt").await.text(), "space");
+}
+
+#[tokio::test]
+async fn nothing_leads_out_of_the_release() {
+    let bench = bench();
+    for (path, status) in [
+        ("/static/escape.txt", 404),
+        ("/static/passwd.txt", 404),
+        ("/static/magic.txt", 404),
+        ("/static/../../outside", 400),
+        ("/static/..%2f..%2foutside", 400),
+        ("/static/%2e%2e/%2e%2e/outside", 400),
+        ("/static/%2e%2e%2f%2e%2e%2foutside", 400),
+        ("/static/..%252f..%252foutside", 404),
+        ("/static/..%5c..%5coutside", 404),
+        ("/static/site.css%00.txt", 400),
+        ("/static//etc/passwd", 404),
+    ] {
+        let answer = bench.get(path).await;
+        assert_eq!(answer.status, status, "{path}");
+        assert!(!answer.text().contains("secret") && !answer.text().contains("root:"), "{path}");
+    }
+}
+
+#[tokio::test]
+async fn private_names_are_missing_unless_named_by_a_rule() {
+    let bench = bench();
+    for path in ["/static/helper.py", "/static/.hidden", "/static/missing", "/static/site.css/"] {
+        assert_eq!(bench.get(path).await.status, 404, "{path}");
+    }
+    assert_eq!(bench.get("/app.yaml").await.text(), "version: 1");
+}
+
+#[tokio::test]
+async fn a_folder_is_its_index_behind_a_slash() {
+    let bench = bench();
+    assert_eq!(bench.get("/static/docs/").await.text(), "<p>docs</p>");
+    let answer = bench.get("/static/docs?a=b").await;
+    assert_eq!((answer.status, answer.header("location")), (301, "/static/docs/?a=b"));
+    assert_eq!(bench.get("//static/docs").await.header("location"), "/static/docs/");
+    assert_eq!(bench.get("/static/bare/").await.status, 404);
+}
+
+#[tokio::test]
+async fn a_file_the_client_has_is_not_sent_again() {
+    let bench = bench();
+    let first = bench.get("/static/site.css").await;
+    for header in [
+        format!("If-None-Match: {}\r\n", first.header("etag")),
+        format!("If-Modified-Since: {}\r\n", first.header("last-modified")),
+    ] {
+        let answer = get(&bench, "/static/site.css", &header).await;
+        assert_eq!(answer.status, 304, "{header}");
+        assert_eq!(answer.header("etag"), first.header("etag"));
+        assert_eq!(answer.header("cache-control"), "max-age=3600");
+    }
+    let other = get(&bench, "/static/site.css", "If-None-Match: \"other\"\r\n").await;
+    assert_eq!(other.status, 200);
+    let other = get(&bench, "/static/site.css", "If-Match: \"other\"\r\n").await;
+    assert_eq!(other.status, 412);
+}
+
+#[tokio::test]
+async fn a_part_of_a_file_is_sent_where_asked_for() {
+    let bench = bench();
+    let part = get(&bench, "/static/site.css", "Range: bytes=1-3\r\n").await;
+    assert_eq!((part.status, part.text()), (206, "ody"));
+    assert_eq!(part.header("content-range"), "bytes 1-3/6");
+    let part = get(&bench, "/static/large.bin", "Range: bytes=-300000\r\n").await;
+    assert_eq!((part.status, part.body.len()), (206, 300_000));
+    let beyond = get(&bench, "/static/site.css", "Range: bytes=6-\r\n").await;
+    assert_eq!((beyond.status, beyond.header("content-range")), (416, "bytes */6"));
+    let several = get(&bench, "/static/site.css", "Range: bytes=0-0,2-2\r\n").await;
+    assert_eq!((several.status, several.text()), (200, "body{}"));
+    let stale = get(&bench, "/static/site.css", "Range: bytes=0-0\r\nIf-Range: \"a\"\r\n").await;
+    assert_eq!((stale.status, stale.text()), (200, "body{}"));
+}
+
+#[tokio::test]
+async fn what_is_not_static_is_the_apps() {
+    let bench = bench();
+    let app = bench.app("x", |request| request.ok("app"));
+    let mut route = bench.route(&[&app]);
+    route.statics = vec![rule("/static/", "static/")];
+    bench.set_route(route);
+    assert_eq!(bench.get("/staticfile").await.text(), "app");
+    assert_eq!(bench.get("/static/../x").await.text(), "app");
+    assert_eq!(bench.get("/static/missing").await.status, 404);
+    assert_eq!(app.taken(), 2);
+}
