@@ -210,7 +210,7 @@ impl Inner {
                     .log()
                     .say(format!("source: {} files and folders", inspection.entries))
                     .await;
-                Ok(inspection)
+                Ok(*inspection)
             }
             Ok(Report::Rejected(message)) => Err(BuildError::Rejected(message)),
             Err(error) => Err(engine("read what is in the source", error)),

@@ -158,7 +158,8 @@ impl Bench {
         let group = self.start(command, exit_writer, stdout_writer, stderr_writer).await?;
         let output = async {
             tokio::try_join!(read_exit_record(exit), self.read_stdout(stdout, keep_stdout), async {
-                Ok(self.log.say_all(stderr).await)
+                self.log.say_all(stderr).await;
+                Ok(())
             },)
         };
         let ended = tokio::select! {

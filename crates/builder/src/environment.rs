@@ -12,9 +12,10 @@ use ace_types::AppName;
 use sha2::{Digest, Sha256};
 
 use crate::container::{Bench, Command, Ended};
+use crate::hash::hex;
 use crate::python::Python;
 use crate::site::Site;
-use crate::tools::{UV, hex};
+use crate::tools::UV;
 use crate::unpack::CODE;
 
 /// Where it stands in every container.
@@ -51,7 +52,7 @@ impl Installer {
     }
 
     fn uv<'a>(&self, python: &Python, words: impl IntoIterator<Item = &'a &'a str>) -> Command {
-        let argv = [UV].iter().chain(words.into_iter()).map(|word| (*word).to_owned());
+        let argv = [UV].iter().chain(words).map(|word| (*word).to_owned());
         see_python(Command::new(argv), python)
             .read_only(&self.program, UV)
             .env("UV_DEFAULT_INDEX", &self.index)

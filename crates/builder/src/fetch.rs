@@ -41,11 +41,11 @@ pub enum FetchError {
     #[error("{host} did not answer in time")]
     Deadline { host: String },
     #[error("{uri} answered {status}")]
-    Status { uri: Uri, status: StatusCode },
+    Status { uri: String, status: StatusCode },
     #[error("{uri} is larger than {max} bytes")]
-    Size { uri: Uri, max: usize },
+    Size { uri: String, max: usize },
     #[error("{uri} leads to too many other addresses")]
-    Redirects { uri: Uri },
+    Redirects { uri: String },
 }
 
 impl Client {
@@ -81,7 +81,7 @@ impl Client {
                 }
             }
         }
-        Err(FetchError::Redirects { uri: uri.clone() })
+        Err(FetchError::Redirects { uri: uri.to_string() })
     }
 
     async fn get_once(&self, uri: &Uri, accept: &str, max: usize) -> Result<Answer, FetchError> {
@@ -113,7 +113,7 @@ impl Client {
             (status, Some(location)) if status.is_redirection() => {
                 Ok(Answer::Redirect(location.to_owned()))
             }
-            (status, _) => Err(FetchError::Status { uri: uri.clone(), status }),
+            (status, _) => Err(FetchError::Status { uri: uri.to_string(), status }),
         }
     }
 
@@ -185,7 +185,7 @@ async fn read_body(mut body: Incoming, uri: &Uri, max: usize) -> Result<Bytes, F
         let frame = frame.map_err(|source| FetchError::Http { host: host(), source })?;
         let Ok(data) = frame.into_data() else { continue };
         if content.len() + data.len() > max {
-            return Err(FetchError::Size { uri: uri.clone(), max });
+            return Err(FetchError::Size { uri: uri.to_string(), max });
         }
         content.extend_from_slice(&data);
     }

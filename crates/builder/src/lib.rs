@@ -20,6 +20,7 @@ mod container;
 mod environment;
 mod fetch;
 mod files;
+mod hash;
 mod log;
 mod python;
 mod servers;

@@ -16,6 +16,7 @@ use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 
 use crate::fetch::{self, Client, FetchError};
+use crate::hash::hex;
 use crate::log::BuildLog;
 
 /// Where it stands in a build's containers.
@@ -138,11 +139,6 @@ impl Tools {
         }
         Ok(wheel.into())
     }
-}
-
-/// Bytes in hexadecimal.
-pub fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// Takes the program out of `wheel` and puts it at `program`, all at once.

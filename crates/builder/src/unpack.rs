@@ -32,11 +32,19 @@ const PACKED_MAX: Bytes = Bytes::mib(200);
 /// The most files, folders and links, those that only appear within a path included.
 const ENTRIES_MAX: u64 = 50_000;
 
+/// The most that is put in a folder.
+struct Bounds {
+    /// Contents of files.
+    content: Bytes,
+    /// Files, folders and links.
+    entries: u64,
+}
+
 /// What the hidden command says on its standard output: one JSON document.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Report {
-    Ok(Inspection),
+    Ok(Box<Inspection>),
     /// The tenant's archive can't be built. A sentence for the tenant.
     Rejected(String),
 }
@@ -82,7 +90,7 @@ pub enum UnpackError {
 /// to blame.
 pub fn unpack_main() -> ExitCode {
     let report = match unpack_into(io::stdin().lock(), Path::new(CODE)) {
-        Ok(inspection) => Report::Ok(inspection),
+        Ok(inspection) => Report::Ok(Box::new(inspection)),
         Err(error @ UnpackError::Write { .. }) => return fail(&error),
         Err(error) => Report::Rejected(sentence(&error)),
     };
@@ -97,7 +105,7 @@ pub fn unpack_main() -> ExitCode {
 
 /// Unpacks `packed`, a tar or gzipped tar, into the empty `folder`, and looks at the result.
 pub fn unpack_into(packed: impl Read, folder: &Path) -> Result<Inspection, UnpackError> {
-    let mut tree = Tree::open(folder, CONTENT_MAX)?;
+    let mut tree = Tree::open(folder, Bounds { content: CONTENT_MAX, entries: ENTRIES_MAX })?;
     let source_hash = archive::unpack(packed, &mut tree)?;
     tree.check_links()?;
     inspect::inspect(&tree, source_hash)

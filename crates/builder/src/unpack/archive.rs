@@ -13,6 +13,7 @@ use tar::EntryType;
 use super::path::{RelativePath, unfit};
 use super::tree::{NewFile, Tree};
 use super::{ENTRIES_MAX, PACKED_MAX, STREAM_MAX, UnpackError};
+use crate::hash::hex;
 
 /// The largest extension header. Its long names are far smaller; foreign attributes may be this large.
 const EXTENSION_MAX: u64 = 1 << 20;
@@ -44,7 +45,7 @@ pub fn unpack(packed: impl Read, tree: &mut Tree) -> Result<String, UnpackError>
     }
     // A gzip file's checksum comes last: it tells a whole archive from one that was cut off.
     io::copy(&mut archive.into_inner(), &mut io::sink()).map_err(damaged)?;
-    Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(hex(&hash.finalize()))
 }
 
 /// One entry, understood.

@@ -11,12 +11,11 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
-use ace_types::Bytes;
 use rustix::fs::{AtFlags, FileType, Mode, OFlags, ResolveFlags, Stat, Timespec, Timestamps};
 use rustix::io::Errno;
 
 use super::path::{RelativePath, unfit};
-use super::{ENTRIES_MAX, UnpackError};
+use super::{Bounds, UnpackError};
 
 /// The first day of 1980: before it, zip files and some Python tools fail.
 const OLDEST: u64 = 315_532_800;
@@ -34,6 +33,7 @@ pub struct Tree {
     now: u64,
     entries: u64,
     content_left: u64,
+    bounds: Bounds,
     links: Vec<RelativePath>,
 }
 
@@ -47,12 +47,19 @@ pub struct NewFile<'a, R> {
 }
 
 impl Tree {
-    /// `folder` exists and is empty. At most `content_max` bytes are written to its files.
-    pub fn open(folder: &Path, content_max: Bytes) -> Result<Self, UnpackError> {
+    /// `folder` exists and is empty. No more than `bounds` is put in it.
+    pub fn open(folder: &Path, bounds: Bounds) -> Result<Self, UnpackError> {
         let root = rustix::fs::open(folder, FOLDER, Mode::empty())
             .map_err(|errno| write_error(folder.as_os_str().as_bytes(), errno))?;
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(OLDEST, |age| age.as_secs());
-        Ok(Self { root, now, entries: 0, content_left: content_max.0, links: Vec::new() })
+        Ok(Self {
+            root,
+            now,
+            entries: 0,
+            content_left: bounds.content.0,
+            bounds,
+            links: Vec::new(),
+        })
     }
 
     pub fn root(&self) -> &OwnedFd {
@@ -205,7 +212,7 @@ impl Tree {
 
     fn count(&mut self) -> Result<(), UnpackError> {
         self.entries += 1;
-        if self.entries > ENTRIES_MAX { Err(UnpackError::Entries) } else { Ok(()) }
+        if self.entries > self.bounds.entries { Err(UnpackError::Entries) } else { Ok(()) }
     }
 }
 
