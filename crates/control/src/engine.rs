@@ -13,7 +13,7 @@ use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
-use crate::Outcome;
+use crate::becomes_true;
 use crate::config::ControlConfig;
 use crate::lanes::Lanes;
 use crate::records::{Records, RecordsError};
@@ -55,8 +55,8 @@ pub struct Engine {
     pub applied: watch::Sender<Revision>,
     /// No new work is begun any more, and what can be given up is.
     pub ending: watch::Sender<bool>,
-    /// How the engine ends, once it's known.
-    pub outcome: watch::Sender<Option<Outcome>>,
+    /// Everything has been brought down.
+    pub is_down: watch::Sender<bool>,
     /// Held while the node is brought down.
     pub going_down: Mutex<()>,
     /// The task that tells node and gateway what to do; `None` once they are let go.
@@ -79,7 +79,7 @@ impl Engine {
             tasks: Tasks::default(),
             applied: watch::Sender::new(Revision(0)),
             ending: watch::Sender::new(false),
-            outcome: watch::Sender::new(None),
+            is_down: watch::Sender::new(false),
             going_down: Mutex::new(()),
             reconciler: Mutex::new(None),
             next_range: AtomicU32::new(0),
@@ -88,8 +88,7 @@ impl Engine {
 
     /// Waits until the engine is about to end.
     pub async fn ended(&self) {
-        // The sender is our own: there is no error.
-        let _ = self.ending.subscribe().wait_for(|ending| *ending).await;
+        becomes_true(self.ending.subscribe()).await;
     }
 
     pub fn is_ending(&self) -> bool {

@@ -32,7 +32,7 @@ use crate::logs::{self, LogRequest};
 use crate::names;
 use crate::refusal::Refusal;
 use crate::views;
-use crate::{Outcome, wind_down};
+use crate::wind_down;
 
 /// Deploys of one app: one that runs and eight that wait.
 const DEPLOYS_OF_AN_APP: usize = 9;
@@ -157,7 +157,7 @@ async fn show_logs(
     if state.app(&app).is_none() {
         return Err(names::no_such_app(&state, &app));
     }
-    let found = logs::start(&engine, LogRequest { app, tail, follow });
+    let found = logs::start(&engine, LogRequest { app, tail, follow }).await;
     Ok(lines(found, |lines: Vec<LogLine>| lines.iter().flat_map(json_line).collect()))
 }
 
@@ -187,7 +187,7 @@ async fn down(engine: &Engine) -> Result<(), Refusal> {
         refusal.error.detail = Some(left.join("\n"));
         return Err(refusal);
     }
-    engine.outcome.send_replace(Some(Outcome::Down));
+    engine.is_down.send_replace(true);
     Ok(())
 }
 

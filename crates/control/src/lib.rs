@@ -82,7 +82,7 @@ pub async fn run(
     config: ControlConfig,
     parts: Parts,
     listener: UnixListener,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
 ) -> Result<Outcome, ControlError> {
     check(&config)?;
     let engine = Arc::new(Engine::new(config, parts).await?);
@@ -93,11 +93,9 @@ pub async fn run(
     let end = watch::Sender::new(false);
     let router = http::router(Arc::clone(&engine));
     let server = tokio::spawn(server::serve(listener, router, end.subscribe()));
-    let mut outcome = engine.outcome.subscribe();
     let ended = tokio::select! {
-        _ = outcome.wait_for(Option::is_some) => Outcome::Down,
-        // A dropped sender means the same.
-        _ = stop.wait_for(|stop| *stop) => {
+        () = becomes_true(engine.is_down.subscribe()) => Outcome::Down,
+        () = becomes_true(stop) => {
             wind_down(&engine).await;
             Outcome::Stopped
         }
@@ -114,6 +112,11 @@ fn check(config: &ControlConfig) -> Result<(), ControlError> {
     let shortest = format!("a.{}", config.domain).parse::<ace_types::HostName>();
     let domain = || config.domain.to_string();
     shortest.map(|_| ()).map_err(|source| ControlError::Domain { domain: domain(), source })
+}
+
+/// Waits until `signal` is true, or can no longer become so because its sender is gone.
+async fn becomes_true(mut signal: watch::Receiver<bool>) {
+    let _ = signal.wait_for(|signal| *signal).await;
 }
 
 /// Begins no new work, gives up what can be given up, and lets go of the machine as it is.

@@ -32,41 +32,47 @@ pub struct LogRequest {
     pub follow: bool,
 }
 
-/// Starts to read, and returns what is found, each time all that has come up, in order of time.
-/// Ends with the app, the engine, or when the receiver is dropped.
-pub fn start(engine: &Arc<Engine>, request: LogRequest) -> mpsc::Receiver<Vec<LogLine>> {
-    let (sender, lines) = mpsc::channel(QUEUE);
-    let engine = Arc::clone(engine);
-    tokio::spawn(async move {
-        tokio::select! {
-            () = read(&engine, &request, &sender) => {}
-            () = sender.closed() => {}
-            () = engine.ended() => {}
-        }
-    });
-    lines
+/// Reads the end of the log, and starts to follow it if that is asked for. Returns what is found, each
+/// time all that has come up, in order of time.
+///
+/// What an instance says after the return is followed. Ends with the app, the engine, or when the
+/// receiver is dropped.
+pub async fn start(engine: &Arc<Engine>, request: LogRequest) -> mpsc::Receiver<Vec<LogLine>> {
+    let (sender, found) = mpsc::channel(QUEUE);
+    let folders = log_folders(engine, &request.app);
+    let read = spawn_blocking(move || read_ends(folders, request.tail)).await;
+    let (lines, followers) = or_empty(read);
+    // The channel is empty and its receiver is here: there is room.
+    let _ = sender.try_send(lines);
+    if request.follow {
+        let engine = Arc::clone(engine);
+        tokio::spawn(async move {
+            tokio::select! {
+                () = follow(&engine, &request.app, followers, &sender) => {}
+                () = sender.closed() => {}
+                () = engine.ended() => {}
+            }
+        });
+    }
+    found
 }
 
-async fn read(engine: &Engine, request: &LogRequest, sender: &mpsc::Sender<Vec<LogLine>>) {
-    let mut followers = Followers::new();
-    let folders = log_folders(engine, &request.app);
-    let tail = request.tail;
-    let (lines, begun) = or_empty(spawn_blocking(move || read_ends(folders, tail)).await);
-    followers.extend(begun);
-    if sender.send(lines).await.is_err() || !request.follow {
-        return;
-    }
+async fn follow(
+    engine: &Engine,
+    app: &AppName,
+    mut followers: Followers,
+    sender: &mpsc::Sender<Vec<LogLine>>,
+) {
     loop {
         tokio::time::sleep(EVERY).await;
-        let folders = log_folders(engine, &request.app);
-        let looked = spawn_blocking(move || look(followers, folders)).await;
-        let (lines, rest) = or_empty(looked);
+        let folders = log_folders(engine, app);
+        let (lines, rest) = or_empty(spawn_blocking(move || look(followers, folders)).await);
         followers = rest;
         if !lines.is_empty() && sender.send(lines).await.is_err() {
             return;
         }
         let state = engine.records.state().await;
-        if state.is_ok_and(|state| state.app(&request.app).is_none()) {
+        if state.is_ok_and(|state| state.app(app).is_none()) {
             return;
         }
     }

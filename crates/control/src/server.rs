@@ -12,6 +12,8 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
+use crate::becomes_true;
+
 /// Connections at once; further ones wait in the socket's backlog.
 const CONNECTIONS: usize = 256;
 /// How long a client may take to send a request's head.
@@ -22,13 +24,13 @@ const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 const ENDED_WITHIN: Duration = Duration::from_secs(5);
 
 /// Answers requests until `end` turns true, and lets those under way finish, within a deadline.
-pub async fn serve(listener: UnixListener, router: Router, mut end: watch::Receiver<bool>) {
+pub async fn serve(listener: UnixListener, router: Router, end: watch::Receiver<bool>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
             accepted = accept(&listener, &room) => accepted,
-            () = ended(&mut end) => break,
+            () = becomes_true(end.clone()) => break,
         };
         while connections.try_join_next().is_some() {}
         match accepted {
@@ -62,12 +64,7 @@ async fn accept(
     Ok((stream, permit))
 }
 
-/// Waits until `end` turns true or can no longer do so.
-async fn ended(end: &mut watch::Receiver<bool>) {
-    let _ = end.wait_for(|end| *end).await;
-}
-
-async fn connection(stream: UnixStream, router: Router, mut end: watch::Receiver<bool>) {
+async fn connection(stream: UnixStream, router: Router, end: watch::Receiver<bool>) {
     let service = TowerToHyperService::new(router);
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
@@ -76,7 +73,7 @@ async fn connection(stream: UnixStream, router: Router, mut end: watch::Receiver
     let mut connection = std::pin::pin!(connection);
     let result = tokio::select! {
         result = connection.as_mut() => result,
-        () = ended(&mut end) => {
+        () = becomes_true(end) => {
             connection.as_mut().graceful_shutdown();
             connection.await
         }

@@ -1,0 +1,110 @@
+//! A client of the API: a connection for each request.
+
+use std::path::Path;
+
+use ace_api::http::{ApiError, DeployEvent};
+use bytes::Bytes;
+use http_body_util::{BodyExt, Full};
+use hyper::body::Incoming;
+use hyper::{Request, Response, StatusCode};
+use hyper_util::rt::TokioIo;
+use serde::de::DeserializeOwned;
+use tokio::net::UnixStream;
+
+use super::{SOON, block_on};
+
+/// A whole answer.
+pub struct Answer {
+    pub status: StatusCode,
+    pub body: Bytes,
+}
+
+impl Answer {
+    pub fn json<T: DeserializeOwned>(&self) -> T {
+        assert_eq!(self.status, StatusCode::OK, "{:?}", self.body);
+        serde_json::from_slice(&self.body).unwrap()
+    }
+
+    /// The status and code of a refusal.
+    pub fn refusal(&self) -> (u16, String) {
+        let error: ApiError = serde_json::from_slice(&self.body).unwrap();
+        (self.status.as_u16(), error.code)
+    }
+}
+
+pub fn get(socket: &Path, path: &str) -> Answer {
+    send(socket, "GET", path, "")
+}
+
+/// Sends a request and waits for the end of its answer.
+pub fn send(socket: &Path, method: &str, path: &str, body: &str) -> Answer {
+    block_on(async {
+        tokio::time::timeout(SOON, async {
+            let response = begin(socket, method, path, body).await;
+            let status = response.status();
+            Answer { status, body: response.into_body().collect().await.unwrap().to_bytes() }
+        })
+        .await
+        .unwrap()
+    })
+}
+
+/// Sends a request and waits for the head of its answer.
+pub async fn begin(socket: &Path, method: &str, path: &str, body: &str) -> Response<Incoming> {
+    let stream = UnixStream::connect(socket).await.unwrap();
+    let (mut sender, connection) =
+        hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+    tokio::spawn(connection);
+    let request = Request::builder().method(method).uri(path).header("host", "ace");
+    let body = Full::new(Bytes::copy_from_slice(body.as_bytes()));
+    sender.send_request(request.body(body).unwrap()).await.unwrap()
+}
+
+/// Deploys and returns every event.
+pub fn deploy(socket: &Path, app: &str, archive: &str) -> Vec<DeployEvent> {
+    let answer = send(socket, "POST", &format!("/v1/apps/{app}/deploys"), archive);
+    assert_eq!(answer.status, StatusCode::OK, "{:?}", answer.body);
+    let lines = answer.body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
+    lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
+}
+
+/// Deploys for as long as the engine lives. Returns the release, if it was told to be live.
+pub async fn try_deploy(socket: &Path, app: &str, archive: &str) -> Option<u32> {
+    let mut response = begin(socket, "POST", &format!("/v1/apps/{app}/deploys"), archive).await;
+    let mut body = Vec::new();
+    while let Some(Ok(frame)) = response.body_mut().frame().await {
+        body.extend(frame.into_data().unwrap_or_default());
+    }
+    let mut lines = body.split(|byte| *byte == b'\n');
+    lines.find_map(|line| match serde_json::from_slice(line) {
+        Ok(DeployEvent::Done { release, .. }) => Some(release.0),
+        _ => None,
+    })
+}
+
+/// Reads lines of a streamed answer until one holds `text`.
+pub async fn read_until(response: &mut Response<Incoming>, text: &str) -> String {
+    let mut read = String::new();
+    while !read.contains(text) {
+        let frame = tokio::time::timeout(SOON, response.body_mut().frame()).await.unwrap();
+        let data = frame.unwrap_or_else(|| panic!("{text:?} never came: {read}")).unwrap();
+        read += std::str::from_utf8(&data.into_data().unwrap()).unwrap();
+    }
+    read
+}
+
+/// The error that a deploy ended with.
+pub fn failure(events: &[DeployEvent]) -> &ApiError {
+    match events.last() {
+        Some(DeployEvent::Failed { error }) => error,
+        other => panic!("it did not fail: {other:?}"),
+    }
+}
+
+/// The release that a deploy ended with.
+pub fn done(events: &[DeployEvent]) -> u32 {
+    match events.last() {
+        Some(DeployEvent::Done { release, .. }) => release.0,
+        other => panic!("it did not succeed: {other:?}"),
+    }
+}

@@ -1,0 +1,228 @@
+//! Stand-ins for node, gateway and builder, which do at once what they are told.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex};
+use std::time::Duration;
+
+use ace_api::{
+    BuildError, BuildRequest, Builder, Built, EndReason, Gateway, InstanceSpec, InstanceState,
+    InstanceStatus, Interpreter, Node, RouteTable,
+};
+use ace_types::{AppYaml, Bytes, InstanceId};
+use async_trait::async_trait;
+use jiff::Timestamp;
+use tokio::sync::{mpsc, watch};
+
+const BEHAVIOUR: &str = "BEHAVIOUR";
+
+type Statuses = Arc<BTreeMap<InstanceId, InstanceStatus>>;
+
+/// Runs nothing, and says it does.
+pub struct FakeNode {
+    data: PathBuf,
+    statuses: watch::Sender<Statuses>,
+    pub removed_volumes: Mutex<Vec<PathBuf>>,
+    /// What `down` can't remove.
+    pub stuck: Mutex<Vec<String>>,
+}
+
+impl FakeNode {
+    pub fn new(data: &Path) -> Self {
+        Self {
+            data: data.to_owned(),
+            statuses: watch::Sender::default(),
+            removed_volumes: Mutex::default(),
+            stuck: Mutex::default(),
+        }
+    }
+
+    pub fn running(&self) -> usize {
+        self.statuses.borrow().len()
+    }
+
+    /// The only instance there is.
+    pub fn only(&self) -> (InstanceId, InstanceStatus) {
+        let statuses = self.statuses.borrow();
+        let (id, status) = statuses.first_key_value().unwrap();
+        (id.clone(), status.clone())
+    }
+
+    /// Lets every instance be in `state`.
+    pub fn all_become(&self, state: InstanceState) {
+        self.statuses.send_modify(|all| {
+            for status in Arc::make_mut(all).values_mut() {
+                status.state = state.clone();
+                // Long ago, so that no pause is left.
+                status.since = Timestamp::UNIX_EPOCH;
+            }
+        });
+    }
+
+    fn start(&self, spec: &InstanceSpec) -> InstanceStatus {
+        let log = self.data.join("run").join(spec.id.as_str()).join("log");
+        fs::create_dir_all(&log).unwrap();
+        let (state, last_end, said) = match spec.env[BEHAVIOUR].as_str() {
+            "fail" => {
+                let end = EndReason::Exited { status: 1 };
+                (InstanceState::Failed, Some(end), "ImportError: no module named shop")
+            }
+            "hang" => (InstanceState::Starting, None, "thinking"),
+            _ => (InstanceState::Running, None, "hello"),
+        };
+        let line = format!("{} out {said}\n", Timestamp::now());
+        fs::write(log.join("current"), line).unwrap();
+        InstanceStatus {
+            app: spec.app.clone(),
+            release: spec.release,
+            state,
+            since: Timestamp::now(),
+            socket: self.data.join("run").join(spec.id.as_str()).join("socket"),
+            log,
+            restarts: 0,
+            last_end,
+        }
+    }
+}
+
+#[async_trait]
+impl Node for FakeNode {
+    fn set_desired(&self, instances: Vec<InstanceSpec>) {
+        self.statuses.send_modify(|all| {
+            let all = Arc::make_mut(all);
+            all.retain(|id, _| instances.iter().any(|spec| spec.id == *id));
+            for spec in instances {
+                all.entry(spec.id.clone()).or_insert_with(|| self.start(&spec));
+            }
+        });
+    }
+
+    fn statuses(&self) -> watch::Receiver<Statuses> {
+        self.statuses.subscribe()
+    }
+
+    async fn down(&self) -> Result<(), Vec<String>> {
+        let stuck = std::mem::take(&mut *self.stuck.lock().unwrap());
+        if !stuck.is_empty() {
+            return Err(stuck);
+        }
+        self.statuses.send_replace(Statuses::default());
+        Ok(())
+    }
+
+    async fn remove_volume(&self, image: PathBuf) -> io::Result<()> {
+        self.removed_volumes.lock().unwrap().push(image);
+        Err(io::ErrorKind::NotFound.into())
+    }
+}
+
+/// Keeps its routes, and has no requests.
+#[derive(Default)]
+pub struct FakeGateway {
+    routes: Mutex<RouteTable>,
+    pub drained: Mutex<Vec<InstanceId>>,
+}
+
+impl FakeGateway {
+    pub fn routes(&self) -> RouteTable {
+        self.routes.lock().unwrap().clone()
+    }
+}
+
+#[async_trait]
+impl Gateway for FakeGateway {
+    fn set_routes(&self, routes: RouteTable) {
+        *self.routes.lock().unwrap() = routes;
+    }
+
+    async fn drained(&self, instance: &InstanceId, _: Duration) -> bool {
+        let routes = self.routes();
+        let mut routed = routes.routes.iter().flat_map(|route| &route.instances);
+        assert!(!routed.any(|to| to.id == *instance), "{instance} still has its route");
+        self.drained.lock().unwrap().push(instance.clone());
+        true
+    }
+
+    fn address(&self) -> std::net::SocketAddr {
+        ([127, 0, 0, 1], 8080).into()
+    }
+}
+
+/// Makes releases of an archive's text.
+pub struct FakeBuilder {
+    data: PathBuf,
+    pub building: watch::Sender<usize>,
+}
+
+impl FakeBuilder {
+    pub fn new(data: &Path) -> Self {
+        Self { data: data.to_owned(), building: watch::Sender::new(0) }
+    }
+}
+
+/// Counts a build for as long as it's there.
+struct Counted<'a>(&'a watch::Sender<usize>);
+
+impl<'a> Counted<'a> {
+    fn new(count: &'a watch::Sender<usize>) -> Self {
+        count.send_modify(|count| *count += 1);
+        Self(count)
+    }
+}
+
+impl Drop for Counted<'_> {
+    fn drop(&mut self) {
+        self.0.send_modify(|count| *count -= 1);
+    }
+}
+
+#[async_trait]
+impl Builder for FakeBuilder {
+    async fn build(
+        &self,
+        request: BuildRequest,
+        log: mpsc::Sender<String>,
+    ) -> Result<Built, BuildError> {
+        let _counted = Counted::new(&self.building);
+        let behaviour = fs::read_to_string(&request.archive).unwrap();
+        log.send(format!("building {}", request.app)).await.unwrap();
+        match behaviour.as_str() {
+            "slow" => std::future::pending().await,
+            "panic" => panic!("the builder has a bug"),
+            "reject" => {
+                return Err(BuildError::Rejected("there is no index.py".to_owned()));
+            }
+            _ => {}
+        }
+        let app = request.app.as_str();
+        let code = self.data.join("releases").join(app).join(request.id.as_str()).join("code");
+        let environment = self.data.join("environments").join(app).join("none");
+        fs::create_dir_all(&code).unwrap();
+        fs::create_dir_all(&environment).unwrap();
+        let mut app_yaml = AppYaml { startup: Duration::from_secs(1), ..AppYaml::default() };
+        app_yaml.env.insert(BEHAVIOUR.to_owned(), behaviour);
+        Ok(Built {
+            code,
+            environment,
+            server: self.data.join("servers/uwsgi"),
+            python: Interpreter {
+                version: "3.13.1".to_owned(),
+                program: "/usr/bin/python3".into(),
+                prefix: "/usr".into(),
+            },
+            app_yaml,
+            code_size: Bytes(1),
+            environment_size: Bytes(1),
+        })
+    }
+
+    async fn remove(&self, paths: Vec<PathBuf>) -> io::Result<()> {
+        paths.iter().try_for_each(fs::remove_dir_all)
+    }
+
+    async fn recover(&self) -> io::Result<()> {
+        Ok(())
+    }
+}

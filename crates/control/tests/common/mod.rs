@@ -1,0 +1,204 @@
+//! A `control` whose node, gateway and builder are stand-ins in memory, and a client of its API.
+//!
+//! An archive's text says how its app behaves:
+//!
+//! | text | the build | the instance |
+//! |---|---|---|
+//! | `run` | succeeds | runs |
+//! | `fail` | succeeds | prints a traceback and fails |
+//! | `hang` | succeeds | never gets ready |
+//! | `reject` | is rejected | |
+//! | `slow` | never ends | |
+//! | `panic` | panics | |
+#![allow(dead_code)] // Each test program uses its own part.
+
+pub mod client;
+pub mod fakes;
+pub mod mortal;
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ace_api::http::{AppState, AppView, DoctorReport};
+use ace_control::{ControlConfig, Outcome, Parts};
+use ace_store::{SqliteStore, Store};
+use ace_types::IdRange;
+use tempfile::TempDir;
+use tokio::net::UnixListener;
+use tokio::runtime::Runtime;
+use tokio::sync::watch;
+use tokio::task::JoinHandle;
+
+use fakes::{FakeBuilder, FakeGateway, FakeNode};
+
+/// Long enough for anything that will happen at all.
+pub const SOON: Duration = Duration::from_secs(10);
+
+/// A machine: what outlives an engine.
+pub struct Machine {
+    pub folder: TempDir,
+    pub store: Arc<dyn Store>,
+    pub node: Arc<FakeNode>,
+    pub builder: Arc<FakeBuilder>,
+}
+
+/// An engine that runs on a machine.
+pub struct Life {
+    runtime: Option<Runtime>,
+    pub gateway: Arc<FakeGateway>,
+    pub socket: PathBuf,
+    stop: watch::Sender<bool>,
+    ended: Option<JoinHandle<Outcome>>,
+}
+
+impl Machine {
+    pub fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        Self {
+            store: Arc::new(SqliteStore::open(&folder.path().join("ace.db")).unwrap()),
+            node: Arc::new(FakeNode::new(folder.path())),
+            builder: Arc::new(FakeBuilder::new(folder.path())),
+            folder,
+        }
+    }
+
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Starts an engine.
+    pub fn live(&self) -> Life {
+        self.live_on(Arc::clone(&self.store))
+    }
+
+    /// Starts an engine that sees `store`.
+    pub fn live_on(&self, store: Arc<dyn Store>) -> Life {
+        let runtime = tokio::runtime::Builder::new_multi_thread()
+            .worker_threads(2)
+            .enable_all()
+            .build()
+            .unwrap();
+        let gateway = Arc::new(FakeGateway::default());
+        let parts = Parts {
+            store,
+            node: self.node.clone(),
+            gateway: gateway.clone(),
+            builder: self.builder.clone(),
+            doctor: Arc::new(|| DoctorReport { checks: vec![] }),
+        };
+        let socket = self.path("ace.sock");
+        let _ = std::fs::remove_file(&socket);
+        let _entered = runtime.enter();
+        let listener = UnixListener::bind(&socket).unwrap();
+        let (stop, stopped) = watch::channel(false);
+        let config = config(self.folder.path());
+        let run = async move { ace_control::run(config, parts, listener, stopped).await.unwrap() };
+        let ended = Some(runtime.spawn(run));
+        Life { runtime: Some(runtime), gateway, socket, stop, ended }
+    }
+
+    /// What stands in a folder of the machine's.
+    pub fn entries(&self, name: &str) -> usize {
+        std::fs::read_dir(self.path(name)).map_or(0, Iterator::count)
+    }
+
+    /// Rows in the store whose key begins with `prefix`.
+    pub fn rows(&self, prefix: &str) -> usize {
+        block_on(self.store.list(prefix)).unwrap().entries.len()
+    }
+}
+
+fn config(data: &Path) -> ControlConfig {
+    ControlConfig {
+        data: data.to_owned(),
+        domain: "localhost".parse().unwrap(),
+        public_port: 8080,
+        id_ranges: (0..64).filter_map(IdRange::new).collect(),
+        stop_grace: Duration::from_secs(1),
+    }
+}
+
+impl Life {
+    /// Ends the engine where it stands, as `kill -9` would.
+    pub fn kill(mut self) {
+        self.runtime.take().unwrap().shutdown_timeout(SOON);
+    }
+
+    /// Asks the engine to stop, and waits until it has.
+    pub fn stop(self) -> Outcome {
+        self.stop.send_replace(true);
+        self.wait()
+    }
+
+    /// Waits until the engine ends.
+    pub fn wait(mut self) -> Outcome {
+        let runtime = self.runtime.take().unwrap();
+        let ended = self.ended.take().unwrap();
+        let outcome = runtime.block_on(async { tokio::time::timeout(SOON * 3, ended).await });
+        runtime.shutdown_timeout(SOON);
+        outcome.unwrap().unwrap()
+    }
+
+    pub fn apps(&self) -> Vec<AppView> {
+        client::get(&self.socket, "/v1/apps").json()
+    }
+
+    /// The release that requests for `app` reach, and by how many instances.
+    pub fn routed(&self, app: &str) -> Option<(u32, usize)> {
+        let routes = self.gateway.routes();
+        let route = routes.routes.iter().find(|route| route.app.as_str() == app)?;
+        Some((route.release.0, route.instances.len()))
+    }
+}
+
+/// Waits until nothing is under way, and checks that nothing is left over: every app has just the
+/// instance, the route, the files and the user ids of the release that it serves.
+pub fn assert_sound(machine: &Machine, life: &Life) {
+    let busy = |app: &AppView| {
+        let deploying = app.last_deploy.as_ref().is_some_and(|deploy| deploy.ended_at.is_none());
+        deploying || app.state != AppState::Running || app.instances.len() != 1
+    };
+    eventually("everything is settled", || !life.apps().iter().any(busy));
+    eventually("all instances are wanted", || machine.node.running() == life.apps().len());
+    let apps = life.apps();
+    for app in &apps {
+        let route = life.routed(app.name.as_str());
+        assert_eq!(route, Some((app.release.unwrap().0, 1)), "{app:?}");
+        let folder = format!("releases/{}", app.name);
+        eventually("only releases have code", || {
+            machine.entries(&folder) == machine.rows(&format!("{folder}/"))
+        });
+    }
+    assert_eq!(life.gateway.routes().routes.len(), apps.len());
+    assert_eq!(machine.rows("apps/"), apps.len());
+    assert_eq!(machine.rows("ids/"), apps.len());
+    assert_eq!(machine.rows("instances/"), apps.len());
+    assert_eq!(machine.rows("deploys/"), apps.len());
+    eventually("unused files are removed", || {
+        let apps_in = |kind: &str| used_folders(&machine.path(kind));
+        apps_in("releases") == apps.len()
+            && apps_in("environments") == apps.len()
+            && machine.entries("archives") == 0
+            && machine.entries("logs/builds") <= machine.rows("releases/") + apps.len()
+    });
+}
+
+/// Folders in `path` that hold something.
+fn used_folders(path: &Path) -> usize {
+    let Ok(entries) = std::fs::read_dir(path) else { return 0 };
+    let holds = |path: PathBuf| std::fs::read_dir(path).is_ok_and(|mut all| all.next().is_some());
+    entries.filter(|entry| holds(entry.as_ref().unwrap().path())).count()
+}
+
+pub fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let start = Instant::now();
+    while !holds() {
+        assert!(start.elapsed() < SOON, "not in time: {what}");
+        block_on(async { tokio::time::sleep(Duration::from_millis(5)).await });
+    }
+}
+
+pub fn block_on<T>(future: impl Future<Output = T>) -> T {
+    tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap().block_on(future)
+}

@@ -1,0 +1,74 @@
+//! A store whose engine dies at a chosen commit.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use ace_store::{Changes, CommitError, Entry, Listing, Op, ReadError, Revision, Store, Watch};
+use async_trait::async_trait;
+use tokio::sync::watch;
+
+/// Where in its last commit the engine dies.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Death {
+    /// Nothing of the commit is there.
+    Before,
+    /// All of it is there, but nobody was told.
+    After,
+}
+
+/// Passes everything on until so many commits have been made. From then on it never answers: the
+/// engine stands still until the test kills it.
+pub struct Mortal {
+    store: Arc<dyn Store>,
+    left: AtomicUsize,
+    death: Death,
+    pub dead: watch::Sender<bool>,
+}
+
+impl Mortal {
+    pub fn new(store: Arc<dyn Store>, commits: usize, death: Death) -> Arc<Self> {
+        let left = AtomicUsize::new(commits);
+        Arc::new(Self { store, left, death, dead: watch::Sender::new(false) })
+    }
+
+    async fn alive(&self) {
+        if *self.dead.borrow() {
+            std::future::pending().await
+        }
+    }
+}
+
+#[async_trait]
+impl Store for Mortal {
+    async fn get(&self, key: &str) -> Result<Option<Entry>, ReadError> {
+        self.alive().await;
+        self.store.get(key).await
+    }
+
+    async fn list(&self, prefix: &str) -> Result<Listing, ReadError> {
+        self.alive().await;
+        self.store.list(prefix).await
+    }
+
+    async fn commit(&self, ops: Vec<Op>) -> Result<Revision, CommitError> {
+        self.alive().await;
+        let count = |left: usize| left.checked_sub(1);
+        if self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, count).is_ok() {
+            return self.store.commit(ops).await;
+        }
+        self.dead.send_replace(true);
+        if self.death == Death::After {
+            self.store.commit(ops).await?;
+        }
+        std::future::pending().await
+    }
+
+    fn watch(&self, from: Revision) -> Watch {
+        self.store.watch(from)
+    }
+
+    async fn changes_since(&self, since: Revision) -> Result<Changes, ReadError> {
+        self.alive().await;
+        self.store.changes_since(since).await
+    }
+}
