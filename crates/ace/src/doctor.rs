@@ -18,5 +18,10 @@ fn check(finding: Finding) -> DoctorCheck {
         Grade::Warn => Verdict::Warn,
         Grade::Fail => Verdict::Fail,
     };
-    DoctorCheck { name: finding.name.to_owned(), verdict, detail: finding.detail, remedy: finding.remedy }
+    DoctorCheck {
+        name: finding.name.to_owned(),
+        verdict,
+        detail: finding.detail,
+        remedy: finding.remedy,
+    }
 }

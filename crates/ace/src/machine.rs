@@ -2,21 +2,28 @@
 //!
 //! `ace server` sets it up and leaves it when it ends, since apps go on; `ace down` takes it away.
 
+use std::net::Ipv4Addr;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ace_api::Node;
+use ace_builder::{Network, NetworkLease};
 use ace_node::dns::{self, Resolvers};
 use ace_node::{AddressPool, ContainerNode, NodeConfig};
 use ace_sandbox::cgroup::CgroupTree;
 use ace_sandbox::claims::{self, Claim};
 use ace_sandbox::firewall;
 use ace_sandbox::launch::LauncherProgram;
-use ace_types::EngineId;
+use ace_sandbox::network;
+use ace_sandbox::spec::NetworkSpec;
+use ace_types::{EngineId, IdRange};
 use anyhow::{Context, Result, bail};
 
 use crate::engine::EngineFolder;
 
+/// How often the firewall's table is looked after.
+const FIREWALL_RESYNC: Duration = Duration::from_secs(5);
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// This engine's part of the machine.
@@ -44,6 +51,8 @@ impl Machine {
         let forwarder: Vec<_> = resolvers.forward_to.map(|_| claim.gateway()).into_iter().collect();
         firewall::ensure(&id, claim.subnet(), &forwarder)
             .context("could not set up the firewall's table")?;
+        tokio::spawn(keep_firewall(id.clone(), claim, forwarder));
+        warn_of_foreign_drops();
         let machine = Parts { launcher: Arc::new(launcher), cgroups: Arc::new(cgroups), resolvers };
         machine.start(id, claim, engine).await
     }
@@ -57,6 +66,41 @@ impl Machine {
             bail!("not all could be removed: {}", failures.join("; "));
         }
         Ok(())
+    }
+}
+
+impl Machine {
+    /// The ranges of user ids that are this engine's, in an order that never changes.
+    pub fn id_ranges(&self) -> Vec<IdRange> {
+        (0..).map_while(|index| self.claim.id_range(index)).collect()
+    }
+
+    /// The network for the containers of builds.
+    pub fn build_network(&self) -> BuildNetwork {
+        BuildNetwork {
+            engine: self.engine.clone(),
+            addresses: self.addresses.clone(),
+            gateway: self.claim.gateway(),
+        }
+    }
+}
+
+/// Lends builds addresses of the same subnet as instances have.
+pub struct BuildNetwork {
+    engine: EngineId,
+    addresses: AddressPool,
+    gateway: Ipv4Addr,
+}
+
+impl Network for BuildNetwork {
+    fn lease(&self, name: &str) -> Option<NetworkLease> {
+        let lease = self.addresses.lease()?;
+        let spec = NetworkSpec::Veth {
+            host_interface: network::veth_name(&self.engine, name),
+            address: lease.address(),
+            gateway: self.gateway,
+        };
+        Some(NetworkLease { spec, held: Box::new(lease) })
     }
 }
 
@@ -86,7 +130,7 @@ impl Parts {
 }
 
 /// Every address of the engine's subnet that a container may have.
-fn addresses(claim: &Claim) -> impl Iterator<Item = std::net::Ipv4Addr> {
+fn addresses(claim: &Claim) -> impl Iterator<Item = Ipv4Addr> {
     (0..).map_while(|n| claim.address(n))
 }
 
@@ -100,4 +144,36 @@ fn resolvers(claim: &Claim) -> Resolvers {
         tracing::warn!("apps can't resolve names: could not forward them to {upstream}: {error}");
     }
     resolvers
+}
+
+/// Sets the firewall's table again when somebody else has removed it: a flush of all tables takes
+/// the walls between containers away with the rest.
+async fn keep_firewall(engine: EngineId, claim: Claim, forwarder: Vec<Ipv4Addr>) {
+    loop {
+        tokio::time::sleep(FIREWALL_RESYNC).await;
+        let (engine, forwarder) = (engine.clone(), forwarder.clone());
+        let kept = tokio::task::spawn_blocking(move || match firewall::is_set(&engine) {
+            Ok(false) => {
+                tracing::warn!("the firewall's table was gone; it is set again");
+                firewall::ensure(&engine, claim.subnet(), &forwarder)
+            }
+            other => other.map(drop),
+        });
+        if let Ok(Err(error)) = kept.await {
+            tracing::error!("the walls between containers may be down: {error}");
+        }
+    }
+}
+
+/// Other tables' chains that would cut apps off from the internet.
+fn warn_of_foreign_drops() {
+    for chain in firewall::foreign_drops().unwrap_or_default() {
+        tracing::warn!(
+            "the chain {} of table {} {} drops what apps send; to let it pass: {}",
+            chain.chain,
+            chain.family,
+            chain.table,
+            chain.remedy()
+        );
+    }
 }

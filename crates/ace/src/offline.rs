@@ -28,6 +28,6 @@ impl ace_cli::Offline for OfflineEngine {
     }
 
     async fn doctor(&self) -> Result<DoctorReport> {
-        Ok(doctor::report())
+        Ok(doctor::report(&std::env::temp_dir()))
     }
 }

@@ -1,16 +1,16 @@
 //! `ace server`: every part in one process.
 
 use std::fs::{self, Permissions};
-use std::io;
+use std::io::{self, IsTerminal};
 use std::net::SocketAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ace_api::Gateway;
 use ace_api::http::{DoctorReport, Verdict};
-use ace_builder::{BuilderConfig, ContainerBuilder};
+use ace_api::{Gateway, Node};
+use ace_builder::{BuilderConfig, ContainerBuilder, Places};
 use ace_control::{ControlConfig, Outcome, Parts};
 use ace_gateway::{GatewayConfig, GatewayServer};
 use ace_store::SqliteStore;
@@ -27,6 +27,8 @@ use crate::machine::Machine;
 
 /// How long requests under way may take when the engine ends.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
+/// How long an app that is asked to stop may take for what it has under way.
+const STOP_GRACE: Duration = Duration::from_secs(30);
 
 /// Run the engine on this machine
 ///
@@ -55,32 +57,34 @@ pub struct ServerArgs {
 pub async fn run(args: ServerArgs) -> Result<()> {
     start_logging();
     require_root()?;
-    let report = doctor::report();
-    refuse_unfit_machine(&report)?;
     let mut engine = EngineFolder::open(&args.data)?;
+    refuse_unfit_machine(&doctor::report(engine.path()))?;
     let machine = Machine::set_up(&mut engine).await?;
-    let gateway = start_gateway(args.http)?;
-    let listener = listen(&engine.path().join("ace.sock"))?;
-    let config = control_config(&args, &engine, &machine, gateway.address().port());
+    let gateway = start_gateway(args.http, engine.folder("spool")?)?;
+    let socket = engine.path().join("ace.sock");
+    let listener = listen(&socket)?;
+    let config = control_config(&args, &engine, &machine, gateway.address().port())?;
     let parts = parts(&args, &engine, &machine, Arc::clone(&gateway))?;
-    print_ready(gateway.address(), engine.path());
+    print_ready(gateway.address(), &socket);
     let outcome = ace_control::run(config, parts, listener, stop_signal()?).await?;
     gateway.stop(STOP_DEADLINE).await;
-    remove_socket(&engine.path().join("ace.sock"));
-    match outcome {
+    let ended = match outcome {
         Outcome::Down => machine.tear_down().await,
         Outcome::Stopped => {
             tracing::info!("the engine ends; apps go on running until `ace down`");
             Ok(())
         }
-    }
+    };
+    // Last: whoever waits for the engine's end looks for this.
+    remove_socket(&socket);
+    ended
 }
 
 /// Lines on standard error; `ACE_LOG` filters them, as in `ACE_LOG=warn,ace_node=debug`.
 fn start_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("ACE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).init();
+    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).init();
 }
 
 fn require_root() -> Result<()> {
@@ -107,9 +111,57 @@ fn refuse_unfit_machine(report: &DoctorReport) -> Result<()> {
     Ok(())
 }
 
-fn start_gateway(address: SocketAddr) -> Result<Arc<GatewayServer>> {
-    GatewayServer::start(GatewayConfig::new(address))
-        .with_context(|| format!("could not serve apps at {address}"))
+/// `spool` holds request bodies of unknown length until they are complete.
+fn start_gateway(address: SocketAddr, spool: PathBuf) -> Result<Arc<GatewayServer>> {
+    GatewayServer::start(GatewayConfig { spool, ..GatewayConfig::new(address) })
+        .context("could not start the gateway")
+}
+
+fn control_config(
+    args: &ServerArgs,
+    engine: &EngineFolder,
+    machine: &Machine,
+    public_port: u16,
+) -> Result<ControlConfig> {
+    for name in ["archives", "builds", "releases", "environments", "volumes", "logs"] {
+        engine.folder(name)?;
+    }
+    Ok(ControlConfig {
+        data: engine.path().to_owned(),
+        domain: args.domain.clone(),
+        public_port,
+        id_ranges: machine.id_ranges(),
+        stop_grace: STOP_GRACE,
+    })
+}
+
+/// The programs that `control` directs.
+fn parts(
+    args: &ServerArgs,
+    engine: &EngineFolder,
+    machine: &Machine,
+    gateway: Arc<GatewayServer>,
+) -> Result<Parts> {
+    let store = SqliteStore::open(&engine.path().join("ace.db"))
+        .context("could not open the store of the engine's state")?;
+    let builder = ContainerBuilder::new(BuilderConfig {
+        data: engine.path().to_owned(),
+        launcher: Arc::clone(&machine.launcher),
+        cgroups: Arc::clone(&machine.cgroups),
+        network: Arc::new(machine.build_network()),
+        nameservers: machine.resolvers.nameservers.clone(),
+        executable: std::env::current_exe().context("could not find this program's file")?,
+        index_url: args.index_url.clone(),
+        places: python_places(),
+    });
+    let scratch = engine.path().to_owned();
+    Ok(Parts {
+        store: Arc::new(store),
+        node: Arc::clone(&machine.node) as Arc<dyn Node>,
+        gateway,
+        builder: Arc::new(builder),
+        doctor: Arc::new(move || doctor::report(&scratch)),
+    })
 }
 
 /// Binds the API's socket, for root alone. The folder's lock says that nobody else has it.
@@ -130,8 +182,14 @@ fn remove_socket(path: &Path) {
     }
 }
 
-fn print_ready(address: SocketAddr, data: &Path) {
-    println!("ace is ready: http://{address} (apps), unix:{}/ace.sock (api)", data.display());
+/// Where this machine's Pythons are looked for: the system's, and those of whoever started us.
+fn python_places() -> Places {
+    let folder = |name| std::env::var_os(name).map(PathBuf::from);
+    Places::usual(folder("HOME").as_deref(), folder("PYENV_ROOT").as_deref())
+}
+
+fn print_ready(address: SocketAddr, socket: &Path) {
+    println!("ace is ready: http://{address} (apps), unix:{} (api)", socket.display());
 }
 
 /// Becomes true at the first SIGTERM or SIGINT.

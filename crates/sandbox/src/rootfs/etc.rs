@@ -12,7 +12,7 @@ use crate::failure::{Failure, Step};
 use crate::spec::ContainerSpec;
 
 /// What is bound from the host, where it has it; links are followed. Nothing here is secret.
-const FROM_HOST: [&str; 21] = [
+const FROM_HOST: [&str; 20] = [
     "alternatives",
     "crypto-policies",
     "debian_version",
@@ -25,7 +25,6 @@ const FROM_HOST: [&str; 21] = [
     "mime.types",
     "os-release",
     "pki/ca-trust/extracted",
-    "pki/tls",
     "pki/tls/cert.pem",
     "pki/tls/certs",
     "pki/tls/openssl.cnf",
