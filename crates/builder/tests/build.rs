@@ -121,6 +121,19 @@ async fn django_may_collect_what_is_declared_static() {
 }
 
 #[tokio::test]
+async fn the_examples_build() {
+    let Some(kit) = Kit::new() else { return };
+    let examples = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../examples");
+    let webpy = kit.build_folder(&examples.join("webpy")).await.built();
+    assert!(packages(&webpy.environment).contains(&"web".to_owned()));
+    let flask = kit.build_folder(&examples.join("flask")).await.built();
+    assert_eq!(flask.app_yaml.statics.len(), 2);
+    let django = kit.build_folder(&examples.join("django")).await.built();
+    assert!(django.code.join("static/guestbook/style.css").is_file());
+    assert!(!django.code.join("data").exists(), "the build made a secret key");
+}
+
+#[tokio::test]
 async fn a_build_is_bounded_and_sees_nothing_of_the_engine() {
     let Some(kit) = Kit::new() else { return };
     let app_yaml = ("app.yaml", "static: [{path: /s/, files: s/}]\n");

@@ -29,6 +29,8 @@ pub struct Kit {
     built: AtomicU32,
 }
 
+type Archive = tar::Builder<GzEncoder<File>>;
+
 /// A build's result and its log.
 pub struct Outcome {
     pub result: Result<Built, BuildError>,
@@ -69,31 +71,31 @@ impl Kit {
     }
 
     pub async fn build_with(&self, files: &[(&str, &str)], pin: Option<Interpreter>) -> Outcome {
-        let (sender, mut lines) = mpsc::channel(64);
-        let request = BuildRequest { python: pin, ..self.request(files) };
-        let reading = tokio::spawn(async move {
-            let mut log = Vec::new();
-            while let Some(line) = lines.recv().await {
-                log.push(line);
-            }
-            log
-        });
-        let result = self.builder.build(request, sender).await;
-        assert_eq!(self.leftovers(), Vec::<String>::new());
-        Outcome { result, log: reading.await.unwrap() }
+        self.run(BuildRequest { python: pin, ..self.request(files) }).await
+    }
+
+    /// Builds the app in `folder`.
+    pub async fn build_folder(&self, folder: &Path) -> Outcome {
+        self.run(self.request_of(|tar| tar.append_dir_all(".", folder).unwrap())).await
     }
 
     pub fn request(&self, files: &[(&str, &str)]) -> BuildRequest {
+        self.request_of(|tar| {
+            for (path, content) in files {
+                let mut header = tar::Header::new_gnu();
+                header.set_size(content.len() as u64);
+                header.set_mode(0o644);
+                tar.append_data(&mut header, path, content.as_bytes()).unwrap();
+            }
+        })
+    }
+
+    fn request_of(&self, fill: impl FnOnce(&mut Archive)) -> BuildRequest {
         let id = BuildId::from_random(random());
         let archive = self.data.path().join(format!("{id}.tgz"));
         let mut tar =
             tar::Builder::new(GzEncoder::new(File::create(&archive).unwrap(), Compression::fast()));
-        for (path, content) in files {
-            let mut header = tar::Header::new_gnu();
-            header.set_size(content.len() as u64);
-            header.set_mode(0o644);
-            tar.append_data(&mut header, path, content.as_bytes()).unwrap();
-        }
+        fill(&mut tar);
         tar.into_inner().unwrap().finish().unwrap();
         let number = self.built.fetch_add(1, Ordering::Relaxed);
         BuildRequest {
@@ -104,6 +106,20 @@ impl Kit {
             archive,
             python: None,
         }
+    }
+
+    async fn run(&self, request: BuildRequest) -> Outcome {
+        let (sender, mut lines) = mpsc::channel(64);
+        let reading = tokio::spawn(async move {
+            let mut log = Vec::new();
+            while let Some(line) = lines.recv().await {
+                log.push(line);
+            }
+            log
+        });
+        let result = self.builder.build(request, sender).await;
+        assert_eq!(self.leftovers(), Vec::<String>::new());
+        Outcome { result, log: reading.await.unwrap() }
     }
 
     /// Scratch folders and control groups of builds that are over.
