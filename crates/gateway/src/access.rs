@@ -95,8 +95,11 @@ impl RequestRecord {
 
     /// Logs why the client got only a part of the answer.
     pub fn broke_off(&self, error: &BodyError) {
-        let app = self.app();
-        tracing::warn!(request = self.id, app, causes = causes(error), "{error}");
+        let (request, app, causes) = (&self.id, self.app(), causes(error));
+        match error {
+            BodyError::Request(_) => tracing::debug!(request, app, causes, "{error}"),
+            _ => tracing::warn!(request, app, causes, "{error}"),
+        }
     }
 }
 

@@ -142,8 +142,8 @@ impl AsyncRead for ClientStream {
             Poll::Ready(Ok(())) => {
                 let received = &mut buffer.filled_mut()[before..];
                 if let Err(ambiguous) = this.framing.feed(received) {
-                    // A byte that no head may hold: hyper answers 400 and closes.
-                    received[ambiguous.head_at] = 0;
+                    // A byte that no such line may hold: hyper refuses the request and closes.
+                    received[ambiguous.line_at] = 0;
                 }
                 Poll::Ready(Ok(()))
             }

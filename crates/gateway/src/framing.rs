@@ -19,11 +19,11 @@ pub struct Framing {
     heads: u64,
 }
 
-/// Bytes that make a request ambiguous.
+/// A line that makes a request ambiguous.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Ambiguous {
-    /// The first byte of the offending head among those that were fed last.
-    pub head_at: usize,
+    /// The line's first byte among those that were fed last.
+    pub line_at: usize,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,8 +39,6 @@ enum State {
         remaining: u64,
     },
     Trailers,
-    /// Something hyper refuses; what follows is no request.
-    Lost,
 }
 
 /// What has been seen of the head that is being received.
@@ -62,7 +60,6 @@ impl Framing {
     /// Takes the next bytes of the stream. After an error, feed no more.
     pub fn feed(&mut self, bytes: &[u8]) -> Result<(), Ambiguous> {
         let mut at = 0;
-        let mut head_at = 0;
         while at < bytes.len() {
             match &mut self.state {
                 State::Body { remaining } => {
@@ -77,13 +74,9 @@ impl Framing {
                         self.state = State::ChunkSize;
                     }
                 }
-                State::Lost => return Ok(()),
-                State::Between => {
-                    head_at = at;
-                    self.state = State::Head(Fields::default());
-                }
+                State::Between => self.state = State::Head(Fields::default()),
                 State::Head(_) | State::ChunkSize | State::Trailers => {
-                    at = self.take_line(bytes, at).map_err(|()| Ambiguous { head_at })?;
+                    at = self.take_line(bytes, at).map_err(|()| Ambiguous { line_at: at })?;
                 }
             }
         }
@@ -117,7 +110,7 @@ impl Framing {
         self.line.truncate(self.line.len() - usize::from(self.line.last() == Some(&b'\r')));
         let result = match self.state {
             State::Head(fields) => self.end_head_line(fields, with_return),
-            State::ChunkSize => Ok(chunk_of(&self.line)),
+            State::ChunkSize => chunk_of(&self.line),
             _ if self.line.is_empty() => Ok(State::Between),
             state => Ok(state),
         };
@@ -145,7 +138,7 @@ impl Framing {
             return Ok(State::Between); // An empty line before a request is allowed.
         }
         if fields.request_line {
-            fields.note(&self.line);
+            fields.note(&self.line)?;
         }
         fields.request_line = true;
         Ok(State::Head(fields))
@@ -153,16 +146,16 @@ impl Framing {
 }
 
 impl Fields {
-    fn note(&mut self, line: &[u8]) {
-        let Some(colon) = line.iter().position(|byte| *byte == b':') else { return };
+    fn note(&mut self, line: &[u8]) -> Result<(), ()> {
+        let Some(colon) = line.iter().position(|byte| *byte == b':') else { return Ok(()) };
         let (name, value) = (&line[..colon], line[colon + 1..].trim_ascii());
         if name.eq_ignore_ascii_case(b"transfer-encoding") {
             self.transfer_encoding = true;
         }
         if name.eq_ignore_ascii_case(b"content-length") {
-            // What is no number counts as 0; hyper refuses the request.
-            self.content_length = Some(number(value, 10).unwrap_or(0));
+            self.content_length = Some(whole_number(line, value, 10)?);
         }
+        Ok(())
     }
 
     /// What follows the head.
@@ -177,22 +170,22 @@ impl Fields {
 }
 
 /// What follows the line `size` between chunks; its data ends in CR LF.
-fn chunk_of(size: &[u8]) -> State {
+fn chunk_of(size: &[u8]) -> Result<State, ()> {
     let digits = size.split(|byte| *byte == b';').next().unwrap_or_default();
-    match number(digits.trim_ascii(), 16) {
-        Some(0) => State::Trailers,
-        Some(size) => match size.checked_add(2) {
-            Some(remaining) => State::ChunkData { remaining },
-            None => State::Lost,
-        },
-        None => State::Lost,
+    match whole_number(size, digits.trim_ascii(), 16)? {
+        0 => Ok(State::Trailers),
+        size => Ok(State::ChunkData { remaining: size.checked_add(2).ok_or(())? }),
     }
 }
 
-fn number(text: &[u8], radix: u32) -> Option<u64> {
-    let digits = !text.is_empty() && text.iter().all(|byte| char::from(*byte).is_digit(radix));
-    let text = std::str::from_utf8(text).ok().filter(|_| digits)?;
-    u64::from_str_radix(text, radix).ok()
+/// The number that `digits`, a part of `line`, spell; unless some may not have been kept.
+fn whole_number(line: &[u8], digits: &[u8], radix: u32) -> Result<u64, ()> {
+    let only_digits = digits.iter().all(|byte| char::from(*byte).is_digit(radix));
+    if line.len() == LINE_BYTES_KEPT || digits.is_empty() || !only_digits {
+        return Err(());
+    }
+    let digits = std::str::from_utf8(digits).map_err(|_| ())?;
+    u64::from_str_radix(digits, radix).map_err(|_| ())
 }
 
 /// Counts `available` bytes off `remaining`; returns how many of them.
@@ -227,17 +220,20 @@ mod tests {
     }
 
     #[test]
-    fn ambiguous_heads_are_found_where_they_begin() {
-        let before = "GET / HTTP/1.1\r\n\r\n";
-        for head in [
-            "GET / HTTP/1.1\n",
-            "GET / HTTP/1.1\r\nHost: a\nB: c\r\n",
-            "GET / HTTP/1.1\r\nHost: a\r\n\n",
-            "POST / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n",
-            "POST / HTTP/1.1\r\ntransfer-encoding:chunked\r\ncontent-length:3\r\n\r\n",
+    fn ambiguous_lines_are_found() {
+        let begin = "GET / HTTP/1.1\r\n\r\nPOST / HTTP/1.1\r\n";
+        for (lines, bad) in [
+            ("", "A: b\n"),
+            ("Host: a\r\n", "\n"),
+            ("Content-Length: 3\r\nTransfer-Encoding: chunked\r\n", "\r\n"),
+            ("transfer-encoding:chunked\r\ncontent-length:3\r\n", "\r\n"),
+            ("", "Content-Length: +3\r\n"),
+            ("", &format!("Content-Length: {}3\r\n", "0".repeat(50))),
+            ("Transfer-Encoding: chunked\r\n\r\n", &format!("{}3\r\n", "0".repeat(64))),
+            ("Transfer-Encoding: chunked\r\n\r\n", "-1\r\n"),
         ] {
-            let result = feed(&format!("{before}{head}")).map(|framing| framing.heads());
-            assert_eq!(result, Err(Ambiguous { head_at: before.len() }), "{head:?}");
+            let result = feed(&format!("{begin}{lines}{bad}")).map(|framing| framing.heads());
+            assert_eq!(result, Err(Ambiguous { line_at: begin.len() + lines.len() }), "{bad:?}");
         }
     }
 

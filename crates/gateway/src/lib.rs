@@ -1,6 +1,6 @@
 //! Takes HTTP, serves static files, forwards everything else to instances.
 //!
-//! The life of a request reads in this order: [`server`] accepts the connection, `client` keeps its
+//! The life of a request reads in this order: `server` accepts the connection, `client` keeps its
 //! deadlines, `framing` refuses what is ambiguous, hyper parses, `service` finds the route (`target`,
 //! `routes`), and then either `statics` answers from a release's files or `forward` takes the request
 //! to an instance. `failure` is what the client sees otherwise.

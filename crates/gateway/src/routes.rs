@@ -10,7 +10,7 @@
 //! counted before the instance retires, and then `drained` waits for it, or finds it retired and goes
 //! back for the newer table. `set_routes` retires, before it returns, all that its table leaves out.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
@@ -154,9 +154,13 @@ impl Table {
         self.hosts.get(host)
     }
 
-    fn names(&self, instance: &InstanceId) -> bool {
-        let mut instances = self.hosts.values().flat_map(|route| &route.instances);
-        instances.any(|named| named.id == *instance)
+    fn instances(&self) -> HashSet<&InstanceId> {
+        let instances = self.hosts.values().flat_map(|route| &route.instances);
+        instances.map(|instance| &instance.id).collect()
+    }
+
+    fn apps(&self) -> HashSet<&AppName> {
+        self.hosts.values().map(|route| &route.app).collect()
     }
 }
 
@@ -255,13 +259,14 @@ impl Known {
         let mut hosts = HashMap::new();
         for mut route in table.routes {
             let names = std::mem::take(&mut route.hosts);
-            let route = Arc::new(self.prepare_route(route, old));
+            let old_route = names.first().and_then(|host| old.route(host));
+            let route = Arc::new(self.prepare_route(route, old_route));
             hosts.extend(names.into_iter().map(|host| (host, Arc::clone(&route))));
         }
         Table { hosts }
     }
 
-    fn prepare_route(&mut self, route: Route, old: &Table) -> AppRoute {
+    fn prepare_route(&mut self, route: Route, old: Option<&Arc<AppRoute>>) -> AppRoute {
         let code = match route.statics.is_empty() {
             true => None,
             false => open_code(&route.code, &route.app, old),
@@ -284,21 +289,22 @@ impl Known {
 
     /// Retires what `table` leaves out, and forgets it once nothing is under way to it.
     fn retire_all_but(&mut self, table: &Table) {
+        let (instances, apps) = (table.instances(), table.apps());
         self.instances.retain(|id, load| {
-            if table.names(id) {
+            if instances.contains(id) {
                 return true;
             }
             load.retire();
             load.count() > 0
         });
-        let routed = |app: &AppName| table.hosts.values().any(|route| route.app == *app);
-        self.apps.retain(|app, load| routed(app) || load.requests.load(Ordering::Acquire) > 0);
+        self.apps
+            .retain(|app, load| apps.contains(app) || load.requests.load(Ordering::Acquire) > 0);
     }
 }
 
-/// Opens the folder of a release's code, or finds it open in the `old` table.
-fn open_code(path: &Path, app: &AppName, old: &Table) -> Option<Arc<Folder>> {
-    let known = old.hosts.values().find(|route| route.code_path == path);
+/// Opens the folder of a release's code, or takes over from the app's `old` route.
+fn open_code(path: &Path, app: &AppName, old: Option<&Arc<AppRoute>>) -> Option<Arc<Folder>> {
+    let known = old.filter(|route| route.code_path == path);
     if let Some(code) = known.and_then(|route| route.code.clone()) {
         return Some(code);
     }
