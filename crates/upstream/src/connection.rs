@@ -186,7 +186,9 @@ fn poll_fill(
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 ready!(stream.poll_read_ready(cx))?;
             }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => return Poll::Ready(Ok(0)),
+            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
+                return Poll::Ready(Ok(0));
+            }
             result => return Poll::Ready(result),
         }
     }
