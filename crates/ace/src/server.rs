@@ -84,7 +84,11 @@ pub async fn run(args: ServerArgs) -> Result<()> {
 fn start_logging() {
     let filter = tracing_subscriber::EnvFilter::try_from_env("ACE_LOG")
         .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_ansi(io::stderr().is_terminal()).init();
+    tracing_subscriber::fmt()
+        .with_env_filter(filter)
+        .with_writer(io::stderr)
+        .with_ansi(io::stderr().is_terminal())
+        .init();
 }
 
 fn require_root() -> Result<()> {
