@@ -64,7 +64,9 @@ impl Archive {
 
 impl Drop for Archive {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.path) {
+        if let Err(error) = std::fs::remove_file(&self.path)
+            && error.kind() != std::io::ErrorKind::NotFound
+        {
             tracing::warn!(path = %self.path.display(), %error, "could not remove an archive");
         }
     }

@@ -110,7 +110,7 @@ impl Deploy {
             Ok(Room { turn, build }) => {
                 // A panic must not leave the app between two states.
                 let work = AssertUnwindSafe(self.to_the_switch(build)).catch_unwind();
-                (Some(turn), work.await.unwrap_or_else(|_| Err(broken())))
+                (Some(turn), work.await.unwrap_or_else(|_| Err(self.panicked())))
             }
             Err(refusal) => (None, Err(refusal)),
         };
@@ -373,6 +373,11 @@ impl Deploy {
             return Err(destroy::DestroyError::Running);
         }
         recover::sweep(&self.engine, &self.app).await.map_err(records)
+    }
+
+    fn panicked(&self) -> Refusal {
+        tracing::error!(app = %self.app, build = %self.build, "a deploy panicked");
+        broken()
     }
 
     /// Waits until the deploy should be given up, and says why.

@@ -90,6 +90,10 @@ async fn deploy_app(
     let app = app_name(&app)?;
     engine.config.host(&app).map_err(|error| Refusal::bad_app_name(app.as_str(), &error))?;
     let tenant = tenant_name(query?.0.tenant)?;
+    let state = engine.records.state().await?;
+    if state.app(&app).is_some_and(|row| row.destroying) {
+        return Err(Refusal::being_destroyed(&app));
+    }
     let admission = Arc::clone(&engine.deploys).try_acquire_owned().map_err(|_| busy())?;
     if content_length(&headers).is_some_and(|length| length > archive::SIZE_MAX.0) {
         return Err(archive::too_large());
@@ -97,7 +101,7 @@ async fn deploy_app(
     let build = new_build_id()?;
     let archive = Archive::receive(&engine.config.archives(), &build, body).await?;
     let ticket = engine.lanes.enter(&app, DEPLOYS_OF_AN_APP).ok_or_else(|| queue_full(&app))?;
-    // After taking a place, so that whoever ends the engine either sees this deploy or is seen.
+    // Only now: the upload may have taken minutes.
     if engine.is_ending() {
         return Err(Refusal::ending());
     }
@@ -113,7 +117,8 @@ async fn destroy_app(
     if engine.is_ending() {
         return Err(Refusal::ending());
     }
-    let within = engine.config.stop_grace + GONE_MARGIN;
+    // The instances' time to stop, and as much again for their files.
+    let within = engine.config.stop_grace + GONE_MARGIN * 2;
     let (task_engine, task_app) = (Arc::clone(&engine), app.clone());
     let work = in_background(&engine, async move {
         destroy::begin(&task_engine, &task_app).await?;

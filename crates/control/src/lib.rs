@@ -1,8 +1,8 @@
 //! Decides what should be: the API on the Unix socket, and what follows from it.
 //!
-//! What is wanted stands in the store ([`rows`]). [`changes`] is every way it changes, [`plan`] what
-//! it means for node and gateway, both pure. [`deploy`] and [`destroy`] carry one wish through;
-//! [`reconcile`] keeps the machine as it should be; [`recover`] ends what another engine left half
+//! What is wanted stands in the store (`rows`). `changes` is every way it changes, `plan` what
+//! it means for node and gateway, both pure. `deploy` and `destroy` carry one wish through;
+//! `reconcile` keeps the machine as it should be; `recover` ends what another engine left half
 //! done.
 //!
 //! Not here: building (`builder`), running (`node`), serving (`gateway`). They are known by their
