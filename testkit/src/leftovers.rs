@@ -45,12 +45,14 @@ fn folders_in(folder: &Path) -> Vec<PathBuf> {
     entries.filter(is_folder).map(|entry| entry.path()).collect()
 }
 
-/// Processes in a cgroup of this name.
+/// Processes in a cgroup of this name. One that has ended and waits for the host's process 1 to take
+/// note is gone as far as we can make it.
 fn processes(group: &str) -> Vec<String> {
     let is_process = |name: &str| name.bytes().all(|byte| byte.is_ascii_digit());
     let in_group = |pid: &String| {
-        let groups = fs::read_to_string(format!("/proc/{pid}/cgroup"));
-        groups.is_ok_and(|text| text.contains(group))
+        let read = |name: &str| fs::read_to_string(format!("/proc/{pid}/{name}"));
+        let has_ended = read("stat").is_ok_and(|stat| stat.contains(") Z "));
+        !has_ended && read("cgroup").is_ok_and(|text| text.contains(group))
     };
     names_in("/proc", is_process).into_iter().filter(in_group).collect()
 }

@@ -23,6 +23,10 @@ pub trait Builder: Send + Sync {
     /// Removes `built` from disk. What another release still uses must not be passed.
     async fn remove(&self, paths: Vec<PathBuf>) -> std::io::Result<()>;
 
+    /// Removes from disk all that builds have ever made for `app`, with its caches. None of them
+    /// may be under way. May be called twice.
+    async fn remove_app(&self, app: &AppName) -> std::io::Result<()>;
+
     /// Removes what an engine that died has left of builds. Called once, before the first build.
     async fn recover(&self) -> std::io::Result<()>;
 }

@@ -86,6 +86,8 @@ pub struct InstanceView {
     pub since: Timestamp,
     pub restarts: u32,
     pub last_end: Option<EndReason>,
+    /// How many of its processes the kernel has ended for going past the memory limit.
+    pub memory_kills: u64,
 }
 
 /// The newest deploy.

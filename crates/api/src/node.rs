@@ -86,6 +86,9 @@ pub struct InstanceStatus {
     pub restarts: u32,
     /// Why it last ended, where it did.
     pub last_end: Option<EndReason>,
+    /// How many of its processes the kernel has ended for going past the memory limit, since its
+    /// container was made. The server may have lived on.
+    pub memory_kills: u64,
 }
 
 /// Where an instance is in its life.
@@ -113,6 +116,8 @@ pub enum EndReason {
     Exited { status: i32 },
     /// The server was ended by this signal, and not by us.
     Signalled { signal: i32 },
+    /// The server could not load the app: it does not import, or lacks its entry.
+    NotLoaded,
     /// The kernel ended a process that went past the memory limit, and the server went with it.
     OutOfMemory { limit: Bytes },
     /// No answer to the probe within `after`. `last` is what the last probe got.
@@ -128,6 +133,7 @@ impl std::fmt::Display for EndReason {
         match self {
             Self::Exited { status } => write!(f, "the app server ended with status {status}"),
             Self::Signalled { signal } => write!(f, "the app server was ended by signal {signal}"),
+            Self::NotLoaded => write!(f, "the app could not be loaded; its own output says why"),
             Self::OutOfMemory { limit } => write!(f, "out of memory: its limit is {limit}"),
             Self::NotReady { after, last } => {
                 write!(f, "not ready after {} s: {last}", after.as_secs())

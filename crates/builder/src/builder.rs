@@ -5,7 +5,7 @@
 //! | `DATA/builds/ID` | a build's scratch | with the build |
 //! | `DATA/releases/APP/ID/code` | a release's code | by a rename; [`Builder::remove`] |
 //! | `DATA/environments/APP/HASH` | an environment | by a rename; [`Builder::remove`] |
-//! | `DATA/caches/APP` | the installer's cache of an app | lent to each build; goes with the app's last release |
+//! | `DATA/caches/APP` | the installer's cache of an app | lent to each build; [`Builder::remove_app`] |
 //! | `DATA/servers`, `DATA/tools` | what all apps share | stays |
 //!
 //! What has its name in the right-hand places is whole: a build cut short leaves only scratch, which
@@ -21,7 +21,7 @@ use std::time::Duration;
 use ace_api::{BuildError, BuildRequest, Builder, Built};
 use ace_sandbox::cgroup::CgroupTree;
 use ace_sandbox::launch::LauncherProgram;
-use ace_types::{AppYaml, Limits};
+use ace_types::{AppName, AppYaml, Limits};
 use async_trait::async_trait;
 use rustix::fs::{Mode, OFlags};
 use tokio::sync::{mpsc, oneshot};
@@ -125,6 +125,11 @@ impl Builder for ContainerBuilder {
         let inner = Arc::clone(&self.inner);
         let remove = move || paths.iter().try_for_each(|path| inner.remove_result(path));
         spawn_blocking(remove).await.map_err(io::Error::other)?
+    }
+
+    async fn remove_app(&self, app: &AppName) -> io::Result<()> {
+        let (inner, app) = (Arc::clone(&self.inner), app.clone());
+        spawn_blocking(move || inner.remove_app(&app)).await.map_err(io::Error::other)?
     }
 
     async fn recover(&self) -> io::Result<()> {
@@ -298,25 +303,34 @@ impl Inner {
         self.data.join("caches").join(request.app.as_str())
     }
 
-    /// Removes a build's result. It loses its name first, so that nothing half removed is ever used.
+    /// Removes a build's result, and the folders that held nothing else.
     fn remove_result(&self, path: &Path) -> io::Result<()> {
         let app = self.app_folder_of(path)?;
+        self.discard(path)?;
+        let parents = path.ancestors().skip(1).take_while(|folder| folder.starts_with(&app));
+        for folder in parents {
+            if fs::remove_dir(folder).is_err() {
+                break; // It holds something else.
+            }
+        }
+        Ok(())
+    }
+
+    fn remove_app(&self, app: &AppName) -> io::Result<()> {
+        let folders = ["releases", "environments", "caches"].map(|kind| self.data.join(kind));
+        folders.iter().try_for_each(|folder| self.discard(&folder.join(app.as_str())))
+    }
+
+    /// Removes `path` with all in it. It loses its name first, so that nothing half removed is ever
+    /// used.
+    fn discard(&self, path: &Path) -> io::Result<()> {
         let nameless = self.builds().join(format!("removed-{}", nameless(path)));
         files::remove_tree(&nameless)?;
         fs::create_dir_all(self.builds())?;
         match fs::rename(path, &nameless) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
-            renamed => renamed?,
-        }
-        files::remove_tree(&nameless)?;
-        let parents = path.ancestors().skip(1).take_while(|folder| folder.starts_with(&app));
-        // Those that hold something else stay.
-        let all_gone = parents.map(fs::remove_dir).all(|removed| removed.is_ok());
-        match (all_gone, app.file_name()) {
-            (true, Some(name)) if app.starts_with(self.data.join("releases")) => {
-                files::remove_tree(&self.data.join("caches").join(name))
-            }
-            _ => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+            Ok(()) => files::remove_tree(&nameless),
         }
     }
 

@@ -66,13 +66,6 @@ impl ControlConfig {
     pub fn made_by_builds(&self) -> [PathBuf; 2] {
         [self.data.join("releases"), self.data.join("environments")]
     }
-
-    /// All folders that hold something of `app`'s.
-    pub fn folders_of(&self, app: &AppName) -> Vec<PathBuf> {
-        ["releases", "environments", "caches"]
-            .map(|kind| self.data.join(kind).join(app.as_str()))
-            .into()
-    }
 }
 
 #[cfg(test)]

@@ -85,8 +85,7 @@ pub async fn attempt(engine: &Engine, app: &AppName) -> Result<(), DestroyError>
         }
         _ => {}
     }
-    let folders = engine.config.folders_of(app).into_iter().filter(|path| path.exists());
-    engine.builder.remove(folders.collect()).await.map_err(DestroyError::Files)?;
+    engine.builder.remove_app(app).await.map_err(DestroyError::Files)?;
     let change = |state: &_| Ok((changes::forget_app(state, app), ()));
     engine.records.transact(change).await.map_err(DestroyError::Records)?;
     if let Err(error) = recover::sweep(engine, app).await {

@@ -68,6 +68,7 @@ pub fn status(app: &str, n: u32, state: InstanceState) -> (InstanceId, InstanceS
         log: format!("/data/run/{n:08}/log").into(),
         restarts: 0,
         last_end: None,
+        memory_kills: 0,
     };
     (instance_id(n), status)
 }

@@ -53,6 +53,7 @@ fn instances(statuses: &Statuses, app: &AppName) -> Vec<InstanceView> {
             since: status.since,
             restarts: status.restarts,
             last_end: status.last_end.clone(),
+            memory_kills: status.memory_kills,
         })
         .collect()
 }

@@ -21,6 +21,7 @@ use rustix::process::Signal;
 use tokio::io::unix::AsyncFd;
 
 use crate::record::{InstanceFolder, Record};
+use crate::server;
 use crate::shape::{self, Surroundings};
 
 /// What all instances of a node share.
@@ -123,14 +124,22 @@ impl Container {
         process::signal(self.pidfd.get_ref(), Signal::TERM)
     }
 
+    /// How many of its processes the kernel has ended for going past the memory limit.
+    pub fn memory_kills(&self) -> u64 {
+        self.cgroup.oom_kills()
+    }
+
     /// Why it ended, by what init wrote and the kernel counted. `memory` is its limit.
     pub fn end_reason(&self, folder: &InstanceFolder, memory: Bytes) -> EndReason {
         let record = read_exit(&folder.exit());
         let killed = record.as_ref().is_none_or(|record| record.signal == Some(KILL));
-        if killed && self.cgroup.oom_kills() > 0 {
+        if killed && self.memory_kills() > 0 {
             return EndReason::OutOfMemory { limit: memory };
         }
         match record {
+            Some(ExitRecord { status: Some(server::STATUS_NOT_LOADED), .. }) => {
+                EndReason::NotLoaded
+            }
             Some(ExitRecord { status: Some(status), .. }) => EndReason::Exited { status },
             Some(ExitRecord { signal: Some(signal), .. }) => EndReason::Signalled { signal },
             // Init itself was killed before it could write.
@@ -183,7 +192,10 @@ fn attach_volume(spec: &InstanceSpec) -> Result<Option<volume::Attached>, volume
 
 fn watch(process: ProcessRef, cgroup: Cgroup) -> io::Result<Container> {
     let pidfd = process.open()?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
-    #[expect(deprecated, reason = "its successor is unsafe, and an OwnedFd keeps what that asks for")]
+    #[expect(
+        deprecated,
+        reason = "its successor is unsafe, and an OwnedFd keeps what that asks for"
+    )]
     let pidfd = AsyncFd::new(pidfd)?;
     Ok(Container { process, pidfd, cgroup })
 }

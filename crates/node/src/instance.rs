@@ -21,6 +21,8 @@ use crate::record::{InstanceFolder, Record};
 
 /// The pause between two probes of a server that answers, but not as a ready one does.
 const PROBE_PAUSE: Duration = Duration::from_millis(100);
+/// How often a container is asked what the kernel did to it.
+const LOOK_PAUSE: Duration = Duration::from_secs(2);
 /// How long a container's cgroup may take to become empty and go.
 const REMOVE_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -32,6 +34,7 @@ pub struct Instance {
     address: AddressLease,
     life: Life,
     container: Option<Container>,
+    memory_kills: u64,
     probe: Option<Probe>,
     /// Events that effects brought about, to be taken before any other.
     pending: VecDeque<Event>,
@@ -60,6 +63,7 @@ impl Instance {
             address,
             life,
             container: None,
+            memory_kills: 0,
             probe: None,
             pending: VecDeque::new(),
             stop,
@@ -79,13 +83,12 @@ impl Instance {
 
     /// Runs the instance until it is gone, telling `report` of each change.
     pub async fn run(mut self, mut report: impl FnMut(InstanceStatus) + Send) {
-        report(self.status());
         self.begin().await;
         while self.life.phase != Phase::Gone {
             let event = self.next_event().await;
             let (life, effects) =
                 self.life.clone().next(event, Timestamp::now(), patience(&self.spec));
-            let changed = life != self.life;
+            let changed = life != self.life || self.look();
             self.life = life;
             for effect in effects {
                 self.carry_out(effect).await;
@@ -120,7 +123,15 @@ impl Instance {
                 event
             }
             () = wake(self.life.wakes_at()) => Event::Tick,
+            () = sleep(LOOK_PAUSE), if self.container.is_some() => Event::Tick,
         }
+    }
+
+    /// Asks the kernel what it did to the container. Returns whether there is news.
+    fn look(&mut self) -> bool {
+        let kills = self.container.as_ref().map_or(self.memory_kills, Container::memory_kills);
+        let before = std::mem::replace(&mut self.memory_kills, kills);
+        kills != before
     }
 
     async fn carry_out(&mut self, effect: Effect) {
@@ -214,7 +225,8 @@ impl Instance {
         }
     }
 
-    fn status(&self) -> InstanceStatus {
+    /// What is known of it.
+    pub fn status(&self) -> InstanceStatus {
         let state = match &self.life.phase {
             Phase::Starting { .. } => InstanceState::Starting,
             Phase::Running => InstanceState::Running,
@@ -231,6 +243,7 @@ impl Instance {
             log: self.folder.log(),
             restarts: self.life.restarts,
             last_end: self.life.last_end.clone(),
+            memory_kills: self.memory_kills,
         }
     }
 }

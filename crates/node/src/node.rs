@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use ace_api::{InstanceSpec, InstanceStatus, Node};
@@ -54,14 +54,18 @@ pub struct ContainerNode {
     run: PathBuf,
     world: Arc<World>,
     addresses: AddressPool,
-    desired: watch::Sender<Option<Desired>>,
+    /// `None` before it is first told: then nothing is stopped or started.
+    desired: Mutex<Option<Desired>>,
     statuses: watch::Sender<Arc<Statuses>>,
     /// The stop switch of each instance that has a task.
-    tasks: Mutex<BTreeMap<InstanceId, watch::Sender<bool>>>,
+    tasks: Mutex<Tasks>,
+    /// This node, for the tasks that it starts.
+    itself: Weak<Self>,
 }
 
 type Desired = BTreeMap<InstanceId, InstanceSpec>;
 type Statuses = BTreeMap<InstanceId, InstanceStatus>;
+type Tasks = BTreeMap<InstanceId, watch::Sender<bool>>;
 
 impl ContainerNode {
     /// A node that has adopted every instance that outlived the engine before. It stops none of
@@ -74,13 +78,14 @@ impl ContainerNode {
             gateway: config.gateway,
             nameservers: config.nameservers,
         };
-        let node = Arc::new(Self {
+        let node = Arc::new_cyclic(|itself| Self {
             run: config.run,
             world: Arc::new(world),
             addresses: config.addresses,
-            desired: watch::Sender::new(None),
+            desired: Mutex::default(),
             statuses: watch::Sender::new(Arc::default()),
             tasks: Mutex::default(),
+            itself: Weak::clone(itself),
         });
         node.recover()?;
         tokio::spawn(Arc::clone(&node).reconcile());
@@ -88,7 +93,7 @@ impl ContainerNode {
     }
 
     /// Adopts or removes what a former engine left.
-    fn recover(self: &Arc<Self>) -> Result<(), NodeError> {
+    fn recover(&self) -> Result<(), NodeError> {
         let unreadable = |source| NodeError::Run { folder: self.run.clone(), source };
         std::fs::create_dir_all(&self.run).map_err(unreadable)?;
         let known = record::list(&self.run).map_err(unreadable)?;
@@ -114,7 +119,7 @@ impl ContainerNode {
         Ok(())
     }
 
-    fn adopt(self: &Arc<Self>, record: Record, folder: InstanceFolder) {
+    fn adopt(&self, record: Record, folder: InstanceFolder) {
         let id = record.spec.id.clone();
         let found = container::find(&self.world, &id, &record).unwrap_or_else(|error| {
             tracing::warn!(instance = %id, "could not look for its process: {error}");
@@ -132,7 +137,7 @@ impl ContainerNode {
         let (stop, stopped) = watch::channel(false);
         let world = Arc::clone(&self.world);
         let instance = Instance::new(record.spec.clone(), folder, world, address, stopped);
-        self.spawn(id, instance.adopted(record, found), stop);
+        self.spawn(id, instance.adopted(record, found), stop, &mut self.lock_tasks());
     }
 
     fn discard(&self, id: &InstanceId, folder: &InstanceFolder) {
@@ -149,39 +154,35 @@ impl ContainerNode {
         }
     }
 
-    /// Brings what runs to what should run, for as long as the node lives.
+    /// Looks again whenever an instance has changed, and from time to time.
     async fn reconcile(self: Arc<Self>) {
-        let mut desired = self.desired.subscribe();
         let mut statuses = self.statuses.subscribe();
         loop {
-            let wanted = desired.borrow_and_update().clone();
-            statuses.mark_unchanged();
-            if let Some(wanted) = wanted {
-                let have = self.lock_tasks().keys().cloned().collect();
-                for step in plan(&wanted, &have) {
-                    self.apply(step);
-                }
-            }
+            self.converge();
             tokio::select! {
-                changed = desired.changed() => if changed.is_err() { return },
                 _ = statuses.changed() => {} // One that is gone may be wanted again.
                 () = sleep(RESYNC) => {}
             }
         }
     }
 
-    fn apply(self: &Arc<Self>, step: Step) {
-        match step {
-            Step::Start(spec) => self.start_instance(*spec),
-            Step::Stop(id) => {
-                if let Some(stop) = self.lock_tasks().get(&id) {
-                    stop.send_replace(true);
-                }
+    /// Sets going what brings that which runs to that which should. When it returns, every instance
+    /// that it started has a status.
+    fn converge(&self) {
+        // Held throughout, so that of two callers the one with the older wish comes first.
+        let mut tasks = self.lock_tasks();
+        let wanted = self.desired.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(wanted) = wanted else { return };
+        let have = tasks.keys().cloned().collect();
+        for step in plan(&wanted, &have) {
+            match step {
+                Step::Start(spec) => self.start_instance(*spec, &mut tasks),
+                Step::Stop(id) => drop(tasks.get(&id).map(|stop| stop.send_replace(true))),
             }
         }
     }
 
-    fn start_instance(self: &Arc<Self>, spec: InstanceSpec) {
+    fn start_instance(&self, spec: InstanceSpec, tasks: &mut Tasks) {
         let id = spec.id.clone();
         let Some(address) = self.addresses.lease() else {
             return tracing::error!(instance = %id, "no address of this engine's subnet is free");
@@ -189,12 +190,19 @@ impl ContainerNode {
         let folder = InstanceFolder::new(&self.run, &id);
         let (stop, stopped) = watch::channel(false);
         let instance = Instance::new(spec, folder, Arc::clone(&self.world), address, stopped);
-        self.spawn(id, instance, stop);
+        self.spawn(id, instance, stop, tasks);
     }
 
-    fn spawn(self: &Arc<Self>, id: InstanceId, instance: Instance, stop: watch::Sender<bool>) {
-        self.lock_tasks().insert(id.clone(), stop);
-        let node = Arc::clone(self);
+    fn spawn(
+        &self,
+        id: InstanceId,
+        instance: Instance,
+        stop: watch::Sender<bool>,
+        tasks: &mut Tasks,
+    ) {
+        let Some(node) = self.itself.upgrade() else { return }; // It's being dropped.
+        tasks.insert(id.clone(), stop);
+        self.report(&id, Some(instance.status()));
         tokio::spawn(async move {
             let reported = (Arc::clone(&node), id.clone());
             instance.run(move |status| reported.0.report(&reported.1, Some(status))).await;
@@ -214,7 +222,7 @@ impl ContainerNode {
         });
     }
 
-    fn lock_tasks(&self) -> MutexGuard<'_, BTreeMap<InstanceId, watch::Sender<bool>>> {
+    fn lock_tasks(&self) -> MutexGuard<'_, Tasks> {
         self.tasks.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -238,11 +246,8 @@ impl ContainerNode {
 impl Node for ContainerNode {
     fn set_desired(&self, instances: Vec<InstanceSpec>) {
         let wanted = instances.into_iter().map(|spec| (spec.id.clone(), spec)).collect();
-        self.desired.send_if_modified(|desired| {
-            let changed = desired.as_ref() != Some(&wanted);
-            *desired = Some(wanted);
-            changed
-        });
+        *self.desired.lock().unwrap_or_else(PoisonError::into_inner) = Some(wanted);
+        self.converge();
     }
 
     fn statuses(&self) -> watch::Receiver<Arc<BTreeMap<InstanceId, InstanceStatus>>> {

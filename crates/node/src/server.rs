@@ -7,6 +7,9 @@ use ace_api::InstanceSpec;
 /// The descriptor under which the server finds its listening socket.
 pub const SOCKET_FD: i32 = 3;
 
+/// The status with which uWSGI ends when `--need-app` finds none. Source: `UWSGI_FAILED_APP_CODE`.
+pub const STATUS_NOT_LOADED: i32 = 22;
+
 /// Starts uWSGI inside the environment's own interpreter. Its packages come last on `sys.path`, so
 /// that the app's copy of anything wins; the empty entry that `-c` puts first goes.
 const START: &str = "import sys; sys.path[:] = [p for p in sys.path if p] + ['/ace/server']; \

@@ -31,6 +31,7 @@ fn render(app: &AppView, screen: &Screen, now: Timestamp) -> String {
     let mut parts = vec![heading(app, screen), facts(app, now)];
     if !app.instances.is_empty() {
         parts.push(instances(&app.instances, now));
+        parts.extend(memory_kills(app));
     }
     parts.extend(app.last_deploy.as_ref().and_then(|deploy| last_deploy(app, deploy, now)));
     parts.retain(|part| !part.is_empty());
@@ -92,6 +93,20 @@ fn instance_state(state: &InstanceState, now: Timestamp) -> String {
 }
 
 /// The last deploy, where it says more than the release does.
+
+/// Says which instances lost processes to the memory limit; `None` where none did.
+fn memory_kills(app: &AppView) -> Option<String> {
+    let limit = app.memory_limit?;
+    let killed = app.instances.iter().filter(|instance| instance.memory_kills > 0);
+    let lines: Vec<String> = killed
+        .map(|InstanceView { id, memory_kills, .. }| match memory_kills {
+            1 => format!("{id} lost a process for lack of memory: its limit is {limit}"),
+            n => format!("{id} lost {n} processes for lack of memory: its limit is {limit}"),
+        })
+        .collect();
+    (!lines.is_empty()).then(|| lines.join("\n"))
+}
+
 fn last_deploy(app: &AppView, deploy: &DeployView, now: Timestamp) -> Option<String> {
     let release = deploy.release;
     match (&deploy.error, deploy.ended_at) {
@@ -153,6 +168,7 @@ pub mod tests {
                 since: at(0),
                 restarts: 1,
                 last_end: Some(EndReason::OutOfMemory { limit: Bytes::mib(512) }),
+                memory_kills: 0,
             }],
             last_deploy: None,
         }
@@ -169,6 +185,15 @@ pub mod tests {
              INSTANCE  RELEASE  STATE    FOR     RESTARTS  LAST ENDED BECAUSE\n\
              abcd1234  3        running  10 min  1         out of memory: its limit is 512M"
         );
+    }
+
+    #[test]
+    fn an_instance_that_lost_processes_says_so() {
+        let mut app = shop();
+        app.instances[0].memory_kills = 2;
+        let told = render(&app, &Screen::plain(), at(600));
+        let line = "abcd1234 lost 2 processes for lack of memory: its limit is 512M";
+        assert!(told.ends_with(line), "{told}");
     }
 
     #[test]

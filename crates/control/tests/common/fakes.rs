@@ -11,7 +11,7 @@ use ace_api::{
     BuildError, BuildRequest, Builder, Built, EndReason, Gateway, InstanceSpec, InstanceState,
     InstanceStatus, Interpreter, Node, RouteTable,
 };
-use ace_types::{AppYaml, Bytes, InstanceId};
+use ace_types::{AppName, AppYaml, Bytes, InstanceId};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
@@ -83,6 +83,7 @@ impl FakeNode {
             log,
             restarts: 0,
             last_end,
+            memory_kills: 0,
         }
     }
 }
@@ -220,6 +221,12 @@ impl Builder for FakeBuilder {
 
     async fn remove(&self, paths: Vec<PathBuf>) -> io::Result<()> {
         paths.iter().try_for_each(fs::remove_dir_all)
+    }
+
+    async fn remove_app(&self, app: &AppName) -> io::Result<()> {
+        let folders = ["releases", "environments"].map(|kind| self.data.join(kind));
+        let of_app = folders.map(|folder| folder.join(app.as_str()));
+        of_app.iter().filter(|folder| folder.exists()).try_for_each(fs::remove_dir_all)
     }
 
     async fn recover(&self) -> io::Result<()> {
