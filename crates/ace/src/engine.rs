@@ -98,7 +98,9 @@ fn lock(path: &Path) -> Result<File> {
         .truncate(false)
         .open(&name)
         .with_context(|| format!("could not open {}", name.display()))?;
-    if rustix::fs::flock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
+    // A lock of the process, not of the descriptor: a child of a killed engine that has yet to exec
+    // would still hold the other kind.
+    if rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
         let mut holder = String::new();
         file.read_to_string(&mut holder)?;
         bail!(
