@@ -18,6 +18,8 @@ use crate::response::{BodyLength, HeadError, ResponseHead, head_end, parse_head}
 pub struct Connection {
     stream: Arc<UnixStream>,
     buffer: BytesMut,
+    /// Whether anything has been received.
+    heard: bool,
 }
 
 /// The way to the app. The connection stays open as long as either half of it lives.
@@ -36,9 +38,14 @@ pub struct ResponseBody {
 /// Why no response, or not all of one, could be received.
 #[derive(Debug, thiserror::Error)]
 pub enum ReceiveError {
-    /// Not a byte of a response came, so the app may not have seen the request.
+    /// Not a byte of a response came, and everything that was sent had been read: the app has seen
+    /// the request.
     #[error("the app closed the connection without an answer")]
     NoAnswer,
+    /// Not a byte of a response came, and not everything that was sent had been read. The app has
+    /// not seen the request's head unless bytes of a body followed it: they may be what was unread.
+    #[error("the connection was closed before the app had read the request")]
+    Reset,
     #[error("the app closed the connection in the middle of its answer")]
     Truncated,
     #[error("the app's answer can't be passed on")]
@@ -57,7 +64,7 @@ impl Connection {
     /// Connects to `socket`. Never waits: a full backlog is [`io::ErrorKind::WouldBlock`].
     pub async fn connect(socket: &Path) -> io::Result<Self> {
         let stream = UnixStream::connect(socket).await?;
-        Ok(Self { stream: Arc::new(stream), buffer: BytesMut::new() })
+        Ok(Self { stream: Arc::new(stream), buffer: BytesMut::new(), heard: false })
     }
 
     pub fn sender(&self) -> Sender {
@@ -95,9 +102,12 @@ impl Connection {
             let count =
                 std::future::poll_fn(|cx| poll_fill(&self.stream, &mut self.buffer, cx)).await;
             match count {
-                Ok(0) if scanned == 0 => return Err(ReceiveError::NoAnswer),
-                Ok(0) => return Err(ReceiveError::Truncated),
-                Ok(_) => {}
+                Ok(Filled::Some) => self.heard = true,
+                Ok(Filled::End | Filled::Reset) if self.heard => {
+                    return Err(ReceiveError::Truncated);
+                }
+                Ok(Filled::End) => return Err(ReceiveError::NoAnswer),
+                Ok(Filled::Reset) => return Err(ReceiveError::Reset),
                 Err(error) => return Err(ReceiveError::Io(error)),
             }
         }
@@ -134,8 +144,11 @@ impl ResponseBody {
         }
         if self.buffer.is_empty() {
             match ready!(poll_fill(&self.stream, &mut self.buffer, cx)) {
-                Ok(0) => return Poll::Ready(self.closed().err().map(Err)),
-                Ok(_) => {}
+                // Also an app that answers before it has read the whole request resets.
+                Ok(Filled::End | Filled::Reset) => {
+                    return Poll::Ready(self.closed().err().map(Err));
+                }
+                Ok(Filled::Some) => {}
                 Err(error) => return Poll::Ready(Some(Err(ReceiveError::Io(error)))),
             }
         }
@@ -171,32 +184,43 @@ impl ResponseBody {
     }
 }
 
-/// Reads what there is onto `buffer`; 0 at the end of the stream.
-///
-/// A reset is an end: a Unix socket resets when its peer closes without having read everything, as
-/// an app does that answers before it has seen the whole request. What it sent comes first.
+/// What a read came to.
+enum Filled {
+    Some,
+    /// The app has closed, after having read all that was sent.
+    End,
+    /// The app has closed, or nobody has accepted the connection and nobody will.
+    ///
+    /// That is how a Unix socket says that a part of what was sent was never read. What its peer
+    /// had sent comes before.
+    Reset,
+}
+
+/// Reads what there is onto `buffer`.
 fn poll_fill(
     stream: &UnixStream,
     buffer: &mut BytesMut,
     cx: &mut Context<'_>,
-) -> Poll<io::Result<usize>> {
+) -> Poll<io::Result<Filled>> {
     loop {
         buffer.reserve(READ_BYTES);
         match stream.try_read_buf(buffer) {
+            Ok(0) => return Poll::Ready(Ok(Filled::End)),
+            Ok(_) => return Poll::Ready(Ok(Filled::Some)),
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
                 ready!(stream.poll_read_ready(cx))?;
             }
             Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                return Poll::Ready(Ok(0));
+                return Poll::Ready(Ok(Filled::Reset));
             }
-            result => return Poll::Ready(result),
+            Err(error) => return Poll::Ready(Err(error)),
         }
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::UnixListener;
 
     use super::*;
@@ -256,6 +280,42 @@ mod tests {
     async fn silence_and_half_a_head_are_told_apart() {
         assert!(matches!(exchange(b"").await, Err(ReceiveError::NoAnswer)));
         assert!(matches!(exchange(b"HTTP/1.1 2").await, Err(ReceiveError::Truncated)));
+    }
+
+    /// What a client hears that has sent a request of ten bytes to a server that does `serve`.
+    async fn hear(serve: impl AsyncFnOnce(UnixListener)) -> ReceiveError {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("socket");
+        let listener = UnixListener::bind(&path).unwrap();
+        let mut connection = Connection::connect(&path).await.unwrap();
+        connection.sender().send(&[b'a'; 10]).await.unwrap();
+        serve(listener).await;
+        connection.receive_head().await.unwrap_err()
+    }
+
+    #[tokio::test]
+    async fn a_request_that_was_read_and_one_that_was_not_are_told_apart() {
+        let never_accepted = hear(async |listener| drop(listener)).await;
+        assert!(matches!(never_accepted, ReceiveError::Reset), "{never_accepted:?}");
+        for read in [0, 9, 10] {
+            let heard = hear(async |listener| {
+                let (mut stream, _) = listener.accept().await.unwrap();
+                stream.read_exact(&mut [0; 10][..read]).await.unwrap();
+            })
+            .await;
+            let expected = if read == 10 { ReceiveError::NoAnswer } else { ReceiveError::Reset };
+            assert_eq!(heard.to_string(), expected.to_string(), "{read} bytes were read");
+        }
+    }
+
+    #[tokio::test]
+    async fn who_has_said_anything_has_seen_the_request() {
+        let heard = hear(async |listener| {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            stream.write_all(b"HTTP/1.1 103 Early\r\n\r\n").await.unwrap();
+        })
+        .await;
+        assert!(matches!(heard, ReceiveError::Truncated), "{heard:?}");
     }
 
     #[tokio::test]
