@@ -38,14 +38,16 @@ pub enum Failure {
     Spool(#[source] io::Error),
     #[error("spooled bodies take all the room there is")]
     SpoolFull,
-    #[error("the app's answer is unusable")]
+    #[error("no usable answer came from the app")]
     Answer(#[source] ReceiveError),
     #[error("could not send the request to the app")]
     Send(#[source] io::Error),
     #[error("{connections} requests to the app are under way, as many as it may have")]
     Busy { connections: u32 },
-    #[error("{held} requests wait for the app already")]
+    #[error("{held} requests wait already, as many as may")]
     Held { held: u32 },
+    #[error("no routes were known within {waited:?}")]
+    NoRoutes { waited: Duration },
     #[error("no instance took the request within {waited:?}")]
     NoInstance { waited: Duration, source: Option<Arc<io::Error>> },
     #[error("the app did nothing for {waited:?}")]
@@ -68,9 +70,11 @@ impl Failure {
             Self::Encode(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::File(_) | Self::Spool(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Answer(_) | Self::Send(_) => StatusCode::BAD_GATEWAY,
-            Self::SpoolFull | Self::Busy { .. } | Self::Held { .. } | Self::NoInstance { .. } => {
-                StatusCode::SERVICE_UNAVAILABLE
-            }
+            Self::SpoolFull
+            | Self::Busy { .. }
+            | Self::Held { .. }
+            | Self::NoRoutes { .. }
+            | Self::NoInstance { .. } => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -91,10 +95,14 @@ impl Failure {
             Self::Range { .. } => "The file does not have the wanted part.".to_owned(),
             Self::Encode(_) => "The request's headers are too large.".to_owned(),
             Self::File(_) | Self::Spool(_) => "The request could not be handled.".to_owned(),
+            Self::Answer(ReceiveError::NoAnswer | ReceiveError::Reset) => {
+                "The app ended the request without an answer; its log says why.".to_owned()
+            }
             Self::Answer(_) | Self::Send(_) => "The app gave no valid answer.".to_owned(),
             Self::SpoolFull | Self::Busy { .. } | Self::Held { .. } => {
                 "The app has too many requests at the moment.".to_owned()
             }
+            Self::NoRoutes { .. } => "The server has not finished starting.".to_owned(),
             Self::NoInstance { .. } => "The app is not running at the moment.".to_owned(),
             Self::Timeout { .. } => "The app took too long to answer.".to_owned(),
         }

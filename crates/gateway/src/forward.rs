@@ -2,8 +2,8 @@
 //!
 //! A request that finds no instance waits, bounded in number and time: for the next table, or, where
 //! instances are but take no connection, for a moment. Until an instance has taken the connection
-//! nothing has been sent, so any request may try the next one. After that only a GET or HEAD without a
-//! body is sent again, once, where the connection ended without a byte of an answer.
+//! nothing has been sent, so any request may try the next one. After that, one that the app can't
+//! have seen is sent again, once; never one of whose body anything has been sent.
 
 use std::io;
 use std::pin::Pin;
@@ -46,12 +46,26 @@ pub struct Answer {
 #[derive(Debug, Clone, Copy)]
 pub struct HoldBounds {
     pub time: Duration,
-    /// For one app.
+    /// For one app; and in all, for the first table.
     pub requests_max: u32,
 }
 
 /// Between two tries to connect to instances that take no connection; doubles up to the second.
 const PAUSES: (Duration, Duration) = (Duration::from_millis(5), Duration::from_millis(500));
+
+/// Waits until there is a table of routes, be it empty: an engine that has just started does not
+/// know yet what it runs, and its apps may run all the while.
+pub async fn await_routes(routes: &Routes, bounds: HoldBounds) -> Result<(), Failure> {
+    let mut changes = routes.changes(); // Before looking, lest the table come in between.
+    if !routes.table().is_none_yet() {
+        return Ok(());
+    }
+    let held = bounds.requests_max;
+    let _permit = routes.hold(held).ok_or(Failure::Held { held })?;
+    let waited = bounds.time;
+    _ = timeout(waited, changes.changed()).await.map_err(|_| Failure::NoRoutes { waited })?;
+    Ok(())
+}
 
 /// Forwards `request` along `routes` to an instance of the app at `host`.
 pub async fn forward(
@@ -61,13 +75,13 @@ pub async fn forward(
     bounds: HoldBounds,
 ) -> Result<Answer, Failure> {
     let mut hold = None;
-    let mut repeatable =
-        request.body.is_none() && matches!(request.method, Method::GET | Method::HEAD);
+    let bodiless = request.body.is_none();
+    let mut repeatable = true;
     loop {
         let (connection, permit) = connect(routes, host, &mut hold, bounds).await?;
         match request.exchange(connection).await {
             Ok(response) => return Ok(Answer { response, permit }),
-            Err(failure) if repeatable && is_unanswered(&failure) => repeatable = false,
+            Err(failure) if repeatable && is_unseen(&failure, bodiless) => repeatable = false,
             Err(failure) => return Err(failure),
         }
     }
@@ -133,8 +147,8 @@ struct Hold {
 
 impl Hold {
     fn begin(routes: &Routes, route: &AppRoute, bounds: HoldBounds) -> Result<Self, Failure> {
-        let permit = HoldPermit::take(route, bounds.requests_max)
-            .ok_or(Failure::Held { held: bounds.requests_max })?;
+        let held = bounds.requests_max;
+        let permit = route.hold(held).ok_or(Failure::Held { held })?;
         Ok(Self {
             changes: routes.changes(),
             began: Instant::now(),
@@ -232,7 +246,13 @@ async fn receive_while(
     }
 }
 
-/// Whether the connection ended before the app can have said anything.
-fn is_unanswered(failure: &Failure) -> bool {
-    matches!(failure, Failure::Send(_) | Failure::Answer(ReceiveError::NoAnswer))
+/// Whether the app can't have seen the request's head.
+fn is_unseen(failure: &Failure, bodiless: bool) -> bool {
+    match failure {
+        // Nothing but the head is sent by then, and not all of it went out.
+        Failure::Send(_) => true,
+        // With a body, it may be the body that the app has not read.
+        Failure::Answer(ReceiveError::Reset) => bodiless,
+        _ => false,
+    }
 }

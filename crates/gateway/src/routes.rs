@@ -30,12 +30,15 @@ pub struct Routes {
     /// Sees a change after each change of the table.
     changed: watch::Sender<()>,
     known: Mutex<Known>,
+    /// Requests that wait for the first table.
+    early: Arc<AtomicU32>,
 }
 
 /// Routes by host.
 #[derive(Debug, Default)]
 pub struct Table {
-    hosts: HashMap<HostName, Arc<AppRoute>>,
+    /// `None` before the first table has come, when no name can be said to be unknown.
+    hosts: Option<HashMap<HostName, Arc<AppRoute>>>,
 }
 
 /// The way to one app.
@@ -65,7 +68,7 @@ struct AppLoad {
     /// Requests that came and are not answered to the last byte.
     requests: AtomicU32,
     /// Those of them that wait for an instance.
-    held: AtomicU32,
+    held: Arc<AtomicU32>,
 }
 
 /// One of the requests that an app may have under way; given back when dropped.
@@ -74,10 +77,11 @@ pub struct AppPermit {
     route: Arc<AppRoute>,
 }
 
-/// One of the requests that may wait for an instance of an app; given back when dropped.
+/// One of the requests that may wait, for an instance of an app or for the first table; given back
+/// when dropped.
 #[derive(Debug)]
 pub struct HoldPermit {
-    load: Arc<AppLoad>,
+    held: Arc<AtomicU32>,
 }
 
 /// A request under way to an instance; it has left when this is dropped.
@@ -112,6 +116,7 @@ impl Routes {
             table: ArcSwap::default(),
             changed: watch::Sender::default(),
             known: Mutex::default(),
+            early: Arc::default(),
         }
     }
 
@@ -123,6 +128,11 @@ impl Routes {
     /// Sees every change that comes after this call.
     pub fn changes(&self) -> watch::Receiver<()> {
         self.changed.subscribe()
+    }
+
+    /// Counts in a request that waits for the first table, unless `max` of them do.
+    pub fn hold(&self, max: u32) -> Option<HoldPermit> {
+        HoldPermit::take(&self.early, max)
     }
 
     /// Replaces the table. On return, no request can newly go to what it doesn't name.
@@ -151,16 +161,25 @@ impl Routes {
 
 impl Table {
     pub fn route(&self, host: &HostName) -> Option<&Arc<AppRoute>> {
-        self.hosts.get(host)
+        self.hosts.as_ref()?.get(host)
+    }
+
+    /// Whether this is the emptiness before the first table.
+    pub fn is_none_yet(&self) -> bool {
+        self.hosts.is_none()
+    }
+
+    fn routes(&self) -> impl Iterator<Item = &Arc<AppRoute>> {
+        self.hosts.iter().flat_map(HashMap::values)
     }
 
     fn instances(&self) -> HashSet<&InstanceId> {
-        let instances = self.hosts.values().flat_map(|route| &route.instances);
+        let instances = self.routes().flat_map(|route| &route.instances);
         instances.map(|instance| &instance.id).collect()
     }
 
     fn apps(&self) -> HashSet<&AppName> {
-        self.hosts.values().map(|route| &route.app).collect()
+        self.routes().map(|route| &route.app).collect()
     }
 }
 
@@ -169,6 +188,11 @@ impl AppRoute {
     pub fn least_busy(&self, but: &[&InstanceId]) -> Option<&Instance> {
         let candidates = self.instances.iter().filter(|instance| !but.contains(&&instance.id));
         candidates.min_by_key(|instance| instance.load.count())
+    }
+
+    /// Counts in a request that waits for an instance, unless `max` of them do.
+    pub fn hold(&self, max: u32) -> Option<HoldPermit> {
+        HoldPermit::take(&self.load.held, max)
     }
 }
 
@@ -186,10 +210,9 @@ impl AppPermit {
 }
 
 impl HoldPermit {
-    /// Counts a waiting request in, unless `max` of them wait for the app.
-    pub fn take(route: &AppRoute, max: u32) -> Option<Self> {
-        let permit = Self { load: Arc::clone(&route.load) };
-        let before = route.load.held.fetch_add(1, Ordering::AcqRel);
+    fn take(held: &Arc<AtomicU32>, max: u32) -> Option<Self> {
+        let permit = Self { held: Arc::clone(held) };
+        let before = held.fetch_add(1, Ordering::AcqRel);
         (before < max).then_some(permit)
     }
 }
@@ -217,7 +240,7 @@ impl Drop for AppPermit {
 
 impl Drop for HoldPermit {
     fn drop(&mut self) {
-        self.load.held.fetch_sub(1, Ordering::AcqRel);
+        self.held.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
@@ -263,7 +286,7 @@ impl Known {
             let route = Arc::new(self.prepare_route(route, old_route));
             hosts.extend(names.into_iter().map(|host| (host, Arc::clone(&route))));
         }
-        Table { hosts }
+        Table { hosts: Some(hosts) }
     }
 
     fn prepare_route(&mut self, route: Route, old: Option<&Arc<AppRoute>>) -> AppRoute {

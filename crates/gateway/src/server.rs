@@ -44,9 +44,9 @@ pub struct GatewayConfig {
     pub idle_timeout: Duration,
     /// How long a client may send nothing of a body, or take nothing of an answer.
     pub body_timeout: Duration,
-    /// How long a request waits for an instance.
+    /// How long a request waits for an instance; before that, for the first table of routes.
     pub hold_timeout: Duration,
-    /// How many requests may wait for an instance of one app.
+    /// How many requests may wait for an instance of one app; and for the first table of routes.
     pub held_max: u32,
     /// Where bodies of unannounced length are kept until they are complete.
     pub spool: PathBuf,
@@ -115,7 +115,7 @@ impl GatewayConfig {
 }
 
 impl GatewayServer {
-    /// Listens, and answers every request with 404 until there are routes.
+    /// Listens. Requests wait, bounded, for the first [`Gateway::set_routes`].
     pub fn start(config: GatewayConfig) -> Result<Arc<Self>, StartError> {
         let listeners = listen(config.address, config.threads.max(1))
             .map_err(|source| StartError::Listen { address: config.address, source })?;

@@ -15,7 +15,7 @@ use crate::access::{RequestIds, RequestRecord};
 use crate::body::{Body, Content};
 use crate::client::Busy;
 use crate::failure::Failure;
-use crate::forward::{HoldBounds, Outgoing, forward};
+use crate::forward::{HoldBounds, Outgoing, await_routes, forward};
 use crate::request_body::{BodyBounds, RequestBody, Spool};
 use crate::routes::{AppPermit, AppRoute, Routes};
 use crate::{headers, statics, target};
@@ -71,7 +71,7 @@ impl Service {
         check(&parts)?;
         let host = target::host(&parts)?;
         let path = target::normalise(parts.uri.path())?;
-        let route = self.route(&host)?;
+        let route = self.route(&host).await?;
         let connections = route.limits.connections;
         record.app = Some(AppPermit::take(&route).ok_or(Failure::Busy { connections })?);
         match statics::rule_for(&route.statics, &path) {
@@ -132,7 +132,10 @@ impl Service {
         Ok(packet)
     }
 
-    fn route(&self, host: &HostName) -> Result<Arc<AppRoute>, Failure> {
+    async fn route(&self, host: &HostName) -> Result<Arc<AppRoute>, Failure> {
+        if self.routes.table().is_none_yet() {
+            await_routes(&self.routes, self.hold).await?;
+        }
         let route = self.routes.table().route(host).cloned();
         route.ok_or_else(|| Failure::UnknownHost { host: host.to_string() })
     }

@@ -6,6 +6,7 @@ mod common;
 
 use std::time::Duration;
 
+use ace_api::InstanceSocket;
 use ace_types::{Bytes, Limits};
 use common::{AppRequest, Bench, config};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -290,15 +291,41 @@ async fn answers_that_are_not_http_are_bad() {
 }
 
 #[tokio::test]
-async fn a_get_that_was_not_answered_is_sent_once_more_and_a_post_is_not() {
+async fn a_request_that_the_app_has_seen_is_not_sent_again() {
     let bench = Bench::start();
     let app = bench.app("x", |request| async move { drop(request) });
     bench.set_route(bench.route(&[&app]));
-    assert_eq!(bench.get("/").await.status, 502);
-    assert_eq!(app.taken(), 2);
+    let answer = bench.get("/").await;
+    assert_eq!(answer.status, 502);
+    assert!(answer.text().contains("without an answer; its log says why"), "{}", answer.text());
+    assert_eq!(app.taken(), 1);
+    // Here the app leaves with the body unread, which looks as if it had read nothing.
     let post = "POST / HTTP/1.1\r\nHost: shop.localhost\r\nContent-Length: 1\r\n\r\na";
     assert_eq!(bench.ask(post).await.status, 502);
-    assert_eq!(app.taken(), 3);
+    assert_eq!(app.taken(), 2);
+}
+
+/// Two instances, of which the first ends with the request in its backlog.
+#[tokio::test]
+async fn a_request_that_no_app_has_seen_is_sent_once_more() {
+    let bench = Bench::start();
+    let next = bench.app("y", |request| tell(request, "REQUEST_METHOD"));
+    for method in ["GET", "DELETE", "POST"] {
+        let socket = bench.folder.path().join(method);
+        let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let ending = InstanceSocket { id: common::instance_id("x"), socket };
+        let mut route = bench.route(&[]);
+        route.instances = vec![ending];
+        bench.set_route(route);
+        let request = format!("{method} / HTTP/1.1\r\nHost: shop.localhost\r\n\r\n");
+        let (answer, ()) = tokio::join!(bench.ask(&request), async {
+            sleep(Duration::from_millis(50)).await;
+            bench.set_route(bench.route(&[&next]));
+            drop(listener);
+        });
+        assert_eq!((answer.status, answer.text()), (200, method));
+    }
+    assert_eq!(next.taken(), 3);
 }
 
 #[tokio::test]

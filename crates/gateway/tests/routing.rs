@@ -16,8 +16,39 @@ use tokio::time::sleep;
 const GET: &str = "GET / HTTP/1.1\r\nHost: shop.localhost\r\n\r\n";
 
 #[tokio::test]
+async fn before_the_first_table_no_name_is_unknown() {
+    let bench = Bench::start();
+    let app = bench.app("x", |request| request.ok("hello"));
+    let nobody = "GET / HTTP/1.1\r\nHost: nobody\r\n\r\n";
+    let (known, unknown, ()) = tokio::join!(bench.get("/"), bench.ask(nobody), async {
+        sleep(Duration::from_millis(100)).await;
+        bench.set_route(bench.route(&[&app]));
+    });
+    assert_eq!((known.text(), unknown.status), ("hello", 404));
+}
+
+#[tokio::test]
+async fn the_first_table_is_waited_for_within_bounds() {
+    let bench = Bench::with(GatewayConfig {
+        hold_timeout: Duration::from_millis(300),
+        held_max: 1,
+        ..config()
+    });
+    let (first, (second, at)) = tokio::join!(bench.get("/"), async {
+        sleep(Duration::from_millis(50)).await;
+        let begin = Instant::now();
+        (bench.get("/").await, begin.elapsed())
+    });
+    assert_eq!((first.status, second.status), (503, 503));
+    assert_eq!((first.header("retry-after"), second.header("retry-after")), ("5", "5"));
+    assert!(first.text().contains("has not finished starting"), "{}", first.text());
+    assert!(at < Duration::from_millis(200), "the second one waited {at:?}");
+}
+
+#[tokio::test]
 async fn an_unknown_name_is_not_found() {
     let bench = Bench::start();
+    bench.gateway.set_routes(RouteTable::default());
     let answer = bench.ask("GET / HTTP/1.1\r\nHost: Nobody:80\r\nAccept: text/html\r\n\r\n").await;
     assert_eq!((answer.status, answer.header("content-type")), (404, "text/html; charset=utf-8"));
     assert!(answer.text().contains("No app is named \u{201c}nobody\u{201d} here."));
@@ -76,6 +107,7 @@ async fn waiting_is_bounded_in_time_and_number() {
     });
     assert_eq!((first.status, second.0.status), (503, 503));
     assert!(second.1 < Duration::from_millis(200), "the second one waited");
+    assert_eq!((first.header("retry-after"), second.0.header("retry-after")), ("5", "5"));
     assert!(first.text().contains("not running"));
 }
 
