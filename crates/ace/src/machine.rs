@@ -117,6 +117,7 @@ impl Parts {
         let config = NodeConfig {
             engine: engine.clone(),
             run: data.folder("run")?,
+            old_logs: data.folder("logs/apps")?,
             launcher: Arc::clone(&self.launcher),
             cgroups: Arc::clone(&self.cgroups),
             addresses: addresses.clone(),

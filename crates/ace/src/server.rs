@@ -17,6 +17,7 @@ use ace_store::SqliteStore;
 use ace_types::HostName;
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
@@ -29,6 +30,10 @@ use crate::machine::Machine;
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// How long an app that is asked to stop may take for what it has under way.
 const STOP_GRACE: Duration = Duration::from_secs(30);
+/// What the engine wants to have open at once: a request takes two, one to each side.
+const OPEN_FILES_WANTED: u64 = 1 << 20;
+/// The most that this kernel lets any process have open.
+const OPEN_FILES_MAX: &str = "/proc/sys/fs/nr_open";
 
 /// Run the engine on this machine
 ///
@@ -57,6 +62,9 @@ pub struct ServerArgs {
 pub async fn run(args: ServerArgs) -> Result<()> {
     start_logging();
     require_root()?;
+    raise_open_files().unwrap_or_else(|error| {
+        tracing::warn!(%error, "could not raise the limit of open files; few clients at once fit");
+    });
     let mut engine = EngineFolder::open(&args.data)?;
     refuse_unfit_machine(&doctor::report(engine.path()))?;
     let machine = Machine::set_up(&mut engine).await?;
@@ -96,6 +104,20 @@ fn require_root() -> Result<()> {
         bail!("the engine makes containers and needs root; run it with sudo");
     }
     Ok(())
+}
+
+/// Lets the engine have as many files open as it wants, if the kernel does. Containers get limits
+/// of their own.
+fn raise_open_files() -> io::Result<()> {
+    let kernel_max = fs::read_to_string(OPEN_FILES_MAX)?.trim().parse().unwrap_or(u64::MAX);
+    let limit = raised(getrlimit(Resource::Nofile), OPEN_FILES_WANTED.min(kernel_max));
+    Ok(setrlimit(Resource::Nofile, limit)?)
+}
+
+/// `limit` with all used that may be, and at least `wanted` allowed. `None` is no limit.
+fn raised(limit: Rlimit, wanted: u64) -> Rlimit {
+    let maximum = limit.maximum.map(|maximum| maximum.max(wanted));
+    Rlimit { current: maximum, maximum }
 }
 
 /// An engine on a machine that lacks a wall would be an engine without it.
@@ -209,4 +231,34 @@ fn stop_signal() -> Result<watch::Receiver<bool>> {
         stop.send_replace(true);
     });
     Ok(stopped)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn limit(current: u64, maximum: Option<u64>) -> Rlimit {
+        Rlimit { current: Some(current), maximum }
+    }
+
+    #[test]
+    fn a_limit_is_raised_and_never_lowered() {
+        let of = |limit| raised(limit, 5000).current;
+        assert_eq!(of(limit(1024, Some(4096))), Some(5000));
+        assert_eq!(of(limit(1024, Some(9000))), Some(9000));
+        assert_eq!(of(limit(1024, None)), None);
+    }
+
+    #[test]
+    fn the_kernel_takes_the_raised_limit() -> io::Result<()> {
+        let before = getrlimit(Resource::Nofile);
+        if !rustix::process::geteuid().is_root() {
+            return Ok(()); // The engine needs root, and so does this.
+        }
+        raise_open_files()?;
+        let after = getrlimit(Resource::Nofile);
+        assert_eq!(after.current, after.maximum);
+        assert!(after.maximum.is_none_or(|after| before.maximum.is_some_and(|max| max <= after)));
+        Ok(())
+    }
 }

@@ -32,6 +32,9 @@ fn a_release_that_does_not_import_shows_its_traceback_and_changes_nothing() -> R
     assert_eq!(engine.status("shop")?["release"], 1);
     let shown = engine.ace(&["status", "shop"])?.ok()?.stdout;
     assert!(shown.contains("failed"), "{shown}");
+    let log = || engine.ace(&["logs", "shop"]).ok().map(|out| out.stdout);
+    let told = || log().filter(|log| log.contains("no_such_module_at_all"));
+    eventually("the failed release's log", Duration::from_secs(20), told)?;
 
     shop.write("index.py", &app::saying("two"))?;
     engine.deploy(shop.path(), "shop")?.ok()?;

@@ -29,8 +29,13 @@ pub trait Node: Send + Sync {
     /// Errors: what could not be removed, a line each.
     async fn down(&self) -> Result<(), Vec<String>>;
 
-    /// Removes a volume's image for good. No instance that mounts it may be desired.
-    async fn remove_volume(&self, image: PathBuf) -> std::io::Result<()>;
+    /// The logs that are kept of `app`'s instances that are gone, the oldest first: each instance
+    /// with its folder of log files. May block for a moment.
+    fn old_logs(&self, app: &AppName) -> std::io::Result<Vec<(InstanceId, PathBuf)>>;
+
+    /// Removes for good what outlives `app`'s instances: its old logs and, where it has one, the
+    /// image of its `volume`. No instance of it may be desired. May be called twice.
+    async fn remove_app(&self, app: &AppName, volume: PathBuf) -> std::io::Result<()>;
 }
 
 

@@ -28,7 +28,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 pub enum DestroyError {
     #[error("its instances have not stopped yet")]
     Running,
-    #[error("could not remove its volume")]
+    #[error("could not remove its volume and logs")]
     Volume(#[source] io::Error),
     #[error("could not remove its files")]
     Files(#[source] io::Error),
@@ -79,12 +79,8 @@ pub async fn attempt(engine: &Engine, app: &AppName) -> Result<(), DestroyError>
     if !engine.gone(app, |_| true, engine.config.stop_grace + GONE_MARGIN).await {
         return Err(DestroyError::Running);
     }
-    match engine.node.remove_volume(engine.config.volume(app)).await {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            return Err(DestroyError::Volume(error));
-        }
-        _ => {}
-    }
+    let volume = engine.config.volume(app);
+    engine.node.remove_app(app, volume).await.map_err(DestroyError::Volume)?;
     engine.builder.remove_app(app).await.map_err(DestroyError::Files)?;
     let change = |state: &_| Ok((changes::forget_app(state, app), ()));
     engine.records.transact(change).await.map_err(DestroyError::Records)?;

@@ -39,8 +39,17 @@ pub struct LogRequest {
 /// receiver is dropped.
 pub async fn start(engine: &Arc<Engine>, request: LogRequest) -> mpsc::Receiver<Vec<LogLine>> {
     let (sender, found) = mpsc::channel(QUEUE);
-    let folders = log_folders(engine, &request.app);
-    let read = spawn_blocking(move || read_ends(folders, request.tail)).await;
+    let (node, app) = (Arc::clone(&engine.node), request.app.clone());
+    let current = log_folders(engine, &request.app);
+    let read = spawn_blocking(move || {
+        let mut folders = node.old_logs(&app).unwrap_or_else(|error| {
+            tracing::warn!(%app, error = %chain(&error), "could not find its old logs");
+            Vec::new()
+        });
+        folders.extend(current);
+        read_ends(folders, request.tail)
+    })
+    .await;
     let (lines, followers) = or_empty(read);
     // The channel is empty and its receiver is here: there is room.
     let _ = sender.try_send(lines);

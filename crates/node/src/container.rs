@@ -20,6 +20,7 @@ use ace_types::{Bytes, EngineId, IdRange, InstanceId};
 use rustix::process::Signal;
 use tokio::io::unix::AsyncFd;
 
+use crate::old_logs::OldLogs;
 use crate::record::{InstanceFolder, Record};
 use crate::server;
 use crate::shape::{self, Surroundings};
@@ -32,6 +33,7 @@ pub struct World {
     /// The host's end of every container's network.
     pub gateway: Ipv4Addr,
     pub nameservers: Vec<Ipv4Addr>,
+    pub old_logs: OldLogs,
 }
 
 /// A container whose init was seen alive.

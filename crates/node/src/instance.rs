@@ -202,7 +202,12 @@ impl Instance {
         self.save();
     }
 
+    /// Removes the folder, but for its log, which is kept for a while.
     fn remove(&self) {
+        let (app, id, log) = (&self.spec.app, &self.spec.id, self.folder.log());
+        if let Err(error) = self.world.old_logs.keep(app, id, &log) {
+            tracing::warn!(instance = %id, "could not keep its log: {error}");
+        }
         if let Err(error) = self.folder.remove() {
             tracing::warn!(instance = %self.spec.id, "could not remove its folder: {error}");
         }

@@ -15,6 +15,7 @@ pub mod dns;
 mod instance;
 mod life;
 mod node;
+mod old_logs;
 mod record;
 mod server;
 mod shape;

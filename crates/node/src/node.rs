@@ -11,7 +11,7 @@ use ace_api::{InstanceSpec, InstanceStatus, Node};
 use ace_sandbox::cgroup::CgroupTree;
 use ace_sandbox::launch::LauncherProgram;
 use ace_sandbox::{network, volume};
-use ace_types::{EngineId, InstanceId};
+use ace_types::{AppName, EngineId, InstanceId};
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -19,6 +19,7 @@ use tokio::time::{sleep, timeout};
 use crate::addresses::AddressPool;
 use crate::container::{self, World};
 use crate::instance::Instance;
+use crate::old_logs::OldLogs;
 use crate::record::{self, InstanceFolder, Record};
 
 /// How often the node looks again without being told of a change.
@@ -33,6 +34,8 @@ pub struct NodeConfig {
     pub engine: EngineId,
     /// `DATA/run`: a folder an instance.
     pub run: PathBuf,
+    /// Where the logs of instances that are gone are kept.
+    pub old_logs: PathBuf,
     pub launcher: Arc<LauncherProgram>,
     pub cgroups: Arc<CgroupTree>,
     pub addresses: AddressPool,
@@ -77,6 +80,7 @@ impl ContainerNode {
             cgroups: config.cgroups,
             gateway: config.gateway,
             nameservers: config.nameservers,
+            old_logs: OldLogs::new(config.old_logs),
         };
         let node = Arc::new_cyclic(|itself| Self {
             run: config.run,
@@ -271,9 +275,17 @@ impl Node for ContainerNode {
         if failures.is_empty() { Ok(()) } else { Err(failures) }
     }
 
-    async fn remove_volume(&self, image: PathBuf) -> io::Result<()> {
-        let removed = tokio::task::spawn_blocking(move || volume::remove_image(&image)).await;
-        removed.map_err(io::Error::other)?.map_err(io::Error::other)
+    fn old_logs(&self, app: &AppName) -> io::Result<Vec<(InstanceId, PathBuf)>> {
+        self.world.old_logs.list(app)
+    }
+
+    async fn remove_app(&self, app: &AppName, volume: PathBuf) -> io::Result<()> {
+        let (world, app) = (Arc::clone(&self.world), app.clone());
+        let remove = move || {
+            world.old_logs.remove(&app)?;
+            volume::remove_image(&volume).map_err(io::Error::other)
+        };
+        tokio::task::spawn_blocking(remove).await.map_err(io::Error::other)?
     }
 }
 

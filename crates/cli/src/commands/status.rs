@@ -92,8 +92,6 @@ fn instance_state(state: &InstanceState, now: Timestamp) -> String {
     }
 }
 
-/// The last deploy, where it says more than the release does.
-
 /// Says which instances lost processes to the memory limit; `None` where none did.
 fn memory_kills(app: &AppView) -> Option<String> {
     let limit = app.memory_limit?;
@@ -107,6 +105,7 @@ fn memory_kills(app: &AppView) -> Option<String> {
     (!lines.is_empty()).then(|| lines.join("\n"))
 }
 
+/// The last deploy, where it says more than the release does.
 fn last_deploy(app: &AppView, deploy: &DeployView, now: Timestamp) -> Option<String> {
     let release = deploy.release;
     match (&deploy.error, deploy.ended_at) {

@@ -113,9 +113,13 @@ impl Node for FakeNode {
         Ok(())
     }
 
-    async fn remove_volume(&self, image: PathBuf) -> io::Result<()> {
-        self.removed_volumes.lock().unwrap().push(image);
-        Err(io::ErrorKind::NotFound.into())
+    fn old_logs(&self, _app: &AppName) -> io::Result<Vec<(InstanceId, PathBuf)>> {
+        Ok(Vec::new())
+    }
+
+    async fn remove_app(&self, _app: &AppName, volume: PathBuf) -> io::Result<()> {
+        self.removed_volumes.lock().unwrap().push(volume);
+        Ok(())
     }
 }
 

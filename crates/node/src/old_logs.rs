@@ -1,0 +1,112 @@
+//! The logs of instances that are gone: why a release did not start is asked after it's gone.
+//!
+//! `FOLDER/APP/ID/`, as init wrote them. Of each app the newest few are kept.
+
+use std::fs;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::SystemTime;
+
+use ace_types::{AppName, InstanceId};
+
+/// Logs kept of each app. Each is as large as the app's own limit at most.
+const KEPT: usize = 3;
+
+/// Old logs of all apps.
+#[derive(Debug, Clone)]
+pub struct OldLogs {
+    folder: PathBuf,
+}
+
+impl OldLogs {
+    pub fn new(folder: PathBuf) -> Self {
+        Self { folder }
+    }
+
+    /// Takes the folder `log` of an instance that is gone over, and lets the oldest go that is one
+    /// too many. No error where there is no such folder.
+    pub fn keep(&self, app: &AppName, id: &InstanceId, log: &Path) -> io::Result<()> {
+        let of_app = self.folder.join(app.as_str());
+        fs::create_dir_all(&of_app)?;
+        match fs::rename(log, of_app.join(id.as_str())) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        let all = self.list(app)?;
+        let too_many = all.len().saturating_sub(KEPT);
+        all[..too_many].iter().try_for_each(|(_, path)| fs::remove_dir_all(path))
+    }
+
+    /// What is kept of `app`, the oldest first: each instance with its folder.
+    pub fn list(&self, app: &AppName) -> io::Result<Vec<(InstanceId, PathBuf)>> {
+        let entries = match fs::read_dir(self.folder.join(app.as_str())) {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
+            entries => entries?,
+        };
+        let mut found = Vec::new();
+        for entry in entries {
+            let path = entry?.path();
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            if let Ok(id) = name.parse::<InstanceId>() {
+                found.push((last_written(&path), id, path));
+            }
+        }
+        found.sort();
+        Ok(found.into_iter().map(|(_, id, path)| (id, path)).collect())
+    }
+
+    /// Removes all that is kept of `app`. May be called twice.
+    pub fn remove(&self, app: &AppName) -> io::Result<()> {
+        match fs::remove_dir_all(self.folder.join(app.as_str())) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
+            _ => Ok(()),
+        }
+    }
+}
+
+/// When the newest file in `folder` was written; what can't be told is the oldest.
+fn last_written(folder: &Path) -> SystemTime {
+    let files = fs::read_dir(folder).into_iter().flatten().flatten();
+    let times = files.filter_map(|file| file.metadata().and_then(|file| file.modified()).ok());
+    times.max().unwrap_or(SystemTime::UNIX_EPOCH)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs::{File, FileTimes};
+    use std::time::Duration;
+
+    use super::*;
+
+    fn id(n: usize) -> InstanceId {
+        format!("{n:a>8}").parse().expect("an id")
+    }
+
+    #[test]
+    fn the_newest_few_are_kept() -> io::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let logs = OldLogs::new(folder.path().join("old"));
+        let app = "shop".parse().expect("a name");
+        for n in 1..=5 {
+            let log = folder.path().join("log");
+            fs::create_dir(&log)?;
+            let time = SystemTime::UNIX_EPOCH + Duration::from_secs(n as u64);
+            File::create(log.join("current"))?.set_times(FileTimes::new().set_modified(time))?;
+            logs.keep(&app, &id(n), &log)?;
+        }
+        let kept: Vec<_> = logs.list(&app)?.into_iter().map(|(id, _)| id).collect();
+        assert_eq!(kept, [id(3), id(4), id(5)]);
+        logs.remove(&app)?;
+        assert_eq!(logs.list(&app)?, []);
+        Ok(())
+    }
+
+    #[test]
+    fn an_instance_without_a_log_is_no_error() -> io::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let logs = OldLogs::new(folder.path().to_owned());
+        let app = "shop".parse().expect("a name");
+        logs.keep(&app, &id(1), &folder.path().join("nothing"))?;
+        logs.remove(&app)
+    }
+}
