@@ -17,6 +17,7 @@ use ace_store::SqliteStore;
 use ace_types::HostName;
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
@@ -106,12 +107,16 @@ fn require_root() -> Result<()> {
     Ok(())
 }
 
-/// Lets the engine have as many files open as it wants, if the kernel does. Containers get limits
-/// of their own.
+/// Lets the engine have as many files open as it wants, or else as many as it may. Containers get
+/// limits of their own.
 fn raise_open_files() -> io::Result<()> {
     let kernel_max = fs::read_to_string(OPEN_FILES_MAX)?.trim().parse().unwrap_or(u64::MAX);
-    let limit = raised(getrlimit(Resource::Nofile), OPEN_FILES_WANTED.min(kernel_max));
-    Ok(setrlimit(Resource::Nofile, limit)?)
+    let limit = getrlimit(Resource::Nofile);
+    match setrlimit(Resource::Nofile, raised(limit, OPEN_FILES_WANTED.min(kernel_max))) {
+        // Raising what is allowed takes a capability that not every root has.
+        Err(Errno::PERM) => Ok(setrlimit(Resource::Nofile, raised(limit, 0))?),
+        result => Ok(result?),
+    }
 }
 
 /// `limit` with all used that may be, and at least `wanted` allowed. `None` is no limit.
@@ -139,8 +144,18 @@ fn refuse_unfit_machine(report: &DoctorReport) -> Result<()> {
 
 /// `spool` holds request bodies of unknown length until they are complete.
 fn start_gateway(address: SocketAddr, spool: PathBuf) -> Result<Arc<GatewayServer>> {
-    GatewayServer::start(GatewayConfig { spool, ..GatewayConfig::new(address) })
+    let config = GatewayConfig::new(address);
+    let fitting = clients_that_fit(getrlimit(Resource::Nofile).current);
+    let connections_max = config.connections_max.min(fitting);
+    GatewayServer::start(GatewayConfig { spool, connections_max, ..config })
         .context("could not start the gateway")
+}
+
+/// How many clients may be connected where so many files may be open: each takes two, one for what
+/// answers it, and a quarter is for everything else.
+fn clients_that_fit(open_files: Option<u64>) -> u32 {
+    let files = open_files.unwrap_or(u64::MAX);
+    u32::try_from(files / 8 * 3).unwrap_or(u32::MAX).max(1)
 }
 
 fn control_config(
@@ -250,11 +265,16 @@ mod tests {
     }
 
     #[test]
-    fn the_kernel_takes_the_raised_limit() -> io::Result<()> {
+    fn no_more_clients_than_files_for_them() {
+        assert_eq!(clients_that_fit(Some(1024)), 384);
+        assert_eq!(clients_that_fit(None), u32::MAX);
+    }
+
+    #[test]
+    fn all_that_may_be_open_can_be() -> io::Result<()> {
         let before = getrlimit(Resource::Nofile);
-        if !rustix::process::geteuid().is_root() {
-            return Ok(()); // The engine needs root, and so does this.
-        }
+        let few = Rlimit { current: Some(100), ..before };
+        setrlimit(Resource::Nofile, few)?;
         raise_open_files()?;
         let after = getrlimit(Resource::Nofile);
         assert_eq!(after.current, after.maximum);
