@@ -29,6 +29,7 @@ pub fn command(spec: &InstanceSpec) -> Vec<String> {
         "--socket", &socket,
         "--master",
         "--module", &module,
+        "--py-sys-executable", PYTHON, // Else it's uWSGI's idea of it, which lacks the packages.
         "--need-app", // Without an app there is nothing to serve: end, and say why.
         "--pythonpath", "/ace/code",
         "--chdir", "/ace/code",

@@ -1,0 +1,75 @@
+//! What a Python program takes for granted is there in its container.
+
+#![forbid(unsafe_code)]
+
+use ace_testkit::{AppFolder, Engine};
+use anyhow::Result;
+use serde_json::{Value, json};
+
+/// Each line is a question of its own; a failing one names itself in the answer.
+const QUESTIONS: &[(&str, &str, fn() -> Value)] = &[
+    (
+        "its own Python runs as a child",
+        "subprocess.run([sys.executable, '-c', 'import sys; print(sys.prefix)'], capture_output=True, text=True).stdout.strip()",
+        || json!("/ace/user/virtualenv"),
+    ),
+    ("temporary files", "tempfile.mkstemp()[1].startswith('/tmp/')", || json!(true)),
+    ("a home that can be written to", "os.access(os.path.expanduser('~'), os.W_OK)", || {
+        json!(true)
+    }),
+    ("a user with a name", "getpass.getuser()", || json!("app")),
+    ("text is UTF-8", "[locale.getpreferredencoding(), sys.getfilesystemencoding()]", || {
+        json!(["UTF-8", "utf-8"])
+    }),
+    ("time zones", "str(zoneinfo.ZoneInfo('Europe/Berlin'))", || json!("Europe/Berlin")),
+    (
+        "certificates of authorities",
+        "ssl.create_default_context().cert_store_stats()['x509_ca'] > 10",
+        || json!(true),
+    ),
+    (
+        "locks and shared memory of multiprocessing",
+        "[str(multiprocessing.get_context('fork').Lock()), shared()]",
+        || json!(["<Lock(owner=None)>", 8]),
+    ),
+    ("a process pool", "multiprocessing.get_context('fork').Pool(2).map(abs, [-1, -2])", || {
+        json!([1, 2])
+    }),
+    (
+        "a database on its volume",
+        "sqlite3.connect('/ace/data/x.db').execute('create table t(x)').fetchall()",
+        || json!([]),
+    ),
+    ("names of its own host", "socket.gethostbyname(socket.gethostname())", || json!("127.0.0.1")),
+    (
+        "its code first, the server's packages last",
+        "[sys.path[0].rstrip('/'), sys.path[-1]]",
+        || json!(["/ace/code", "/ace/server"]),
+    ),
+    ("where it is", "[os.getcwd(), os.environ['ACE_APP']]", || json!(["/ace/code", "home"])),
+];
+
+const IMPORTS: &str = "
+import getpass, locale, multiprocessing, os, socket, sqlite3, ssl, subprocess, sys, tempfile, zoneinfo
+from multiprocessing import shared_memory
+def shared():
+    memory = shared_memory.SharedMemory(create=True, size=8)
+    memory.buf[0] = 8
+    found = memory.buf[0]
+    memory.close(); memory.unlink()
+    return found
+globals().update(locals())
+";
+
+#[test]
+fn a_python_program_is_at_home() -> Result<()> {
+    let engine = Engine::start(env!("CARGO_BIN_EXE_ace"))?;
+    let home = AppFolder::workbench()?;
+    home.write("app.yaml", "volume: 64M\n")?;
+    engine.deploy(home.path(), "home")?.ok()?;
+    for (what, question, expected) in QUESTIONS {
+        let answer = engine.python("home", &format!("{IMPORTS}\nanswer = {question}"))?;
+        assert_eq!(answer, expected(), "{what}");
+    }
+    Ok(())
+}
