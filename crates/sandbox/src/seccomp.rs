@@ -2,7 +2,8 @@
 //!
 //! An allow-list: what an unprivileged program needs, as container runtimes commonly grant it, less
 //! what has been a way out of containers (new mounts, namespaces, io_uring, keyrings, tracing other
-//! processes). What is not on it fails with `EPERM`. Calls that came after this list was made fail
+//! processes) and what takes from a store that the whole machine shares (the contexts of the older
+//! asynchronous I/O, `io_setup`, of which there are 65,536). What is not on it fails with `EPERM`. Calls that came after this list was made fail
 //! with `ENOSYS` instead, as does clone3, whose flags a filter can't see: C libraries then use what
 //! they used before.
 //!
