@@ -439,6 +439,7 @@ fn settings(group: &Folder, limits: &Limits) -> Vec<(&'static str, String)> {
                 (MEMSW, "-1".to_owned()),
                 ("memory.limit_in_bytes", memory.clone()),
                 (MEMSW, memory.clone()),
+                (SOCKETS, (limits.memory.0 / SOCKETS_SHARE).to_string()),
             ],
             (Controller::Memory, Version::V2) => {
                 vec![("memory.max", memory.clone()), (SWAP_MAX, "0".to_owned())]
@@ -453,6 +454,11 @@ fn settings(group: &Folder, limits: &Limits) -> Vec<(&'static str, String)> {
 /// Files that kernels without accounting of swap lack; the survey tells of it.
 const MEMSW: &str = "memory.memsw.limit_in_bytes";
 const SWAP_MAX: &str = "memory.swap.max";
+/// What sockets of the internet's protocols hold, which version 1 counts apart, and only where it's
+/// limited. Version 2 counts it as memory like any other.
+const SOCKETS: &str = "memory.kmem.tcp.limit_in_bytes";
+/// The part of a container's memory that its sockets may hold on top of it.
+const SOCKETS_SHARE: u64 = 8;
 
 /// Microseconds of processor time in each period, and the period: short, but long enough that the
 /// share is one that the kernel takes.
@@ -463,7 +469,7 @@ fn cpu_quota(millicores: u32) -> (u64, u64) {
 }
 
 fn write_setting(file: &Path, value: &str) -> Result<(), CgroupError> {
-    let optional = file.ends_with(MEMSW) || file.ends_with(SWAP_MAX);
+    let optional = [MEMSW, SWAP_MAX, SOCKETS].iter().any(|name| file.ends_with(name));
     match write_value(file, value) {
         Err(error) if optional && error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(source) => {
