@@ -65,7 +65,7 @@ impl Init {
         launcher: UnixStream,
     ) -> Result<Self, Ended> {
         let log_folder = rootfs::enter(&spec)?;
-        privileges::enter_user_namespace(&launcher)?;
+        privileges::enter_user_namespace(&launcher, spec.ids)?;
         privileges::become_unprivileged().step("give up privileges")?;
 
         let log = match (&spec.output, log_folder) {

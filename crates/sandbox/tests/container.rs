@@ -196,7 +196,7 @@ fn standard_libraries_find_what_they_look_for() {
 
 /// A call's number and arguments, as Python; and what it must fail with.
 #[cfg(target_arch = "x86_64")]
-const REFUSED: [(i64, &str, &str); 27] = [
+const REFUSED: [(i64, &str, &str); 28] = [
     (libc::SYS_unshare, "0x10000000", "EPERM"), // CLONE_NEWUSER
     (libc::SYS_unshare, "0x20000", "EPERM"),    // CLONE_NEWNS
     (libc::SYS_setns, "0, 0", "EPERM"),
@@ -211,6 +211,7 @@ const REFUSED: [(i64, &str, &str); 27] = [
     (libc::SYS_ptrace, "0, 0, 0, 0", "EPERM"),
     (libc::SYS_process_vm_readv, "1, 0, 0, 0, 0, 0", "EPERM"),
     (libc::SYS_io_uring_setup, "8, bytes(120)", "EPERM"),
+    (libc::SYS_io_setup, "8, bytes(8)", "EPERM"),
     (libc::SYS_bpf, "0, 0, 0", "EPERM"),
     (libc::SYS_userfaultfd, "1", "EPERM"),
     (libc::SYS_perf_event_open, "0, 0, 0, 0, 0", "EPERM"),
@@ -585,6 +586,58 @@ fn a_fork_bomb_stops_at_its_limit() {
     let ended = kit.run_spec(&spec);
     assert_eq!(ended.stdout, "19 Resource temporarily unavailable\n", "{}", ended.stderr);
     assert_eq!(ended.record, EXITED_0);
+}
+
+/// What its sockets hold is no one's memory to the kernel unless it was told to count it.
+#[test]
+fn sockets_hold_no_more_than_the_limit_of_memory() {
+    let Some(kit) = Kit::new() else { return };
+    let memory = Bytes::mib(32);
+    let groups = Groups::new('k', &Limits { memory, ..Limits::for_app() });
+    let mut spec = kit.spec(python(
+        "import socket\n\
+         held, sockets = 0, []\n\
+         for _ in range(400):\n\
+         \x20   s = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)\n\
+         \x20   s.bind(('127.0.0.1', 0))\n\
+         \x20   s.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 24)\n\
+         \x20   for _ in range(8): s.sendto(bytes(32768), s.getsockname())\n\
+         \x20   s.setblocking(False)\n\
+         \x20   sockets.append(s)\n\
+         for s in sockets:\n\
+         \x20   try:\n\
+         \x20       while True: held += len(s.recv(65536))\n\
+         \x20   except BlockingIOError: pass\n\
+         print(held)",
+    ));
+    spec.cgroup = groups.cgroup.clone();
+    let ended = kit.run_spec(&spec);
+    let held: u64 = ended.stdout.trim().parse().unwrap_or_else(|_| panic!("{}", ended.stderr));
+    assert!(held > 0 && held < memory.0, "{held} bytes of datagrams were held");
+}
+
+/// The kernel gives each user 128 inotify instances by default, those of root's namespaces counted.
+#[test]
+fn one_container_can_not_take_the_inotify_instances_of_another() {
+    let (Some(greedy), Some(modest)) = (Kit::new(), Kit::new()) else { return };
+    let script = |wanted: u32| {
+        python(&format!(
+            "import ctypes, sys\n\
+             libc = ctypes.CDLL(None)\n\
+             made = [libc.inotify_init1(0) for _ in range({wanted})]\n\
+             print(sum(fd >= 0 for fd in made), flush=True)\n\
+             sys.stdin.read()"
+        ))
+    };
+    // It holds them until its standard input ends.
+    let (stdin, keep) = std::io::pipe().unwrap();
+    let spec = greedy.spec(script(1_000));
+    let mut holder = greedy.start_with(&spec, |handles| handles.stdin = Some(stdin.into()));
+    let taken: u32 = holder.line().trim().parse().unwrap();
+    assert!((1..1_000).contains(&taken), "{taken}: this kernel sets no bound");
+    assert_eq!(modest.run(script(8)).stdout, "8\n");
+    drop(keep);
+    assert_eq!(holder.wait().record, EXITED_0);
 }
 
 #[test]

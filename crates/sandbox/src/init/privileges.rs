@@ -5,9 +5,9 @@ use std::os::unix::net::UnixStream;
 
 use rustix::process::{DumpableBehavior, set_dumpable_behavior};
 use rustix::thread::{
-    CapabilitySet, CapabilitySets, Gid, Uid, UnshareFlags, clear_ambient_capability_set,
-    remove_capability_from_bounding_set, set_capabilities, set_name, set_no_new_privs,
-    set_thread_groups, set_thread_res_gid, set_thread_res_uid,
+    CapabilitySet, CapabilitySets, Gid, Uid, UnshareFlags, capabilities,
+    clear_ambient_capability_set, remove_capability_from_bounding_set, set_capabilities, set_name,
+    set_no_new_privs, set_thread_groups, set_thread_res_gid, set_thread_res_uid,
 };
 
 use ace_types::IdRange;
@@ -23,7 +23,8 @@ const KEPT: CapabilitySet =
 
 /// Enters a user namespace as its user 0. It's the last namespace to be made, so that it owns none
 /// of the others.
-pub fn enter_user_namespace(launcher: &UnixStream) -> Result<(), Ended> {
+pub fn enter_user_namespace(launcher: &UnixStream, ids: IdRange) -> Result<(), Ended> {
+    own_what_is_made(ids.host_id(IdRange::INIT)).step("become the user namespace's owner")?;
     sys::unshare(UnshareFlags::NEWUSER).step("make a user namespace")?;
     Word::Entered.send(launcher).map_err(|_| Ended::Silent)?;
     Word::Mapped.expect(launcher).map_err(|_| Ended::Silent)?;
@@ -41,6 +42,19 @@ pub fn become_unprivileged() -> io::Result<()> {
     clear_bounding_set()?;
     clear_ambient_capability_set()?;
     keep_capabilities(KEPT)
+}
+
+/// Becomes `user` of the host, with root's capabilities still in effect.
+///
+/// What a namespace's users have of inotify instances, queued signals and the like is counted for
+/// the namespace's owner as well. Were that root, one container could take all that root may have,
+/// on the host and for every other container.
+fn own_what_is_made(user: u32) -> io::Result<()> {
+    let user = Uid::from_raw(user);
+    // Root stays the saved user: without any root the permitted capabilities would go, too.
+    set_thread_res_uid(user, user, Uid::ROOT)?;
+    let kept = capabilities(None)?;
+    Ok(set_capabilities(None, CapabilitySets { effective: kept.permitted, ..kept })?)
 }
 
 /// Turns the child that is to run the tenant's program into the tenant.
