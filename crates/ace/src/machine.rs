@@ -4,7 +4,7 @@
 
 use std::net::Ipv4Addr;
 use std::path::Path;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use ace_api::Node;
@@ -13,7 +13,7 @@ use ace_node::dns::{self, Resolvers};
 use ace_node::{AddressPool, ContainerNode, NodeConfig};
 use ace_sandbox::cgroup::CgroupTree;
 use ace_sandbox::claims::{self, Claim};
-use ace_sandbox::firewall;
+use ace_sandbox::firewall::{self, FirewallError};
 use ace_sandbox::launch::LauncherProgram;
 use ace_sandbox::network;
 use ace_sandbox::spec::NetworkSpec;
@@ -22,8 +22,8 @@ use anyhow::{Context, Result, bail};
 
 use crate::engine::EngineFolder;
 
-/// How often the firewall's table is looked after.
-const FIREWALL_RESYNC: Duration = Duration::from_secs(5);
+/// How often the firewall's table and forwarding are looked after.
+const WALLS_RESYNC: Duration = Duration::from_secs(5);
 const RESOLV_CONF: &str = "/etc/resolv.conf";
 
 /// This engine's part of the machine.
@@ -35,6 +35,7 @@ pub struct Machine {
     pub addresses: AddressPool,
     pub resolvers: Resolvers,
     pub node: Arc<ContainerNode>,
+    walls: Arc<Walls>,
 }
 
 impl Machine {
@@ -51,16 +52,19 @@ impl Machine {
         let forwarder: Vec<_> = resolvers.forward_to.map(|_| claim.gateway()).into_iter().collect();
         firewall::ensure(&id, claim.subnet(), &forwarder)
             .context("could not set up the firewall's table")?;
-        tokio::spawn(keep_firewall(id.clone(), claim, forwarder));
+        let walls =
+            Arc::new(Walls { engine: id.clone(), claim, forwarder, stand: Mutex::new(true) });
+        tokio::spawn(keep_walls(Arc::clone(&walls)));
         warn_of_foreign_drops();
-        let machine = Parts { launcher: Arc::new(launcher), cgroups: Arc::new(cgroups), resolvers };
+        let machine =
+            Parts { launcher: Arc::new(launcher), cgroups: Arc::new(cgroups), resolvers, walls };
         machine.start(id, claim, engine).await
     }
 
     /// Ends every instance and removes what this engine has in the kernel. Its data stays.
     pub async fn tear_down(&self) -> Result<()> {
         let mut failures = self.node.down().await.err().unwrap_or_default();
-        failures.extend(firewall::remove(&self.engine).err().map(|error| error.to_string()));
+        failures.extend(self.walls.remove().err().map(|error| error.to_string()));
         failures.extend(claims::release(&self.engine).err().map(|error| error.to_string()));
         if !failures.is_empty() {
             bail!("not all could be removed: {}", failures.join("; "));
@@ -109,6 +113,7 @@ struct Parts {
     launcher: Arc<LauncherProgram>,
     cgroups: Arc<CgroupTree>,
     resolvers: Resolvers,
+    walls: Arc<Walls>,
 }
 
 impl Parts {
@@ -125,8 +130,8 @@ impl Parts {
             nameservers: self.resolvers.nameservers.clone(),
         };
         let node = ContainerNode::start(config).await.context("could not start the node")?;
-        let Self { launcher, cgroups, resolvers } = self;
-        Ok(Machine { engine, claim, launcher, cgroups, addresses, resolvers, node })
+        let Self { launcher, cgroups, resolvers, walls } = self;
+        Ok(Machine { engine, claim, launcher, cgroups, addresses, resolvers, node, walls })
     }
 }
 
@@ -147,22 +152,59 @@ fn resolvers(claim: &Claim) -> Resolvers {
     resolvers
 }
 
-/// Sets the firewall's table again when somebody else has removed it: a flush of all tables takes
-/// the walls between containers away with the rest.
-async fn keep_firewall(engine: EngineId, claim: Claim, forwarder: Vec<Ipv4Addr>) {
+/// What all containers of the engine need of the host's network.
+struct Walls {
+    engine: EngineId,
+    claim: Claim,
+    forwarder: Vec<Ipv4Addr>,
+    /// Whether they are to be there. Held while something is done to them.
+    stand: Mutex<bool>,
+}
+
+/// Sets the firewall's table and the kernel's forwarding again when somebody else has changed them: a
+/// flush of all tables takes the walls between containers away with the rest.
+async fn keep_walls(walls: Arc<Walls>) {
+    let mut whole = None;
     loop {
-        tokio::time::sleep(FIREWALL_RESYNC).await;
-        let (engine, forwarder) = (engine.clone(), forwarder.clone());
-        let kept = tokio::task::spawn_blocking(move || match firewall::is_set(&engine) {
-            Ok(false) => {
-                tracing::warn!("the firewall's table was gone; it is set again");
-                firewall::ensure(&engine, claim.subnet(), &forwarder)
+        let (kept, before) = (Arc::clone(&walls), whole.take());
+        match tokio::task::spawn_blocking(move || kept.keep(before)).await {
+            Ok(Ok(listing)) => whole = listing,
+            Ok(Err(error)) => {
+                tracing::error!("the walls between containers may be down: {error:#}");
             }
-            other => other.map(drop),
-        });
-        if let Ok(Err(error)) = kept.await {
-            tracing::error!("the walls between containers may be down: {error}");
+            Err(error) => tracing::error!("could not look after the firewall: {error}"),
         }
+        tokio::time::sleep(WALLS_RESYNC).await;
+    }
+}
+
+impl Walls {
+    /// Looks after them once. `whole` is the table's listing as it should be, where that is known.
+    /// Returns it.
+    fn keep(&self, whole: Option<Vec<u8>>) -> Result<Option<Vec<u8>>> {
+        let stand = self.stand.lock().unwrap_or_else(PoisonError::into_inner);
+        if !*stand {
+            return Ok(None);
+        }
+        if claims::ensure_forwarding()? {
+            tracing::warn!("forwarding was switched off; it is on again");
+        }
+        let found = firewall::listing(&self.engine)?;
+        if found.is_some() && found == whole {
+            return Ok(whole);
+        }
+        if whole.is_some() {
+            tracing::warn!("the firewall's table was changed or gone; it is set again");
+        }
+        firewall::ensure(&self.engine, self.claim.subnet(), &self.forwarder)?;
+        Ok(firewall::listing(&self.engine)?)
+    }
+
+    /// Removes them for good.
+    fn remove(&self) -> Result<(), FirewallError> {
+        let mut stand = self.stand.lock().unwrap_or_else(PoisonError::into_inner);
+        *stand = false;
+        firewall::remove(&self.engine)
     }
 }
 

@@ -13,7 +13,7 @@
 mod hierarchy;
 mod scope;
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::os::fd::OwnedFd;
@@ -157,6 +157,29 @@ impl CgroupTree {
             }
         }
         Ok(cgroup)
+    }
+
+    /// Sets the limits of the running container `name` again where they are others. Returns whether
+    /// that was so.
+    pub fn restore_limits(&self, name: &str, limits: &Limits) -> Result<bool, CgroupError> {
+        let mut restored = false;
+        for group in &self.get(name).folders {
+            let app = group.path.join(APP);
+            let settings = settings(group, limits);
+            // What was written last to a file is what stands in it.
+            let stand: BTreeMap<_, _> =
+                settings.iter().map(|(file, value)| (file, value)).collect();
+            let differs = |(file, value): (&&str, &String)| {
+                let file = app.join(file);
+                file.exists() && read_value(&file).trim() != value
+            };
+            if stand.into_iter().any(differs) {
+                let write = |(file, value): &(&str, String)| write_setting(&app.join(file), value);
+                settings.iter().try_for_each(write)?;
+                restored = true;
+            }
+        }
+        Ok(restored)
     }
 
     /// The container `name`, whether it exists or not.
@@ -425,7 +448,9 @@ impl Folder {
 /// What to write into the files of an app's group, in this order.
 fn settings(group: &Folder, limits: &Limits) -> Vec<(&'static str, String)> {
     let (quota, period) = cpu_quota(limits.cpu_millicores);
-    let memory = limits.memory.0.to_string();
+    // The kernel counts in pages; written so, it reads back as it was written.
+    let page = rustix::param::page_size() as u64;
+    let memory = (limits.memory.0 / page * page).to_string();
     let mut settings = Vec::new();
     for controller in &group.controllers {
         settings.extend(match (controller, group.version) {

@@ -87,6 +87,11 @@ pub fn claim(engine: &EngineId, data: &Path, preferred: Option<u8>) -> Result<Cl
     Register::system().claim(engine, data, preferred)
 }
 
+/// Switches IPv4 forwarding on where it is off, as [`claim`] does. Returns whether it was off.
+pub fn ensure_forwarding() -> Result<bool, ClaimError> {
+    Register::system().set_forwarding("1")
+}
+
 /// Gives back what `engine` holds. No error where that is nothing.
 pub fn release(engine: &EngineId) -> Result<(), ClaimError> {
     Register::system().release(engine)
@@ -298,12 +303,14 @@ impl Register {
     }
 
     /// Written only where it differs: the kernel resets other settings along with it.
-    fn set_forwarding(&self, value: &str) -> Result<(), ClaimError> {
+    /// Returns whether it did.
+    fn set_forwarding(&self, value: &str) -> Result<bool, ClaimError> {
         if self.read_forwarding()? == value {
-            return Ok(());
+            return Ok(false);
         }
         fs::write(&self.forwarding, value)
-            .map_err(|source| ClaimError::Write { path: self.forwarding.clone(), source })
+            .map_err(|source| ClaimError::Write { path: self.forwarding.clone(), source })?;
+        Ok(true)
     }
 }
 

@@ -50,13 +50,14 @@ pub fn ensure(engine: &EngineId, subnet: Subnet, dns: &[Ipv4Addr]) -> Result<(),
     apply("set", engine, &render(engine, subnet, dns))
 }
 
-/// Whether the table of `engine` is there: another program may have flushed all tables, and with
-/// them the walls between containers.
-pub fn is_set(engine: &EngineId) -> Result<bool, FirewallError> {
+/// The rules in the table of `engine`, to compare with those of another time; `None` where there is
+/// no table. Another program may have flushed it, and with it the walls between containers.
+pub fn listing(engine: &EngineId) -> Result<Option<Vec<u8>>, FirewallError> {
     let table = table_name(engine);
-    match NFT.run(&["list", "chain", "inet", &table, "to_host"], &[], DEADLINE) {
-        Ok(_) => Ok(true),
-        Err(ToolError::Failed { .. }) => Ok(false),
+    // Without counters and the addresses that a meter has seen, which change all the time.
+    match NFT.run(&["--stateless", "--terse", "list", "table", "inet", &table], &[], DEADLINE) {
+        Ok(listing) => Ok(Some(listing)),
+        Err(ToolError::Failed { .. }) => Ok(None),
         Err(source) => Err(FirewallError { doing: format!("look for the table {table}"), source }),
     }
 }

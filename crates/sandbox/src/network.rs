@@ -89,6 +89,36 @@ pub fn connect_veth(
     set_up_inside(address, gateway).map_err(link_error("set up", INSIDE))
 }
 
+/// How the host's side of a container's network was found.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum WayOut {
+    Whole,
+    /// It was down, or the route to the container was gone; now all is as it was made.
+    Mended,
+    /// The interface is gone, and the container's end with it.
+    Gone,
+}
+
+/// Looks after what [`connect_veth`] made in the network namespace of the host, the caller's.
+pub fn mend_way_out(
+    host_interface: &str,
+    address: Ipv4Addr,
+    gateway: Ipv4Addr,
+) -> Result<WayOut, NetworkError> {
+    let host = Netlink::open().map_err(NetworkError::Open)?;
+    let interface = match host.link(host_interface) {
+        Err(error) if is_no_link(&error) => return Ok(WayOut::Gone),
+        link => link.map_err(link_error("look for", host_interface))?.header.index,
+    };
+    // An interface that is down has no route.
+    if host.link_towards(address).is_ok_and(|towards| towards == interface) {
+        return Ok(WayOut::Whole);
+    }
+    set_up_outside(&host, host_interface, address, gateway)
+        .map_err(link_error("set up", host_interface))?;
+    Ok(WayOut::Mended)
+}
+
 /// Brings up `lo` in the calling thread's network namespace.
 pub fn bring_up_loopback() -> Result<(), NetworkError> {
     let bring_up = || {
@@ -220,11 +250,14 @@ fn disable_ipv6() -> Result<(), NetworkError> {
 }
 
 fn delete_if_there(host: &Netlink, name: &str) -> Result<(), NetworkError> {
-    let absent = rustix::io::Errno::NODEV.raw_os_error();
     match host.delete_link(name) {
-        Err(error) if error.raw_os_error() == Some(absent) => Ok(()),
+        Err(error) if is_no_link(&error) => Ok(()),
         result => result.map_err(link_error("remove", name)),
     }
+}
+
+fn is_no_link(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::NODEV.raw_os_error())
 }
 
 fn link_error(doing: &'static str, interface: &str) -> impl FnOnce(io::Error) -> NetworkError {

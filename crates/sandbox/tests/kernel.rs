@@ -341,10 +341,11 @@ fn the_firewall_is_set_twice_and_removed_twice() {
     let listed = output("nft", &["list", "table", "inet", &table]);
     assert_eq!(listed.matches("dport 53").count(), 2, "{listed}");
     assert_eq!(listed.matches("masquerade").count(), 1, "{listed}");
-    assert!(firewall::is_set(&engine).unwrap());
+    let listing = firewall::listing(&engine).unwrap();
+    assert!(listing.is_some());
     firewall::remove(&engine).unwrap();
     firewall::remove(&engine).unwrap();
-    assert!(!firewall::is_set(&engine).unwrap());
+    assert_eq!(firewall::listing(&engine).unwrap(), None);
     assert!(!output("nft", &["list", "tables"]).contains(&table));
 }
 

@@ -7,7 +7,7 @@ use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use netlink_packet_core::{
-    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_EXCL, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
+    NLM_F_ACK, NLM_F_CREATE, NLM_F_DUMP, NLM_F_REPLACE, NLM_F_REQUEST, NetlinkHeader,
     NetlinkMessage, NetlinkPayload,
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
@@ -124,7 +124,7 @@ impl Netlink {
         self.request(RouteNetlinkMessage::SetLink(message), 0).map(drop)
     }
 
-    /// Gives link number `index` this one address, without a network around it.
+    /// Gives link number `index` this one address, without a network around it. May be called twice.
     pub fn add_address(&self, index: u32, address: Ipv4Addr) -> io::Result<()> {
         let mut message = AddressMessage::default();
         message.header.family = AddressFamily::Inet;
@@ -135,7 +135,8 @@ impl Netlink {
             AddressAttribute::Local(address.into()),
             AddressAttribute::Address(address.into()),
         ];
-        self.request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_EXCL).map(drop)
+        self.request(RouteNetlinkMessage::NewAddress(message), NLM_F_CREATE | NLM_F_REPLACE)
+            .map(drop)
     }
 
     /// Sets the route to a destination, in place of one that there is.
