@@ -38,7 +38,6 @@ pub trait Node: Send + Sync {
     async fn remove_app(&self, app: &AppName, volume: PathBuf) -> std::io::Result<()>;
 }
 
-
 /// One instance that should run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct InstanceSpec {
@@ -127,6 +126,8 @@ pub enum EndReason {
     OutOfMemory { limit: Bytes },
     /// No answer to the probe within `after`. `last` is what the last probe got.
     NotReady { after: Duration, last: String },
+    /// Somebody outside the container took away what it needs. `what` is fit for the tenant.
+    Damaged { what: String },
     /// It was there when the engine stopped, and gone when it came back.
     Lost,
     /// The container could not be made. `message` is fit for the tenant.
@@ -143,6 +144,7 @@ impl std::fmt::Display for EndReason {
             Self::NotReady { after, last } => {
                 write!(f, "not ready after {} s: {last}", after.as_secs())
             }
+            Self::Damaged { what } => write!(f, "{what} was removed from outside"),
             Self::Lost => write!(f, "it ended while the engine was not running"),
             Self::NotStarted { message } => write!(f, "it could not be started: {message}"),
         }

@@ -13,10 +13,11 @@ use std::sync::Arc;
 use ace_api::{EndReason, InstanceSpec};
 use ace_sandbox::cgroup::{Cgroup, CgroupTree};
 use ace_sandbox::launch::{Handles, LauncherProgram, launch as launch_container};
+use ace_sandbox::network::{self, WayOut};
 use ace_sandbox::process::{self, ProcessRef};
 use ace_sandbox::spec::ExitRecord;
-use ace_sandbox::{network, volume};
-use ace_types::{Bytes, EngineId, IdRange, InstanceId};
+use ace_sandbox::volume;
+use ace_types::{Bytes, EngineId, IdRange};
 use rustix::process::Signal;
 use tokio::io::unix::AsyncFd;
 
@@ -100,14 +101,59 @@ pub fn launch(
     Ok(watch(process, cgroup).map_err(StartError::Watch)?)
 }
 
-/// Finds the container that `record` tells of; `None` when its init is gone.
-pub fn find(world: &World, id: &InstanceId, record: &Record) -> io::Result<Option<Container>> {
-    let Some(process) = record.process else { return Ok(None) };
-    match watch(process, world.cgroups.get(id.as_str())) {
-        Ok(container) => Ok(Some(container)),
-        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-        Err(error) => Err(error),
+/// Finds the container that `record` tells of, or else why it ended.
+pub fn find(
+    world: &World,
+    folder: &InstanceFolder,
+    record: &Record,
+) -> Result<Container, EndReason> {
+    let id = &record.spec.id;
+    let before = || record.last_end.clone().unwrap_or(EndReason::Lost);
+    // Without a process, it's its next launch that was cut short.
+    let process = record.process.ok_or_else(before)?;
+    let cgroup = world.cgroups.get(id.as_str());
+    watch(process, cgroup.clone()).map_err(|error| {
+        if error.kind() != io::ErrorKind::NotFound {
+            tracing::warn!(instance = %id, "could not look for its process: {error}");
+        }
+        let written = read_exit(&folder.exit());
+        written
+            .map_or(EndReason::Lost, |exit| reason(Some(exit), &cgroup, record.spec.limits.memory))
+    })
+}
+
+/// What a container has lost and can't get back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Damage {
+    pub what: &'static str,
+}
+
+/// Sets right what somebody outside has changed of a running container: its limits, and the host's
+/// side of its network. What can't be read or set now is logged, and tried again at the next call.
+///
+/// Errors: what only a new container can have again.
+pub fn mend(
+    world: &World,
+    spec: &InstanceSpec,
+    folder: &InstanceFolder,
+    address: Ipv4Addr,
+) -> Result<(), Damage> {
+    let id = spec.id.as_str();
+    if matches!(folder.socket().try_exists(), Ok(false)) {
+        return Err(Damage { what: "its socket" });
     }
+    match network::mend_way_out(&network::veth_name(&world.engine, id), address, world.gateway) {
+        Ok(WayOut::Gone) => return Err(Damage { what: "its network interface" }),
+        Ok(WayOut::Whole) => {}
+        Ok(WayOut::Mended) => tracing::warn!(instance = id, "its route was gone; it is set again"),
+        Err(error) => tracing::warn!(instance = id, "its network: {}", tell(&error)),
+    }
+    match world.cgroups.restore_limits(id, &spec.limits) {
+        Ok(false) => {}
+        Ok(true) => tracing::warn!(instance = id, "its limits were changed; they are set again"),
+        Err(error) => tracing::warn!(instance = id, "its limits: {}", tell(&error)),
+    }
+    Ok(())
 }
 
 impl Container {
@@ -133,20 +179,7 @@ impl Container {
 
     /// Why it ended, by what init wrote and the kernel counted. `memory` is its limit.
     pub fn end_reason(&self, folder: &InstanceFolder, memory: Bytes) -> EndReason {
-        let record = read_exit(&folder.exit());
-        let killed = record.as_ref().is_none_or(|record| record.signal == Some(KILL));
-        if killed && self.memory_kills() > 0 {
-            return EndReason::OutOfMemory { limit: memory };
-        }
-        match record {
-            Some(ExitRecord { status: Some(server::STATUS_NOT_LOADED), .. }) => {
-                EndReason::NotLoaded
-            }
-            Some(ExitRecord { status: Some(status), .. }) => EndReason::Exited { status },
-            Some(ExitRecord { signal: Some(signal), .. }) => EndReason::Signalled { signal },
-            // Init itself was killed before it could write.
-            Some(_) | None => EndReason::Signalled { signal: KILL },
-        }
+        reason(read_exit(&folder.exit()), &self.cgroup, memory)
     }
 }
 
@@ -200,6 +233,20 @@ fn watch(process: ProcessRef, cgroup: Cgroup) -> io::Result<Container> {
     )]
     let pidfd = AsyncFd::new(pidfd)?;
     Ok(Container { process, pidfd, cgroup })
+}
+
+fn reason(exit: Option<ExitRecord>, cgroup: &Cgroup, memory: Bytes) -> EndReason {
+    let killed = exit.as_ref().is_none_or(|exit| exit.signal == Some(KILL));
+    if killed && cgroup.oom_kills() > 0 {
+        return EndReason::OutOfMemory { limit: memory };
+    }
+    match exit {
+        Some(ExitRecord { status: Some(server::STATUS_NOT_LOADED), .. }) => EndReason::NotLoaded,
+        Some(ExitRecord { status: Some(status), .. }) => EndReason::Exited { status },
+        Some(ExitRecord { signal: Some(signal), .. }) => EndReason::Signalled { signal },
+        // Init itself was killed before it could write.
+        Some(_) | None => EndReason::Signalled { signal: KILL },
+    }
 }
 
 fn read_exit(path: &Path) -> Option<ExitRecord> {

@@ -15,7 +15,7 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::addresses::AddressLease;
-use crate::container::{self, Container, World};
+use crate::container::{self, Container, Damage, World};
 use crate::life::{Effect, Event, Life, Patience, Phase};
 use crate::record::{InstanceFolder, Record};
 
@@ -23,6 +23,8 @@ use crate::record::{InstanceFolder, Record};
 const PROBE_PAUSE: Duration = Duration::from_millis(100);
 /// How often a container is asked what the kernel did to it.
 const LOOK_PAUSE: Duration = Duration::from_secs(2);
+/// How often it's looked whether somebody outside has changed a container.
+const MEND_PAUSE: Duration = Duration::from_secs(5);
 /// How long a container's cgroup may take to become empty and go.
 const REMOVE_DEADLINE: Duration = Duration::from_secs(10);
 
@@ -36,6 +38,7 @@ pub struct Instance {
     container: Option<Container>,
     memory_kills: u64,
     probe: Option<Probe>,
+    mend_at: Instant,
     /// Events that effects brought about, to be taken before any other.
     pending: VecDeque<Event>,
     /// Becomes true when the instance is no longer desired.
@@ -65,19 +68,31 @@ impl Instance {
             container: None,
             memory_kills: 0,
             probe: None,
+            mend_at: Instant::now() + MEND_PAUSE,
             pending: VecDeque::new(),
             stop,
             stop_seen: false,
         }
     }
 
-    /// The instance that `record` tells of, whose `container` may have outlived an engine.
-    pub fn adopted(mut self, record: Record, container: Option<Container>) -> Self {
+    /// The instance that `record` tells of: with its container where that has outlived an engine,
+    /// else with why it ended. What it left in the kernel is gone then.
+    pub fn adopted(mut self, record: Record, found: Result<Container, EndReason>) -> Self {
         self.life.ever_ready = record.ever_ready;
         self.life.restarts = record.restarts;
         self.life.crashes = record.crashes;
         self.life.last_end = record.last_end;
-        self.container = container;
+        if let Some(since) = record.ready_since {
+            self.life.phase = Phase::Running;
+            self.life.since = since;
+        }
+        match found {
+            Ok(container) => self.container = Some(container),
+            Err(reason) => {
+                let (ended, now) = (Event::Ended(reason), Timestamp::now());
+                self.life = self.life.next(ended, now, patience(&self.spec)).0;
+            }
+        }
         self
     }
 
@@ -102,9 +117,10 @@ impl Instance {
 
     /// Launches what is new, and watches what is there.
     async fn begin(&mut self) {
-        match self.container {
-            Some(_) => self.start_probe(),
-            None => self.carry_out(Effect::Launch).await,
+        match (&self.life.phase, &self.container) {
+            (Phase::Starting { .. }, Some(_)) => self.start_probe(),
+            (Phase::Starting { .. }, None) => self.carry_out(Effect::Launch).await,
+            _ => {} // Found as it is.
         }
     }
 
@@ -124,6 +140,7 @@ impl Instance {
             }
             () = wake(self.life.wakes_at()) => Event::Tick,
             () = sleep(LOOK_PAUSE), if self.container.is_some() => Event::Tick,
+            () = sleep_until(self.mend_at), if self.container.is_some() => self.mend().await,
         }
     }
 
@@ -132,6 +149,17 @@ impl Instance {
         let kills = self.container.as_ref().map_or(self.memory_kills, Container::memory_kills);
         let before = std::mem::replace(&mut self.memory_kills, kills);
         kills != before
+    }
+
+    /// Sets right what somebody outside has changed of the container, where that can be.
+    async fn mend(&mut self) -> Event {
+        self.mend_at = Instant::now() + MEND_PAUSE;
+        let (world, spec) = (Arc::clone(&self.world), self.spec.clone());
+        let (folder, address) = (self.folder.clone(), self.address.address());
+        match blocking(move || container::mend(&world, &spec, &folder, address)).await {
+            Ok(()) => Event::Tick,
+            Err(Damage { what }) => Event::Damaged { what: what.to_owned() },
+        }
     }
 
     async fn carry_out(&mut self, effect: Effect) {
@@ -220,6 +248,7 @@ impl Instance {
             address: self.address.address(),
             process: self.container.as_ref().map(Container::process),
             ever_ready: self.life.ever_ready,
+            ready_since: (self.life.phase == Phase::Running).then_some(self.life.since),
             restarts: self.life.restarts,
             crashes: self.life.crashes,
             last_end: self.life.last_end.clone(),

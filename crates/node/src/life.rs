@@ -59,6 +59,8 @@ pub enum Event {
     NotReady { last: String },
     /// The container is gone, or could never be made.
     Ended(EndReason),
+    /// Somebody outside has taken away `what` it can't do without.
+    Damaged { what: String },
     /// It is no longer desired.
     StopAsked,
     /// Nothing but time.
@@ -108,9 +110,10 @@ impl Life {
             }
             (Phase::Starting { .. }, Event::NotReady { last }) => {
                 let reason = EndReason::NotReady { after: patience.startup, last };
-                let (life, mut effects) = self.ended(reason, now);
-                effects.insert(0, Effect::Kill);
-                (life, effects)
+                self.killed(reason, now)
+            }
+            (Phase::Starting { .. } | Phase::Running, Event::Damaged { what }) => {
+                self.killed(EndReason::Damaged { what }, now)
             }
             (Phase::Starting { .. } | Phase::Running, Event::Ended(reason)) => {
                 self.ended(reason, now)
@@ -140,6 +143,7 @@ impl Life {
                 Event::Ready
                 | Event::NotReady { .. }
                 | Event::Ended(_)
+                | Event::Damaged { .. }
                 | Event::StopAsked
                 | Event::Tick,
             ) => (self, vec![]),
@@ -157,6 +161,13 @@ impl Life {
 
     fn into_phase(self, phase: Phase, now: Timestamp) -> Self {
         Self { phase, since: now, ..self }
+    }
+
+    /// The container is there, but no good any more.
+    fn killed(self, reason: EndReason, now: Timestamp) -> (Self, Vec<Effect>) {
+        let (life, mut effects) = self.ended(reason, now);
+        effects.insert(0, Effect::Kill);
+        (life, effects)
     }
 
     /// The container ended without being asked.
@@ -226,6 +237,14 @@ mod tests {
         assert_eq!(life.phase, Phase::Starting { deadline: at(66) });
         assert_eq!(life.restarts, 1);
         assert_eq!(effects, [Effect::CleanUp, Effect::Launch]);
+    }
+
+    #[test]
+    fn a_damaged_container_is_replaced_like_one_that_crashed() {
+        let damaged = Event::Damaged { what: "its socket".into() };
+        let (life, effects) = live(vec![(1, Event::Ready), (5, damaged), (6, Event::Tick)]);
+        assert_eq!(life.phase, Phase::Starting { deadline: at(66) });
+        assert_eq!(effects, [Effect::Kill, Effect::CleanUp, Effect::Launch]);
     }
 
     #[test]

@@ -125,19 +125,20 @@ impl ContainerNode {
 
     fn adopt(&self, record: Record, folder: InstanceFolder) {
         let id = record.spec.id.clone();
-        let found = container::find(&self.world, &id, &record).unwrap_or_else(|error| {
-            tracing::warn!(instance = %id, "could not look for its process: {error}");
-            None
-        });
-        if found.is_none() {
+        let found = container::find(&self.world, &folder, &record);
+        if found.is_err() {
             // A launch that was cut short may have left processes without a known init.
             self.remove_cgroup(&id);
+            if !record.ever_ready {
+                // Nothing is known of it that could matter: if it's still wanted, it starts anew.
+                return self.discard(&id, &folder);
+            }
         }
         let Some(address) = self.addresses.lease_exactly(record.address) else {
             tracing::error!(instance = %id, "its address {} is not free; it goes", record.address);
             return self.discard(&id, &folder);
         };
-        tracing::info!(instance = %id, app = %record.spec.app, alive = found.is_some(), "adopted");
+        tracing::info!(instance = %id, app = %record.spec.app, alive = found.is_ok(), "adopted");
         let (stop, stopped) = watch::channel(false);
         let world = Arc::clone(&self.world);
         let instance = Instance::new(record.spec.clone(), folder, world, address, stopped);

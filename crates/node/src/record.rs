@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use ace_api::{EndReason, InstanceSpec};
 use ace_sandbox::process::ProcessRef;
 use ace_types::InstanceId;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 /// One instance's file.
@@ -20,6 +21,8 @@ pub struct Record {
     /// Its init, once the launcher has reported it. `None`: a launch is under way or never ended.
     pub process: Option<ProcessRef>,
     pub ever_ready: bool,
+    /// Since when this process has been ready; `None`: it is not yet.
+    pub ready_since: Option<Timestamp>,
     pub restarts: u32,
     pub crashes: u32,
     pub last_end: Option<EndReason>,
