@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
 
-use http::{HeaderMap, Method, StatusCode, Uri};
+use http::request::Parts;
+use http::{Method, StatusCode, Uri};
 
 use crate::body::BodyError;
-use crate::client::Busy;
+use crate::client::ClientState;
 use crate::failure::Failure;
 use crate::routes::{AppPermit, InstancePermit};
 
@@ -33,7 +34,7 @@ pub struct RequestRecord {
     uri: Uri,
     sent_bytes: u64,
     started: Instant,
-    busy: Arc<Busy>,
+    client: Arc<ClientState>,
 }
 
 impl RequestIds {
@@ -49,27 +50,22 @@ impl RequestIds {
 }
 
 impl RequestRecord {
-    /// Begins a request; its connection is `busy` until the record is dropped.
-    pub fn begin(
-        ids: &RequestIds,
-        method: &Method,
-        uri: &Uri,
-        headers: &HeaderMap,
-        busy: Arc<Busy>,
-    ) -> Self {
-        busy.set(true);
-        let host = headers.get(http::header::HOST).map(|host| host.as_bytes()).unwrap_or_default();
+    /// Begins a request; its connection is busy until the record is dropped.
+    pub fn begin(ids: &RequestIds, request: &Parts, client: Arc<ClientState>) -> Self {
+        client.set_busy(true);
+        let host = request.headers.get(http::header::HOST);
+        let host = host.map(|host| host.as_bytes()).unwrap_or_default();
         Self {
             id: ids.draw(),
             app: None,
             instance: None,
             status: None,
-            method: method.clone(),
+            method: request.method.clone(),
             host: String::from_utf8_lossy(host).into_owned(),
-            uri: uri.clone(),
+            uri: request.uri.clone(),
             sent_bytes: 0,
             started: Instant::now(),
-            busy,
+            client,
         }
     }
 
@@ -105,7 +101,7 @@ impl RequestRecord {
 
 impl Drop for RequestRecord {
     fn drop(&mut self) {
-        self.busy.set(false);
+        self.client.set_busy(false);
         // The path without its query, which may hold what nobody should read in a log.
         tracing::info!(
             target: "access",

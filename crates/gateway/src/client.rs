@@ -1,26 +1,39 @@
-//! A client's connection as hyper sees it: bytes with deadlines, and no ambiguous request.
+//! A client's connection as hyper sees it: bytes with deadlines, and only heads that are whole and
+//! that hyper will take.
+//!
+//! A head that [`Framing`] refuses never reaches hyper. In its place comes [`STAND_IN`], which no
+//! client can send, and which makes our service answer with the reason: after the answers to earlier
+//! requests, and with a page, an id and a line of the log like any other failure.
 //!
 //! Here rather than by hyper's timer, because hyper has one for the time between requests and the
 //! time of a head together, and none for a client that doesn't read.
 
 use std::io;
 use std::pin::Pin;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
+use bytes::{Buf, BytesMut};
+use http::Method;
+use http::request::Parts;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 
-use crate::framing::Framing;
+use crate::failure::Failure;
+use crate::framing::{Framing, Refused};
 use crate::stopwatch::Stopwatch;
 
 /// A TCP connection that a client opened.
 pub struct ClientStream {
     stream: TcpStream,
     framing: Framing,
-    busy: Arc<Busy>,
+    shared: Arc<ClientState>,
+    /// What has been received and not been passed on.
+    held: BytesMut,
+    /// How much of it may be passed on.
+    checked: usize,
     deadlines: Deadlines,
     /// What is being waited for, and since when.
     reading: Option<Wait>,
@@ -30,9 +43,14 @@ pub struct ClientStream {
     lingered_bytes: usize,
 }
 
-/// Whether a request of the connection is being answered. Its time is bounded by who answers.
+/// What a connection's stream and those who answer its requests tell each other.
 #[derive(Debug, Default)]
-pub struct Busy(AtomicBool);
+pub struct ClientState {
+    /// Whether a request is being answered. Its time is bounded by who answers.
+    busy: AtomicBool,
+    /// Why the connection's last head was refused.
+    refusal: Mutex<Option<Failure>>,
+}
 
 /// How long a client may take.
 #[derive(Debug, Clone, Copy)]
@@ -56,22 +74,44 @@ enum Wait {
 const LINGER_BYTES: usize = 1 << 20;
 const LINGER_TIME: Duration = Duration::from_secs(2);
 
-impl Busy {
-    pub fn set(&self, busy: bool) {
-        self.0.store(busy, Ordering::Relaxed);
+/// What hyper reads in place of a head that was refused. [`Framing`] refuses a target like this, so
+/// it comes from nowhere else.
+const STAND_IN: &[u8] = b"REFUSED * HTTP/1.1\r\nconnection: close\r\n\r\n";
+
+/// How much is read at once while a head is incomplete.
+const HEAD_PART_BYTES: usize = 4096;
+
+impl ClientState {
+    pub fn set_busy(&self, busy: bool) {
+        self.busy.store(busy, Ordering::Relaxed);
     }
 
-    fn get(&self) -> bool {
-        self.0.load(Ordering::Relaxed)
+    /// Why `request`, of this connection, must be refused, if it stands for one that was.
+    pub fn refusal(&self, request: &Parts) -> Option<Failure> {
+        if request.uri.path() != "*" || request.method == Method::OPTIONS {
+            return None;
+        }
+        let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take();
+        Some(refusal.unwrap_or(Failure::BadRequest("its target is not one")))
+    }
+
+    fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed)
+    }
+
+    fn refuse(&self, failure: Failure) {
+        *self.refusal.lock().unwrap_or_else(PoisonError::into_inner) = Some(failure);
     }
 }
 
 impl ClientStream {
-    pub fn new(stream: TcpStream, busy: Arc<Busy>, deadlines: Deadlines) -> Self {
+    pub fn new(stream: TcpStream, shared: Arc<ClientState>, deadlines: Deadlines) -> Self {
         Self {
             stream,
             framing: Framing::new(),
-            busy,
+            shared,
+            held: BytesMut::new(),
+            checked: 0,
             deadlines,
             reading: None,
             read_watch: Stopwatch::default(),
@@ -84,7 +124,7 @@ impl ClientStream {
     /// Ready when the client has taken too long for what it should send now.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let heads = self.framing.heads();
-        let wait = match self.busy.get() {
+        let wait = match self.shared.is_busy() {
             true => None,
             false if heads == 0 || self.framing.is_in_head() => Some(Wait::Head { number: heads }),
             false => Some(Wait::NextRequest { after: heads }),
@@ -98,6 +138,72 @@ impl ClientStream {
             Some(Wait::Head { .. }) => self.read_watch.poll(cx, self.deadlines.head),
             Some(Wait::NextRequest { .. }) => self.read_watch.poll(cx, self.deadlines.idle),
         }
+    }
+
+    /// Reads what may be passed on right away onto `buffer`, and holds an incomplete head.
+    fn poll_read_through(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<Received>> {
+        let before = buffer.filled().len();
+        ready!(Pin::new(&mut self.stream).poll_read(cx, buffer))?;
+        let received = &mut buffer.filled_mut()[before..];
+        if received.is_empty() {
+            return Poll::Ready(Ok(Received::End));
+        }
+        let passed = match self.framing.feed(received) {
+            Ok(passed) => {
+                self.held.extend_from_slice(&received[passed..]);
+                passed
+            }
+            Err(Refused::Head { at, failure }) => {
+                self.shared.refuse(failure);
+                self.held.extend_from_slice(STAND_IN);
+                self.checked = STAND_IN.len();
+                at
+            }
+            Err(Refused::Chunk { at }) => {
+                spoil(&mut received[at]);
+                received.len()
+            }
+        };
+        buffer.set_filled(before + passed);
+        Poll::Ready(Ok(if passed > 0 { Received::Passed } else { Received::Held }))
+    }
+
+    /// Reads on where a head is incomplete, and checks it anew.
+    fn poll_read_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Received>> {
+        let mut scratch = [0; HEAD_PART_BYTES];
+        let mut part = ReadBuf::new(&mut scratch);
+        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
+        if part.filled().is_empty() {
+            return Poll::Ready(Ok(Received::End));
+        }
+        self.held.extend_from_slice(part.filled());
+        self.checked = match self.framing.feed(&self.held) {
+            Ok(passed) => passed,
+            Err(Refused::Head { at, failure }) => {
+                self.shared.refuse(failure);
+                self.held.truncate(at);
+                self.held.extend_from_slice(STAND_IN);
+                self.held.len()
+            }
+            Err(Refused::Chunk { at }) => {
+                spoil(&mut self.held[at]);
+                self.held.len()
+            }
+        };
+        Poll::Ready(Ok(Received::Held))
+    }
+
+    /// Passes on what has been held and may pass. Returns whether that was anything.
+    fn pass_on(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
+        let count = self.checked.min(buffer.remaining());
+        buffer.put_slice(&self.held[..count]);
+        self.held.advance(count);
+        self.checked -= count;
+        count > 0
     }
 
     /// Passes on what a write came to, unless nothing has been taken for too long.
@@ -117,7 +223,7 @@ impl ClientStream {
     /// Reads and drops the rest of a request, within bounds.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut scratch = [0; 4096];
-        while self.framing.is_in_request() && self.lingered_bytes < LINGER_BYTES {
+        while self.framing.is_after_head() && self.lingered_bytes < LINGER_BYTES {
             let mut buffer = ReadBuf::new(&mut scratch);
             match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
                 Poll::Pending => return self.linger_watch.poll(cx, LINGER_TIME),
@@ -137,19 +243,25 @@ impl AsyncRead for ClientStream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        let before = buffer.filled().len();
-        match Pin::new(&mut this.stream).poll_read(cx, buffer) {
-            Poll::Ready(Ok(())) => {
-                let received = &mut buffer.filled_mut()[before..];
-                if let Err(ambiguous) = this.framing.feed(received) {
-                    // A byte that no such line may hold: hyper refuses the request and closes.
-                    received[ambiguous.line_at] = 0;
-                }
-                Poll::Ready(Ok(()))
+        loop {
+            if this.pass_on(buffer) {
+                return Poll::Ready(Ok(()));
             }
-            // To hyper, who is late has left.
-            Poll::Pending => this.poll_late(cx).map(Ok),
-            Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
+            if this.framing.is_refused() {
+                // Whoever answers the stand-in closes the connection.
+                return Poll::Pending;
+            }
+            let received = match this.held.is_empty() {
+                true => this.poll_read_through(cx, buffer),
+                false => this.poll_read_held(cx),
+            };
+            match received {
+                Poll::Ready(Ok(Received::Held)) => {}
+                Poll::Ready(Ok(Received::Passed | Received::End)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                // To hyper, who is late has left.
+                Poll::Pending => return this.poll_late(cx).map(Ok),
+            }
         }
     }
 }
@@ -188,4 +300,18 @@ impl AsyncWrite for ClientStream {
         ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
         this.poll_linger(cx).map(Ok)
     }
+}
+
+/// What came of reading from a client.
+enum Received {
+    Passed,
+    /// Something that is held.
+    Held,
+    /// Nothing, and nothing more will come.
+    End,
+}
+
+/// Makes a line between chunks one that hyper refuses, by a byte that none may hold.
+fn spoil(byte: &mut u8) {
+    *byte = 0;
 }

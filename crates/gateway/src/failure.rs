@@ -5,7 +5,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ace_upstream::{EncodeError, ReceiveError};
-use http::header::{ACCEPT, ALLOW, CACHE_CONTROL, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER};
+use http::header::{
+    ACCEPT, ALLOW, CACHE_CONTROL, CONNECTION, CONTENT_RANGE, CONTENT_TYPE, RETRY_AFTER,
+};
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 /// Why a request failed. The text is for our log, and names nothing that a client may not know;
@@ -14,6 +16,10 @@ use http::{HeaderMap, HeaderValue, Response, StatusCode};
 pub enum Failure {
     #[error("{0}")]
     BadRequest(&'static str),
+    #[error("the request's head is larger than any may be")]
+    HeadTooLarge,
+    #[error("the request is of another version than HTTP/1.0 or HTTP/1.1")]
+    Version,
     #[error("no route has the host {host:?}")]
     UnknownHost { host: String },
     #[error("there is no such file to serve")]
@@ -67,7 +73,8 @@ impl Failure {
             Self::BodyTooLarge { .. } => StatusCode::PAYLOAD_TOO_LARGE,
             Self::Precondition => StatusCode::PRECONDITION_FAILED,
             Self::Range { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
-            Self::Encode(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::HeadTooLarge | Self::Encode(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::File(_) | Self::Spool(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Answer(_) | Self::Send(_) => StatusCode::BAD_GATEWAY,
             Self::SpoolFull
@@ -93,7 +100,10 @@ impl Failure {
             }
             Self::Precondition => "The file has changed.".to_owned(),
             Self::Range { .. } => "The file does not have the wanted part.".to_owned(),
-            Self::Encode(_) => "The request's headers are too large.".to_owned(),
+            Self::HeadTooLarge | Self::Encode(_) => {
+                "The request's headers are too large.".to_owned()
+            }
+            Self::Version => "Only HTTP/1.0 and HTTP/1.1 are spoken here.".to_owned(),
             Self::File(_) | Self::Spool(_) => "The request could not be handled.".to_owned(),
             Self::Answer(ReceiveError::NoAnswer | ReceiveError::Reset) => {
                 "The app ended the request without an answer; its log says why.".to_owned()
@@ -121,6 +131,10 @@ impl Failure {
         let headers = page.headers_mut();
         headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
         headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
+        if matches!(self, Self::BadRequest(_) | Self::Body(_)) {
+            // Who misunderstands one request may not know where the next begins.
+            headers.insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         match self {
             Self::Method { allow } => _ = headers.insert(ALLOW, HeaderValue::from_static(allow)),
             Self::Range { size } => {

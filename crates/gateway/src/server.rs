@@ -23,8 +23,9 @@ use tokio::net::TcpStream;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 
 use crate::access::RequestIds;
-use crate::client::{Busy, ClientStream, Deadlines};
+use crate::client::{ClientState, ClientStream, Deadlines};
 use crate::forward::HoldBounds;
+use crate::framing::HEAD_BYTES_MAX;
 use crate::request_body::Spool;
 use crate::routes::Routes;
 use crate::service::{Client, Service};
@@ -89,9 +90,6 @@ const BACKLOG: i32 = 1024;
 
 /// After a connection could not be accepted, for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
-
-/// A request's line and headers together. Leaves room in a uwsgi packet for variables of our own.
-const HEAD_BYTES_MAX: usize = 60 * 1024;
 
 /// Threads that wait for disks, for each thread that serves.
 const DISK_THREADS: usize = 8;
@@ -244,8 +242,8 @@ impl Worker {
     async fn serve(self, stream: TcpStream, address: SocketAddr, _permit: OwnedSemaphorePermit) {
         // Answers go out when they are complete; holding back their last part only delays them.
         _ = stream.set_nodelay(true);
-        let client = Client { address, busy: Arc::new(Busy::default()) };
-        let stream = ClientStream::new(stream, Arc::clone(&client.busy), self.deadlines);
+        let client = Client { address, state: Arc::new(ClientState::default()) };
+        let stream = ClientStream::new(stream, Arc::clone(&client.state), self.deadlines);
         let service = Arc::clone(&self.service);
         let handle = service_fn(move |request| {
             let (service, client) = (Arc::clone(&service), client.clone());

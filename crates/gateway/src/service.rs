@@ -6,14 +6,14 @@ use std::time::Duration;
 
 use ace_types::{HostName, Limits};
 use ace_upstream::{Request as AppRequest, encode_uwsgi};
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use http::header::CONTENT_LENGTH;
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::Incoming;
 
 use crate::access::{RequestIds, RequestRecord};
 use crate::body::{Body, Content};
-use crate::client::Busy;
+use crate::client::ClientState;
 use crate::failure::Failure;
 use crate::forward::{HoldBounds, Outgoing, await_routes, forward};
 use crate::request_body::{BodyBounds, RequestBody, Spool};
@@ -37,7 +37,7 @@ pub struct Service {
 #[derive(Debug, Clone)]
 pub struct Client {
     pub address: SocketAddr,
-    pub busy: Arc<Busy>,
+    pub state: Arc<ClientState>,
 }
 
 /// Connections are not encrypted.
@@ -47,12 +47,14 @@ impl Service {
     /// Answers `request`; with an error page, where nothing else can be said.
     pub async fn handle(&self, client: Client, request: Request<Incoming>) -> Response<Body> {
         let (parts, body) = request.into_parts();
-        let busy = client.busy;
-        let mut record =
-            RequestRecord::begin(&self.ids, &parts.method, &parts.uri, &parts.headers, busy);
+        let refusal = client.state.refusal(&parts);
+        let mut record = RequestRecord::begin(&self.ids, &parts, client.state);
         // For the page's form, since the headers go to the app.
         let accept = parts.headers.get(http::header::ACCEPT).cloned();
-        let result = self.answer(client.address, parts, body, &mut record).await;
+        let result = match refusal {
+            Some(failure) => Err(failure),
+            None => self.answer(client.address, parts, body, &mut record).await,
+        };
         let response = result.unwrap_or_else(|failure| {
             record.failed(&failure);
             error_page(&failure, accept, &record.id)
@@ -68,7 +70,6 @@ impl Service {
         body: Incoming,
         record: &mut RequestRecord,
     ) -> Result<Response<Content>, Failure> {
-        check(&parts)?;
         let host = target::host(&parts)?;
         let path = target::normalise(parts.uri.path())?;
         let route = self.route(&host).await?;
@@ -138,20 +139,6 @@ impl Service {
         }
         let route = self.routes.table().route(host).cloned();
         route.ok_or_else(|| Failure::UnknownHost { host: host.to_string() })
-    }
-}
-
-/// Refuses what is valid HTTP and yet not for a gateway; see [`crate::framing`] for what is not even
-/// parsed.
-fn check(parts: &Parts) -> Result<(), Failure> {
-    if parts.method == Method::CONNECT {
-        return Err(Failure::Method { allow: "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS" });
-    }
-    let mut codings = parts.headers.get_all(TRANSFER_ENCODING).iter();
-    match (codings.next(), codings.next()) {
-        (None, _) => Ok(()),
-        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(()),
-        _ => Err(Failure::BadRequest("the only transfer coding known here is chunked")),
     }
 }
 

@@ -4,7 +4,7 @@ use ace_types::HostName;
 use ace_upstream::percent_decode;
 use http::header::HOST;
 use http::request::Parts;
-use http::uri::Authority;
+use http::uri::{Authority, Scheme, Uri};
 
 use crate::failure::Failure;
 
@@ -19,15 +19,34 @@ pub fn host(request: &Parts) -> Result<HostName, Failure> {
         (None, _) => return Err(Failure::BadRequest("the request names no host")),
         (Some(_), Some(_)) => return Err(Failure::BadRequest("the request names two hosts")),
     };
-    let field: Authority = std::str::from_utf8(field.as_bytes())
-        .ok()
-        .and_then(|text| text.parse().ok())
-        .filter(|authority: &Authority| !authority.as_str().contains('@'))
-        .ok_or(Failure::BadRequest("the request's host is not one"))?;
-    if request.uri.authority().is_some_and(|target| canonical(target) != canonical(&field)) {
+    let field = std::str::from_utf8(field.as_bytes()).ok().and_then(|text| text.parse().ok());
+    let field =
+        field.filter(is_host).ok_or(Failure::BadRequest("the request's host is not one"))?;
+    check_target(&request.uri, &field)?;
+    canonical(&field).parse().map_err(|_| Failure::UnknownHost { host: field.host().to_owned() })
+}
+
+/// Whether `authority` is a host with no more than a port.
+fn is_host(authority: &Authority) -> bool {
+    let port = authority.as_str().strip_prefix(authority.host());
+    match port.map(|port| port.strip_prefix(':').unwrap_or(port)) {
+        None => false, // There is a user before the host.
+        Some("") => true,
+        Some(_) => authority.port_u16().is_some(),
+    }
+}
+
+/// Refuses a target that names another host than `field`, or something else than a host and path.
+fn check_target(target: &Uri, field: &Authority) -> Result<(), Failure> {
+    let Some(authority) = target.authority() else { return Ok(()) };
+    if target.scheme() != Some(&Scheme::HTTP) || !is_host(authority) {
+        return Err(Failure::BadRequest("its target is not one"));
+    }
+    let whole = |authority| (canonical(authority), authority.port_u16().unwrap_or(80));
+    if whole(authority) != whole(field) {
         return Err(Failure::BadRequest("the request's target and its Host differ"));
     }
-    canonical(&field).parse().map_err(|_| Failure::UnknownHost { host: field.host().to_owned() })
+    Ok(())
 }
 
 /// A path as routes and files know it: decoded, without empty, `.` and `..` segments.
@@ -107,7 +126,9 @@ mod tests {
         assert_eq!(host_of("/", &[]), Err(400));
         assert_eq!(host_of("/", &["a", "a"]), Err(400));
         assert_eq!(host_of("/", &[""]), Err(400));
-        assert_eq!(host_of("/", &["b@a"]), Err(400));
+        for wrong in ["b@a", "a:b", "a:99999", "a:80:80", "a/b", "a, b", "@a"] {
+            assert_eq!(host_of("/", &[wrong]), Err(400), "{wrong}");
+        }
         assert_eq!(host_of("/", &["a b"]), Err(400));
         assert_eq!(host_of("/", &["[::1]:80"]), Err(404));
     }
@@ -115,7 +136,9 @@ mod tests {
     #[test]
     fn an_absolute_target_must_agree() {
         assert_eq!(host_of("http://a/", &["A:80"]).as_deref(), Ok("a"));
-        assert_eq!(host_of("http://b/", &["a"]), Err(400));
+        for other in ["http://b/", "http://a:81/", "http://u@a/", "https://a/", "ftp://a/", "a"] {
+            assert_eq!(host_of(other, &["a"]), Err(400), "{other}");
+        }
     }
 
     #[test]
