@@ -33,6 +33,11 @@ use crate::log::BuildLog;
 const SCRATCH_MAX: Bytes = Bytes::gib(4);
 const SCRATCH_ENTRIES_MAX: u64 = 256 * 1024;
 const DISK_PAUSE: Duration = Duration::from_secs(2);
+/// What a build leaves free of the disk that all share. A file that has no name any more is in no
+/// folder to be counted; this bounds what such files take.
+const FREE_LEAST: Bytes = Bytes::gib(1);
+/// How often the free space is asked for: a disk writes far less than [`FREE_LEAST`] in that time.
+const FREE_PAUSE: Duration = Duration::from_millis(250);
 /// How long the kernel may take to end and forget a container's processes.
 const REMOVE_DEADLINE: Duration = Duration::from_secs(10);
 const STOP_GRACE: Duration = Duration::from_secs(1);
@@ -166,6 +171,7 @@ impl Bench {
             ended = output => ended,
             () = sleep_until(self.deadline) => Err(self.too_long()),
             error = self.watch_disk() => Err(error),
+            error = self.watch_free_space(FREE_LEAST) => Err(error),
         };
         let out_of_memory = group.0.oom_kills() > 0;
         self.remove(group).await?;
@@ -272,6 +278,19 @@ impl Bench {
                 Ok(_) => {}
                 Err(_) => return RunError::Stopping,
             }
+        }
+    }
+
+    /// Returns once less than `least` is free on the disk that the scratch folder is on.
+    async fn watch_free_space(&self, least: Bytes) -> RunError {
+        loop {
+            // What can't be asked now can be at the next turn.
+            if files::free_space(&self.scratch).is_ok_and(|free| free < least) {
+                return RunError::Exceeded(format!(
+                    "the server's disk is almost full: a build leaves {least} of it free"
+                ));
+            }
+            sleep(FREE_PAUSE).await;
         }
     }
 

@@ -37,6 +37,12 @@ pub fn usage(folder: &Path) -> io::Result<Usage> {
     Ok(usage)
 }
 
+/// What an unprivileged user could still write to the disk that `folder` is on.
+pub fn free_space(folder: &Path) -> io::Result<Bytes> {
+    let disk = rustix::fs::statvfs(folder)?;
+    Ok(Bytes(disk.f_bavail.saturating_mul(disk.f_frsize)))
+}
+
 /// Gives `folder` and all in it to the user and group `owner`, and makes it readable by all and
 /// writable by its owner alone. Removes what is no file, folder or link.
 ///
@@ -104,7 +110,7 @@ impl Usage {
 type Visitor<'a> = &'a mut dyn FnMut(&OwnedFd, &CStr, &Stat) -> rustix::io::Result<()>;
 
 /// Calls `visitor` for each entry below `folder`: its folder, its name and what it is. An entry
-/// that has gone meanwhile is left out.
+/// that has gone meanwhile, or has become something else, is left out.
 fn visit(folder: &OwnedFd, depth: usize, visitor: Visitor<'_>) -> io::Result<()> {
     if depth > DEPTH_MAX {
         let message = format!("more than {DEPTH_MAX} folders lie within each other");
@@ -118,7 +124,7 @@ fn visit(folder: &OwnedFd, depth: usize, visitor: Visitor<'_>) -> io::Result<()>
         visitor(folder, &name, &stat)?;
         if FileType::from_raw_mode(stat.st_mode) == FileType::Directory {
             match rustix::fs::openat(folder, &name, FOLDER, Mode::empty()) {
-                Err(Errno::NOENT) => {}
+                Err(Errno::NOENT | Errno::NOTDIR | Errno::LOOP) => {}
                 child => visit(&child?, depth + 1, visitor)?,
             }
         }
@@ -154,7 +160,10 @@ fn remove_content(
 fn names(folder: &OwnedFd) -> io::Result<Vec<CString>> {
     let mut names = Vec::new();
     for entry in Dir::read_from(folder)? {
-        let entry = entry?;
+        let entry = match entry {
+            Err(Errno::NOENT) => break, // The folder itself is gone by now.
+            entry => entry?,
+        };
         if !matches!(entry.file_name().to_bytes(), b"." | b"..") {
             names.push(entry.file_name().to_owned());
         }
@@ -184,6 +193,8 @@ fn set_mode(parent: &OwnedFd, name: &CStr, stat: &Stat, mode: u32) -> rustix::io
 mod tests {
     use std::fs;
     use std::os::unix::fs::{MetadataExt, PermissionsExt, symlink};
+    use std::sync::atomic::{AtomicBool, Ordering};
+    use std::time::{Duration, Instant};
 
     use super::*;
 
@@ -207,6 +218,51 @@ mod tests {
         assert!(!at("pipe").exists());
         assert_eq!(fs::metadata("/etc/passwd").unwrap().mode(), passwd.mode());
         assert_eq!(fs::metadata("/etc/passwd").unwrap().uid(), passwd.uid());
+    }
+
+    #[test]
+    fn what_changes_meanwhile_does_not_hide_the_rest() {
+        let folder = tempfile::tempdir().unwrap();
+        fs::write(folder.path().join("kept"), vec![1; 1 << 20]).unwrap();
+        let done = AtomicBool::new(false);
+        std::thread::scope(|scope| {
+            scope.spawn(|| {
+                // Names that are now folders, now links.
+                let shifty: Vec<_> = (0..64).map(|n| folder.path().join(n.to_string())).collect();
+                while !done.load(Ordering::Relaxed) {
+                    for name in &shifty {
+                        fs::create_dir(name).unwrap();
+                    }
+                    for name in &shifty {
+                        fs::remove_dir(name).unwrap();
+                        symlink("/", name).unwrap();
+                    }
+                    for name in &shifty {
+                        fs::remove_file(name).unwrap();
+                    }
+                }
+            });
+            let end = Instant::now() + Duration::from_secs(1);
+            let looks = std::iter::repeat_with(|| usage(folder.path()));
+            let looks: Vec<_> = looks.take_while(|_| Instant::now() < end).collect();
+            done.store(true, Ordering::Relaxed);
+            for look in looks {
+                assert!(look.unwrap().size >= Bytes::mib(1));
+            }
+        });
+    }
+
+    #[test]
+    fn a_file_without_a_name_is_missing_from_the_free_space() {
+        let folder = tempfile::tempdir().unwrap();
+        let size = 256 << 20;
+        let before = free_space(folder.path()).unwrap();
+        let file = tempfile::tempfile_in(folder.path()).unwrap();
+        rustix::fs::fallocate(&file, rustix::fs::FallocateFlags::empty(), 0, size).unwrap();
+        let after = free_space(folder.path()).unwrap();
+        // Others write to the same disk meanwhile, and remove from it.
+        assert!(before.0.saturating_sub(after.0) > size / 2, "{before} before, {after} after");
+        assert_eq!(usage(folder.path()).unwrap().size, Bytes(0));
     }
 
     #[test]
