@@ -3,7 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::net::{IpAddr, TcpListener};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ace_testkit::{AppFolder, Engine, eventually};
 use anyhow::{Context, Result};
@@ -176,4 +176,24 @@ answer = len(children)";
         (status + &logs).contains("memory: its limit is 512M").then_some(())
     };
     eventually("the reason", Duration::from_secs(20), told)
+}
+
+/// Neither a server that is stopped nor a process that ignores every request to end holds it up.
+#[test]
+fn an_app_that_will_not_end_is_destroyed_in_seconds() -> Result<()> {
+    let engine = engine_with(&["shop"])?;
+    let stubborn = "
+import os, signal, time
+if os.fork() == 0:
+    os.setsid()
+    signal.signal(signal.SIGTERM, signal.SIG_IGN)
+    time.sleep(600)
+    os._exit(0)
+os.kill(os.getppid(), signal.SIGSTOP)
+answer = 1";
+    engine.python("shop", stubborn)?;
+    let begun = Instant::now();
+    engine.ace(&["destroy", "shop", "--yes"])?.ok()?;
+    assert!(begun.elapsed() < Duration::from_secs(10), "{:?}", begun.elapsed());
+    Ok(())
 }

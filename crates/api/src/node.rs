@@ -29,6 +29,10 @@ pub trait Node: Send + Sync {
     /// Errors: what could not be removed, a line each.
     async fn down(&self) -> Result<(), Vec<String>>;
 
+    /// Ends every process of `app`'s instances at once, whatever grace they have left. They may be
+    /// gone a moment later; those still desired start again.
+    async fn kill_app(&self, app: &AppName) -> std::io::Result<()>;
+
     /// The logs that are kept of `app`'s instances that are gone, the oldest first: each instance
     /// with its folder of log files. May block for a moment.
     fn old_logs(&self, app: &AppName) -> std::io::Result<Vec<(InstanceId, PathBuf)>>;

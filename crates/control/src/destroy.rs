@@ -16,6 +16,9 @@ use crate::names;
 use crate::recover;
 use crate::refusal::{Refusal, chain};
 
+/// How long an instance of an app that is to go has for what it has under way: nobody will ask for
+/// the outcome, so no longer than a request usually takes.
+const GRACE: Duration = Duration::from_secs(3);
 /// How much longer than its grace an instance may take until it's gone.
 pub const GONE_MARGIN: Duration = Duration::from_secs(30);
 /// The pause before a further attempt; it doubles each time.
@@ -26,6 +29,8 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(60);
 /// Why an app is not gone yet.
 #[derive(Debug, thiserror::Error)]
 pub enum DestroyError {
+    #[error("could not end its instances")]
+    Kill(#[source] io::Error),
     #[error("its instances have not stopped yet")]
     Running,
     #[error("could not remove its volume and logs")]
@@ -76,6 +81,9 @@ pub async fn attempt(engine: &Engine, app: &AppName) -> Result<(), DestroyError>
     }
     // A deploy that the destruction has cut short may have left an instance to stop.
     recover::settle_stopped(engine, app).await.map_err(DestroyError::Records)?;
+    if !engine.gone(app, |_| true, GRACE).await {
+        engine.node.kill_app(app).await.map_err(DestroyError::Kill)?;
+    }
     if !engine.gone(app, |_| true, engine.config.stop_grace + GONE_MARGIN).await {
         return Err(DestroyError::Running);
     }

@@ -276,6 +276,17 @@ impl Node for ContainerNode {
         if failures.is_empty() { Ok(()) } else { Err(failures) }
     }
 
+    async fn kill_app(&self, app: &AppName) -> io::Result<()> {
+        let of_app: Vec<InstanceId> = {
+            let statuses = self.statuses.borrow();
+            let of_app = statuses.iter().filter(|(_, status)| status.app == *app);
+            of_app.map(|(id, _)| id.clone()).collect()
+        };
+        let cgroups = Arc::clone(&self.world.cgroups);
+        let kill = move || of_app.iter().try_for_each(|id| cgroups.get(id.as_str()).kill());
+        tokio::task::spawn_blocking(kill).await.map_err(io::Error::other)?
+    }
+
     fn old_logs(&self, app: &AppName) -> io::Result<Vec<(InstanceId, PathBuf)>> {
         self.world.old_logs.list(app)
     }

@@ -117,6 +117,10 @@ impl Node for FakeNode {
         Ok(Vec::new())
     }
 
+    async fn kill_app(&self, _app: &AppName) -> io::Result<()> {
+        Ok(())
+    }
+
     async fn remove_app(&self, _app: &AppName, volume: PathBuf) -> io::Result<()> {
         self.removed_volumes.lock().unwrap().push(volume);
         Ok(())
