@@ -1,8 +1,8 @@
 //! One engine is one data folder: its lock, its id, its slot.
 
-use std::fs::{self, DirBuilder, File};
+use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read, Seek, Write};
-use std::os::unix::fs::DirBuilderExt;
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use ace_types::EngineId;
@@ -48,6 +48,9 @@ impl EngineFolder {
             .mode(0o700)
             .create(&path)
             .with_context(|| format!("could not make the data folder {}", path.display()))?;
+        // One that was there may be open to all of the host's users, and tenants' files with it.
+        fs::set_permissions(&path, Permissions::from_mode(0o700))
+            .with_context(|| format!("could not close the data folder {}", path.display()))?;
         let lock = lock(&path)?;
         let identity = match read_identity(&path)? {
             Some(identity) => identity,
@@ -130,4 +133,18 @@ fn new_id() -> Result<EngineId> {
     let mut random = [0; EngineId::LENGTH];
     getrandom(&mut random, GetRandomFlags::empty()).context("could not draw a random id")?;
     Ok(EngineId::from_random(random))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_that_was_open_to_all_is_closed() -> Result<()> {
+        let folder = tempfile::tempdir()?;
+        fs::set_permissions(folder.path(), Permissions::from_mode(0o755))?;
+        let _engine = EngineFolder::open(folder.path())?;
+        assert_eq!(fs::metadata(folder.path())?.permissions().mode() & 0o777, 0o700);
+        Ok(())
+    }
 }
