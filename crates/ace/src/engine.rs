@@ -1,7 +1,7 @@
 //! One engine is one data folder: its lock, its id, its slot.
 
 use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, Read, Seek, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
@@ -52,11 +52,10 @@ impl EngineFolder {
         fs::set_permissions(&path, Permissions::from_mode(0o700))
             .with_context(|| format!("could not close the data folder {}", path.display()))?;
         let lock = lock(&path)?;
-        let identity = match read_identity(&path)? {
-            Some(identity) => identity,
-            None => Identity { id: new_id()?, slot: None },
-        };
-        let engine = Self { path, identity, _lock: lock };
+        if let Some(identity) = read_identity(&path)? {
+            return Ok(Self { path, identity, _lock: lock });
+        }
+        let engine = Self { path, identity: Identity { id: new_id()?, slot: None }, _lock: lock };
         engine.save()?;
         Ok(engine)
     }
@@ -75,6 +74,10 @@ impl EngineFolder {
 
     /// Remembers the slot, for the next start.
     pub fn set_slot(&mut self, slot: u8) -> Result<()> {
+        // On a full disk nothing can be written, and an engine that starts again need not.
+        if self.identity.slot == Some(slot) {
+            return Ok(());
+        }
         self.identity.slot = Some(slot);
         self.save()
     }
@@ -83,11 +86,13 @@ impl EngineFolder {
         let draft = self.path.join("engine.json.new");
         let mut file =
             File::create(&draft).with_context(|| format!("could not write {}", draft.display()))?;
-        file.write_all(&serde_json::to_vec(&self.identity)?)?;
-        file.sync_all()?;
-        fs::rename(&draft, self.path.join("engine.json"))?;
-        File::open(&self.path)?.sync_all()?;
-        Ok(())
+        let mut write = || {
+            file.write_all(&serde_json::to_vec(&self.identity)?)?;
+            file.sync_all()?;
+            fs::rename(&draft, self.path.join("engine.json"))?;
+            File::open(&self.path)?.sync_all()
+        };
+        write().with_context(|| format!("could not write {}", draft.display()))
     }
 }
 
@@ -112,9 +117,8 @@ fn lock(path: &Path) -> Result<File> {
             holder.trim()
         );
     }
-    file.set_len(0)?;
-    file.rewind()?;
-    write!(file, "{}", std::process::id())?;
+    // For people alone: on a full disk it's left out.
+    let _ = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
     Ok(file)
 }
 
