@@ -27,8 +27,6 @@ pub enum RecoverError {
     Builder(#[source] io::Error),
     #[error("could not make the folder {path}")]
     Folder { path: PathBuf, source: io::Error },
-    #[error("could not end the unfinished deploy of {app}: {refusal}")]
-    Settle { app: AppName, refusal: Refusal },
     #[error(transparent)]
     Records(#[from] RecordsError),
 }
@@ -46,9 +44,10 @@ pub async fn recover(engine: &Engine) -> Result<(), RecoverError> {
     let apps: Vec<AppName> =
         engine.records.state().await?.apps().map(|app| app.name.clone()).collect();
     for app in &apps {
-        settle_stopped(engine, app)
-            .await
-            .map_err(|refusal| RecoverError::Settle { app: app.clone(), refusal })?;
+        if let Err(refusal) = settle_stopped(engine, app).await {
+            // The app's next deploy tries again; the other apps must not wait for it.
+            tracing::error!(%app, %refusal, "an unfinished deploy could not be ended");
+        }
     }
     remove_archives(&engine.config).await;
     sweep_all(engine).await?;

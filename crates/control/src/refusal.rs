@@ -1,5 +1,7 @@
 //! What the API says when it does not do what it was asked to.
 
+use std::io;
+
 use ace_api::http::ApiError;
 use ace_types::{AppName, NameError, TenantName};
 use axum::Json;
@@ -23,9 +25,14 @@ impl Refusal {
         Self { status, error }
     }
 
-    /// Something of ours failed at `doing`. What it was goes to the log, not to the tenant.
+    /// Something of ours failed at `doing`. What it was goes to the log, not to the tenant, but for
+    /// a disk that is full: that has one remedy.
     pub fn engine(doing: &str, error: &(dyn std::error::Error + 'static)) -> Self {
         tracing::error!(doing, error = %chain(error), "the engine failed");
+        if let Some(state) = state_of_disk(error) {
+            let message = format!("the engine could not {doing}: its disk {state}");
+            return Self::new(StatusCode::INSUFFICIENT_STORAGE, "no_storage", message);
+        }
         let message = format!("the engine could not {doing}; its own log says why");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_error", message)
     }
@@ -83,6 +90,16 @@ pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
     line
 }
 
+/// What is wrong with the disk, if that is what caused `error`.
+fn state_of_disk(error: &(dyn std::error::Error + 'static)) -> Option<&'static str> {
+    let mut causes = std::iter::successors(Some(error), |error| error.source());
+    causes.find_map(|cause| match cause.downcast_ref::<io::Error>()?.kind() {
+        io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded => Some("is full"),
+        io::ErrorKind::ReadOnlyFilesystem => Some("can only be read"),
+        _ => None,
+    })
+}
+
 impl From<RecordsError> for Refusal {
     fn from(error: RecordsError) -> Self {
         Self::engine("read or keep its state", &error)
@@ -92,5 +109,26 @@ impl From<RecordsError> for Refusal {
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
         (self.status, Json(self.error)).into_response()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use ace_api::BuildError;
+
+    use super::*;
+
+    #[test]
+    fn a_full_disk_is_said_to_be_full_however_deep_the_error_lies() {
+        let full = io::Error::from_raw_os_error(28);
+        let error = BuildError::Engine { doing: "make a folder".into(), source: full.into() };
+        let refusal = Refusal::engine("make a folder", &error);
+        assert_eq!(refusal.error.message, "the engine could not make a folder: its disk is full");
+    }
+
+    #[test]
+    fn any_other_cause_is_for_the_log_alone() {
+        let refusal = Refusal::engine("make a folder", &io::Error::other("secret"));
+        assert!(!refusal.error.message.contains("secret"));
     }
 }

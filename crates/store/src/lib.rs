@@ -14,6 +14,8 @@ mod schema;
 pub mod sqlite;
 mod worker;
 
+use std::io;
+
 use std::fmt;
 
 use async_trait::async_trait;
@@ -173,8 +175,23 @@ pub enum BackendError {
     Busy,
     #[error("it has been closed")]
     Stopped,
+    /// Nothing was written.
+    #[error("its disk can't be written")]
+    Disk(#[source] io::Error),
     #[error("the database refused")]
-    Sqlite(#[from] rusqlite::Error),
+    Sqlite(#[source] rusqlite::Error),
+}
+
+impl From<rusqlite::Error> for BackendError {
+    fn from(error: rusqlite::Error) -> Self {
+        match error.sqlite_error_code() {
+            Some(rusqlite::ErrorCode::DiskFull) => Self::Disk(io::ErrorKind::StorageFull.into()),
+            Some(rusqlite::ErrorCode::ReadOnly) => {
+                Self::Disk(io::ErrorKind::ReadOnlyFilesystem.into())
+            }
+            _ => Self::Sqlite(error),
+        }
+    }
 }
 
 /// Tells when there is more than its owner has seen. Wake-ups may be merged; none is lost.
