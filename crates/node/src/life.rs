@@ -118,9 +118,10 @@ impl Life {
             (Phase::Starting { .. } | Phase::Running, Event::Ended(reason)) => {
                 self.ended(reason, now)
             }
-            (Phase::Starting { .. } | Phase::Running, Event::StopAsked) => {
-                let kill_at = now + patience.stop_grace + KILL_MARGIN;
-                (self.into_phase(Phase::Draining { kill_at }, now), vec![Effect::Terminate])
+            // It has no requests yet that would need time to end.
+            (Phase::Starting { .. }, Event::StopAsked) => self.terminated(now + KILL_MARGIN, now),
+            (Phase::Running, Event::StopAsked) => {
+                self.terminated(now + patience.stop_grace + KILL_MARGIN, now)
             }
             (Phase::Draining { .. }, Event::Ended(_)) => {
                 (self.into_phase(Phase::Gone, now), vec![Effect::CleanUp, Effect::Remove])
@@ -161,6 +162,11 @@ impl Life {
 
     fn into_phase(self, phase: Phase, now: Timestamp) -> Self {
         Self { phase, since: now, ..self }
+    }
+
+    /// It is asked to end, and made to at `kill_at`.
+    fn terminated(self, kill_at: Timestamp, now: Timestamp) -> (Self, Vec<Effect>) {
+        (self.into_phase(Phase::Draining { kill_at }, now), vec![Effect::Terminate])
     }
 
     /// The container is there, but no good any more.
@@ -280,6 +286,13 @@ mod tests {
         ]);
         assert_eq!(life.phase, Phase::Gone);
         assert_eq!(effects, [Effect::Terminate, Effect::Kill, Effect::CleanUp, Effect::Remove]);
+    }
+
+    #[test]
+    fn what_is_not_ready_yet_gets_no_time_to_finish_requests() {
+        let (life, effects) = live(vec![(1, Event::StopAsked), (4, Event::Tick)]);
+        assert_eq!(life.phase, Phase::Draining { kill_at: at(7) });
+        assert_eq!(effects, [Effect::Terminate, Effect::Kill]);
     }
 
     #[test]
