@@ -202,7 +202,7 @@ fn check_head(head: &[u8]) -> Result<State, Failure> {
     match request.parse_with_uninit_headers(head, &mut fields) {
         Ok(httparse::Status::Complete(_)) => {}
         Ok(httparse::Status::Partial) => return Err(Failure::BadRequest("its head has no end")),
-        Err(error) => return Err(malformed(error)),
+        Err(error) => return Err(malformed(error, head)),
     }
     check_target(request.method.unwrap_or_default(), request.path.unwrap_or_default())?;
     let mut framing = BodyFraming::default();
@@ -212,10 +212,12 @@ fn check_head(head: &[u8]) -> Result<State, Failure> {
     framing.body(request.version)
 }
 
-fn malformed(error: httparse::Error) -> Failure {
+fn malformed(error: httparse::Error, head: &[u8]) -> Failure {
+    let third_word = head.split(|byte| *byte == b' ').nth(2).unwrap_or_default();
     match error {
         httparse::Error::TooManyHeaders => Failure::HeadTooLarge,
-        httparse::Error::Version => Failure::Version,
+        // Else it is no version at all.
+        httparse::Error::Version if third_word.starts_with(b"HTTP/") => Failure::Version,
         httparse::Error::HeaderName => Failure::BadRequest("a header's name is not one"),
         httparse::Error::HeaderValue => Failure::BadRequest("a header holds what none may"),
         _ => Failure::BadRequest("its first line is not one of HTTP"),
