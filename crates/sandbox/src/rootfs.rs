@@ -163,7 +163,8 @@ fn add_tenants(root: &Tree, spec: &RootSpec, ids: IdRange) -> Result<(), Failure
     for Bind { source, target, writable, noexec } in &spec.binds {
         let mut flags = if *writable { PLAIN } else { READ_ONLY };
         flags.set(MountFlags::NOEXEC, *noexec);
-        bind(root, source, target, flags)?;
+        let step = format!("bind {} at {}", source.display(), target.display());
+        root.bind_no_link(source, target, flags).step(step)?;
     }
     for tmpfs in &spec.tmpfs {
         add_tmpfs(root, tmpfs, ids)?;

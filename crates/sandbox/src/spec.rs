@@ -48,6 +48,7 @@ pub struct RootSpec {
 /// `source` on the host appears at `target`, without device files and set-user-id programs.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Bind {
+    /// No link: what is bound is often a folder that a tenant's program could write to.
     pub source: PathBuf,
     /// Absolute; its parents are made.
     pub target: PathBuf,

@@ -522,6 +522,24 @@ fn the_launchers_program_can_not_be_written() {
 }
 
 #[test]
+fn a_link_is_not_followed_to_what_is_bound() {
+    let Some(kit) = Kit::new() else { return };
+    let work = kit.folder("work", &[]);
+    std::os::unix::fs::symlink("/", work.join("link")).unwrap();
+    let mut spec = kit.spec(shell("true"));
+    spec.root.binds.push(Bind {
+        source: work.join("link"),
+        target: "/host".into(),
+        writable: false,
+        noexec: false,
+    });
+    let Err(LaunchError::Step { source, .. }) = kit.try_start(&spec) else {
+        panic!("the host's root was bound");
+    };
+    assert_eq!(source.raw_os_error(), Some(libc::ELOOP));
+}
+
+#[test]
 fn nothing_is_made_below_a_tree_of_the_tenants() {
     let Some(kit) = Kit::new() else { return };
     let code = kit.folder("code", &[]);

@@ -42,15 +42,30 @@ impl Tree {
     }
 
     /// Shows `source` of the host, a file or a folder without what is mounted in it, at `target`.
+    ///
+    /// A link as the source is followed: the host's administrator made it.
     pub fn bind(&self, source: &Path, target: &Path, flags: MountFlags) -> io::Result<()> {
-        // A link as the source is followed: the host's administrator made it.
         let source = openat(CWD, source, OFlags::PATH | OFlags::CLOEXEC, Mode::empty())?;
-        let kind = match FileType::from_raw_mode(fstat(&source)?.st_mode) {
+        self.bind_opened(&source, target, flags)
+    }
+
+    /// As [`Self::bind`], but a link as the source is an error (`ELOOP`): a tenant's program may
+    /// have put it there.
+    pub fn bind_no_link(&self, source: &Path, target: &Path, flags: MountFlags) -> io::Result<()> {
+        let source = open_path(CWD, source.as_os_str(), OFlags::empty())?;
+        if FileType::from_raw_mode(fstat(&source)?.st_mode) == FileType::Symlink {
+            return Err(Errno::LOOP.into());
+        }
+        self.bind_opened(&source, target, flags)
+    }
+
+    fn bind_opened(&self, source: &OwnedFd, target: &Path, flags: MountFlags) -> io::Result<()> {
+        let kind = match FileType::from_raw_mode(fstat(source)?.st_mode) {
             FileType::Directory => Kind::Folder,
             _ => Kind::File,
         };
         let under = self.make(target, kind)?;
-        mount_bind(path_of(&source), path_of(&under))?;
+        mount_bind(path_of(source), path_of(&under))?;
         // A bind takes its flags in a second step. The descriptor still leads below it.
         let mounted = self.open(target)?;
         Ok(mount_remount(path_of(&mounted), MountFlags::BIND | flags, "")?)
