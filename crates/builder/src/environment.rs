@@ -14,7 +14,7 @@ use sha2::{Digest, Sha256};
 use crate::container::{Bench, Command, Ended};
 use crate::hash::hex;
 use crate::python::Python;
-use crate::site::Site;
+use crate::site::{Site, blocking};
 use crate::tools::UV;
 use crate::unpack::CODE;
 
@@ -154,7 +154,8 @@ impl Installer {
         };
         let command = command.writable(&site.user_folder(), "/ace/user");
         let ended = bench.run(command).await?;
-        check_end(&ended, bench, "the requirements could not be installed")
+        check_end(&ended, bench, "the requirements could not be installed")?;
+        check_is_folder(site.environment()).await
     }
 }
 
@@ -218,6 +219,19 @@ pub fn check_end(ended: &Ended, bench: &Bench, complaint: &str) -> Result<(), Bu
             bench.memory_max()
         ))),
         Ended { .. } => Err(BuildError::Rejected(complaint.to_owned())),
+    }
+}
+
+/// What was installed ran as it was installed, in a folder that it could write to: it may have put a
+/// link to something of the host's in the environment's place.
+async fn check_is_folder(environment: PathBuf) -> Result<(), BuildError> {
+    let look = move || Ok(environment.symlink_metadata().is_ok_and(|found| found.is_dir()));
+    match blocking("look at the environment", look).await? {
+        true => Ok(()),
+        false => Err(BuildError::Rejected(
+            "the requirements removed the virtual environment that they were installed into"
+                .to_owned(),
+        )),
     }
 }
 

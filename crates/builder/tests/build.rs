@@ -120,6 +120,46 @@ async fn django_may_collect_what_is_declared_static() {
     assert!(failing.logged("ZeroDivisionError"));
 }
 
+/// A package whose `.pth` file runs when Python next starts, which is when uv compiles byte code: it
+/// puts a link in the place of the environment that it is in.
+const SWAP: &str = r#"
+import os, zipfile
+
+CODE = """import os; not os.path.islink('/ace/user/virtualenv') and (
+os.rename('/ace/user/virtualenv', '/ace/user/own'), os.symlink('/usr/..', '/ace/user/virtualenv'))"""
+
+def build_wheel(folder, config_settings=None, metadata_directory=None):
+    info = "own-1.dist-info/"
+    files = {
+        "own.py": "",
+        "own.pth": "import sys; exec(%r)" % CODE,
+        info + "METADATA": "Metadata-Version: 2.1\nName: own\nVersion: 1\n",
+        info + "WHEEL": "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        info + "RECORD": "",
+    }
+    with zipfile.ZipFile(os.path.join(folder, "own-1-py3-none-any.whl"), "w") as wheel:
+        for name, text in files.items():
+            wheel.writestr(name, text)
+    return "own-1-py3-none-any.whl"
+"#;
+
+#[tokio::test]
+async fn an_environment_can_not_become_a_link_to_something_of_the_hosts() {
+    let Some(kit) = Kit::new() else { return };
+    let project = "[build-system]\nrequires = []\nbuild-backend = 'swap'\nbackend-path = ['.']\n\
+                   [project]\nname = 'own'\nversion = '1'\n";
+    let outcome = kit
+        .build(&[
+            INDEX,
+            ("requirements.txt", "./own\n"),
+            ("own/pyproject.toml", project),
+            ("own/swap.py", SWAP),
+        ])
+        .await;
+    let reason = outcome.rejection();
+    assert!(reason.contains("removed the virtual environment"), "{reason}: {:?}", outcome.log);
+}
+
 #[tokio::test]
 async fn the_examples_build() {
     let Some(kit) = Kit::new() else { return };
