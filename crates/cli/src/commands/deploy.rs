@@ -1,6 +1,7 @@
 //! `ace deploy`: sends a folder, shows what becomes of it.
 
 mod progress;
+mod words;
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -46,6 +47,10 @@ pub struct DeployArgs {
     /// Whose app it is
     #[arg(long, value_name = "NAME", default_value_t)]
     tenant: TenantName,
+
+    /// Show all that the app and its server print while they start
+    #[arg(short, long)]
+    verbose: bool,
 }
 
 /// How a deploy went well; the document that `--json` prints.
@@ -58,7 +63,7 @@ struct Deployed {
 }
 
 pub async fn run(args: DeployArgs, client: &Client, screen: &Screen) -> Result<(), CommandError> {
-    let DeployArgs { dir, app, tenant } = args;
+    let DeployArgs { dir, app, tenant, verbose } = args;
     let plan = tokio::task::spawn_blocking(move || pack::plan(&dir)).await;
     let plan = plan.map_err(|_| PackError::Ended)??;
     let app = match app {
@@ -66,7 +71,7 @@ pub async fn run(args: DeployArgs, client: &Client, screen: &Screen) -> Result<(
         None => name_of(&plan)?,
     };
     announce(&plan, &app, screen);
-    let mut progress = Progress::new(screen);
+    let mut progress = Progress::new(screen, verbose);
     let (body, packing) = pack::stream(plan);
     let path = format!("/v1/apps/{app}/deploys?tenant={tenant}");
     let deploy = follow(client, &path, body, packing, &mut progress);
@@ -81,7 +86,7 @@ pub async fn run(args: DeployArgs, client: &Client, screen: &Screen) -> Result<(
             Err(CommandError::Interrupted(interruption(&app, phase)))
         }
         Err(CommandError::Outcome(error)) => {
-            Err(CommandError::Outcome(progress.without_what_was_shown(error)))
+            Err(CommandError::Outcome(progress.what_is_left_to_show(error)))
         }
         Err(error) => Err(error),
     }
@@ -223,7 +228,7 @@ mod tests {
         let head = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n".to_owned();
         let (client, folder) = crate::client::tests::client_of(head + &lines.concat());
         let (body, packing) = pack::stream(pack::plan(folder.path())?);
-        let mut progress = Progress::new(&Screen::plain());
+        let mut progress = Progress::new(&Screen::plain(), false);
         follow(&client, "/v1/apps/shop/deploys", body, packing, &mut progress).await
     }
 

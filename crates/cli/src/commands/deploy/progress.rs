@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use ace_api::http::{ApiError, DeployPhase};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::words;
 use crate::screen::{self, Screen, Style};
 
 /// Lines of the app's that are remembered, so that none is shown a second time.
@@ -17,14 +18,15 @@ const REDRAW: Duration = Duration::from_millis(100);
 #[derive(Debug)]
 pub struct Progress {
     screen: Screen,
+    verbose: bool,
     spinner: Option<ProgressBar>,
     phase: Option<(DeployPhase, Instant)>,
     app_lines: VecDeque<String>,
 }
 
 impl Progress {
-    /// Begins with the sending of the folder.
-    pub fn new(screen: &Screen) -> Self {
+    /// Begins with the sending of the folder. What the app says is shown only if `verbose`.
+    pub fn new(screen: &Screen, verbose: bool) -> Self {
         let spinner = screen.draws().then(|| {
             let spinner = ProgressBar::new_spinner().with_message("sending");
             spinner.set_style(
@@ -35,7 +37,7 @@ impl Progress {
             spinner.enable_steady_tick(REDRAW);
             spinner
         });
-        Self { screen: *screen, spinner, phase: None, app_lines: VecDeque::new() }
+        Self { screen: *screen, verbose, spinner, phase: None, app_lines: VecDeque::new() }
     }
 
     /// `phase` begins, and the one before it has ended.
@@ -57,8 +59,11 @@ impl Progress {
         self.print(&self.screen.paint_err(Style::Dim, &line));
     }
 
-    /// A line that the app printed.
+    /// A line that the app printed while it was starting.
     pub fn app_line(&mut self, line: &str) {
+        if !self.verbose {
+            return;
+        }
         let escaped = screen::escape(line);
         self.print(&screen::indent(&escaped));
         if self.app_lines.len() == REMEMBERED_LINES {
@@ -77,12 +82,20 @@ impl Progress {
         phase
     }
 
-    /// `error` without those details that have been on the screen already.
-    pub fn without_what_was_shown(&self, error: ApiError) -> ApiError {
-        let shown = |line: &str| self.app_lines.iter().any(|seen| *seen == screen::escape(line));
-        let all_shown = |detail: &String| detail.lines().all(shown);
-        let detail = error.detail.filter(|detail| self.screen.json() || !all_shown(detail));
+    /// `error` with those of its details that a person needs and has not seen. JSON has them all.
+    pub fn what_is_left_to_show(&self, error: ApiError) -> ApiError {
+        let detail = match error.detail {
+            Some(detail) if self.screen.json() => Some(detail),
+            Some(detail) if self.verbose => Some(detail).filter(|detail| !self.was_shown(detail)),
+            Some(detail) => Some(words::of_the_app(&detail)),
+            None => None,
+        };
         ApiError { detail, ..error }
+    }
+
+    fn was_shown(&self, detail: &str) -> bool {
+        let shown = |line: &str| self.app_lines.iter().any(|seen| *seen == screen::escape(line));
+        detail.lines().all(shown)
     }
 
     fn end_phase(&mut self) {
@@ -123,24 +136,32 @@ mod tests {
 
     #[test]
     fn a_traceback_is_shown_once() {
-        let mut progress = Progress::new(&Screen::plain());
+        let mut progress = Progress::new(&Screen::plain(), true);
         progress.app_line("Traceback");
         progress.app_line("ImportError: \x07x");
-        let error = progress.without_what_was_shown(failed("Traceback\nImportError: \x07x"));
+        let error = progress.what_is_left_to_show(failed("Traceback\nImportError: \x07x"));
         assert_eq!(error.detail, None);
     }
 
     #[test]
     fn details_that_are_new_are_kept() {
-        let mut progress = Progress::new(&Screen::plain());
+        let mut progress = Progress::new(&Screen::plain(), true);
         progress.app_line("Traceback");
-        let error = progress.without_what_was_shown(failed("Traceback\nImportError"));
+        let error = progress.what_is_left_to_show(failed("Traceback\nImportError"));
         assert_eq!(error.detail.as_deref(), Some("Traceback\nImportError"));
     }
 
     #[test]
+    fn what_the_app_said_is_told_when_it_failed() {
+        let mut progress = Progress::new(&Screen::plain(), false);
+        progress.app_line("Traceback");
+        let error = progress.what_is_left_to_show(failed("Traceback\ngoodbye to uWSGI."));
+        assert_eq!(error.detail.as_deref(), Some("Traceback"));
+    }
+
+    #[test]
     fn the_phase_that_was_reached_is_known_in_the_end() {
-        let mut progress = Progress::new(&Screen::plain());
+        let mut progress = Progress::new(&Screen::plain(), false);
         progress.enter(DeployPhase::Building);
         progress.enter(DeployPhase::Switching);
         assert_eq!(progress.finish(), Some(DeployPhase::Switching));
