@@ -143,7 +143,10 @@ impl std::fmt::Display for EndReason {
         match self {
             Self::Exited { status } => write!(f, "the app server ended with status {status}"),
             Self::Signalled { signal } => write!(f, "the app server was ended by signal {signal}"),
-            Self::NotLoaded => write!(f, "the app could not be loaded; its own output says why"),
+            Self::NotLoaded => write!(
+                f,
+                "the app could not be loaded: its import failed, or it has no such callable"
+            ),
             Self::OutOfMemory { limit } => write!(f, "out of memory: its limit is {limit}"),
             Self::NotReady { after, last } => {
                 write!(f, "not ready after {} s: {last}", after.as_secs())
