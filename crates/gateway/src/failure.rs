@@ -40,7 +40,7 @@ pub enum Failure {
     Encode(#[from] EncodeError),
     #[error("could not read the file")]
     File(#[source] io::Error),
-    #[error("could not spool the request's body")]
+    #[error("could not read the request's body back from the spool")]
     Spool(#[source] io::Error),
     #[error("spooled bodies take all the room there is")]
     SpoolFull,

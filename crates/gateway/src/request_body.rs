@@ -1,11 +1,14 @@
 //! A request's body on its way to an app.
 //!
-//! uwsgi's protocol announces a body's length before the body. One whose length the client
-//! announced goes to the app as it comes; one that comes in chunks is received whole first: its
-//! last part in memory, what is before that in a file without a name.
+//! A body is received before the app hears of its request: an app server's threads are few, and one
+//! that waits for a slow client does nothing else. The body's last part is kept in memory, what is
+//! before that in a file without a name. Where there is no more room for such files, the rest of a
+//! body goes to the app as it comes; but uwsgi's protocol announces a body's length before the
+//! body, so one in chunks, whose length is known at its end, is then refused.
 
 use std::fs::File;
-use std::io::{self, Read, Seek, Write};
+use std::io;
+use std::os::unix::fs::FileExt;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -21,20 +24,18 @@ use tokio::time::timeout;
 
 use crate::failure::Failure;
 
-/// A body that nobody has read from yet.
-pub enum RequestBody {
-    Stream { incoming: Incoming, length: u64 },
-    Spooled(Spooled),
-}
-
-/// A body that came in chunks, received whole.
-pub struct Spooled {
+/// A body, received as a whole or as far as there was room for it.
+pub struct RequestBody {
     /// What did not fit in memory, at its beginning.
-    file: Option<File>,
+    file: Option<Arc<File>>,
+    /// How much of the file that is.
+    file_bytes: u64,
     /// What comes after that.
     tail: BytesMut,
+    /// What the client is still to send after that.
+    rest: Option<Incoming>,
     length: u64,
-    _room: Room,
+    room: Room,
 }
 
 /// Where spooled bodies go, and how much room all of them may take on disk.
@@ -65,55 +66,60 @@ pub struct BodyBounds {
     pub pace: Duration,
 }
 
-/// How much of a spooled body stays in memory, and how much is moved at once.
+/// How much of a body stays in memory, and how much is moved at once.
 const MEMORY_BYTES: usize = 64 * 1024;
 
 impl RequestBody {
-    /// Takes what the client sends; `None` where it sends nothing.
+    /// Receives what the client sends; `None` where it sends nothing.
     ///
     /// Errors: [`Failure::BodyTooLarge`], before a byte is read where the length was announced;
-    /// and for a body in chunks, whatever may happen on receiving it.
+    /// [`Failure::SpoolFull`], for a body in chunks; and whatever may happen on receiving it.
     pub async fn accept(
         incoming: Incoming,
         bounds: BodyBounds,
         spool: &Spool,
     ) -> Result<Option<Self>, Failure> {
-        match incoming.size_hint().exact() {
-            Some(0) => Ok(None),
-            Some(length) => {
-                bounds.check(length)?;
-                Ok(Some(Self::Stream { incoming, length }))
-            }
-            None => Ok(Some(Self::Spooled(spool.receive(incoming, bounds).await?))),
+        let announced = incoming.size_hint().exact();
+        if announced == Some(0) {
+            return Ok(None);
         }
+        bounds.check(announced.unwrap_or(0))?;
+        let mut body = spool.receive(incoming, bounds).await?;
+        match announced {
+            Some(length) => body.length = length,
+            None if body.rest.is_some() => return Err(Failure::SpoolFull),
+            None => {}
+        }
+        Ok(Some(body))
     }
 
     pub fn length(&self) -> u64 {
-        match self {
-            Self::Stream { length, .. } => *length,
-            Self::Spooled(spooled) => spooled.length,
-        }
+        self.length
     }
 
-    /// Sends all of the body to the app, waiting no longer than `pace` for the client and `timeout`
-    /// for the app to take it.
+    /// Sends all of the body to the app, waiting no longer than `timeout` for the app to take it,
+    /// and than `pace` for the client where it is still to send some.
     pub async fn pump(
         self,
         to: Sender,
         pace: Duration,
         timeout: Duration,
     ) -> Result<(), PumpError> {
-        match self {
-            Self::Stream { mut incoming, .. } => {
-                while let Some(bytes) =
-                    next(&mut incoming, pace).await.map_err(PumpError::Client)?
-                {
-                    send(&to, &bytes, timeout).await?;
-                }
-                Ok(())
-            }
-            Self::Spooled(spooled) => spooled.pump(to, timeout).await,
+        let mut at = 0;
+        while let Some(file) = self.file.clone().filter(|_| at < self.file_bytes) {
+            let wanted = (self.file_bytes - at).min(MEMORY_BYTES as u64);
+            let read = spawn_blocking(move || read_part(&file, at, wanted)).await;
+            let read = read.map_err(io::Error::from).flatten();
+            let bytes = read.map_err(|error| PumpError::Client(Failure::Spool(error)))?;
+            send(&to, &bytes, timeout).await?;
+            at += wanted;
         }
+        send(&to, &self.tail, timeout).await?;
+        let Some(mut rest) = self.rest else { return Ok(()) };
+        while let Some(bytes) = next(&mut rest, pace).await.map_err(PumpError::Client)? {
+            send(&to, &bytes, timeout).await?;
+        }
+        Ok(())
     }
 }
 
@@ -131,61 +137,65 @@ impl Spool {
         Self { folder, bytes_max, used: Arc::default() }
     }
 
-    /// Receives a whole body whose length the client has not announced.
+    /// Receives a body, as far as there is room.
     async fn receive(
         &self,
         mut incoming: Incoming,
         bounds: BodyBounds,
-    ) -> Result<Spooled, Failure> {
+    ) -> Result<RequestBody, Failure> {
         let room = Room { used: Arc::clone(&self.used), taken: 0 };
-        let mut spooled = Spooled { file: None, tail: BytesMut::new(), length: 0, _room: room };
+        let mut body = RequestBody {
+            file: None,
+            file_bytes: 0,
+            tail: BytesMut::new(),
+            rest: None,
+            length: 0,
+            room,
+        };
         while let Some(bytes) = next(&mut incoming, bounds.pace).await? {
-            spooled.length += bytes.len() as u64;
-            bounds.check(spooled.length)?;
-            if spooled.tail.len() + bytes.len() > MEMORY_BYTES {
-                self.write_out(&mut spooled).await?;
+            body.length += bytes.len() as u64;
+            bounds.check(body.length)?;
+            let has_room =
+                body.tail.len() + bytes.len() <= MEMORY_BYTES || self.write_out(&mut body).await;
+            body.tail.extend_from_slice(&bytes);
+            if !has_room {
+                body.rest = Some(incoming);
+                break;
             }
-            spooled.tail.extend_from_slice(&bytes);
         }
-        if let Some(file) = &mut spooled.file {
-            file.rewind().map_err(Failure::Spool)?;
-        }
-        Ok(spooled)
+        Ok(body)
     }
 
-    /// Moves what is in memory to the file.
-    async fn write_out(&self, spooled: &mut Spooled) -> Result<(), Failure> {
-        let bytes = spooled.tail.split().freeze();
-        if !spooled._room.take(bytes.len() as u64, self.bytes_max) {
-            return Err(Failure::SpoolFull);
+    /// Moves what is in memory to the file; returns whether there was room for it.
+    async fn write_out(&self, body: &mut RequestBody) -> bool {
+        if !body.room.take(body.tail.len() as u64, self.bytes_max) {
+            return false;
         }
-        let (file, folder) = (spooled.file.take(), self.folder.clone());
+        let bytes = body.tail.split().freeze();
+        let (file, folder, at) = (body.file.clone(), self.folder.clone(), body.file_bytes);
+        let part = bytes.clone();
         let write = move || {
-            let mut file = file.map_or_else(|| tempfile::tempfile_in(folder), Ok)?;
-            file.write_all(&bytes)?;
+            let new = || tempfile::tempfile_in(folder).map(Arc::new);
+            let file = file.map_or_else(new, Ok)?;
+            file.write_all_at(&part, at)?;
             io::Result::Ok(file)
         };
-        let written = spawn_blocking(write).await.map_err(io::Error::from).flatten();
-        spooled.file = Some(written.map_err(Failure::Spool)?);
-        Ok(())
-    }
-}
-
-impl Spooled {
-    async fn pump(mut self, to: Sender, timeout: Duration) -> Result<(), PumpError> {
-        while let Some(file) = self.file.take() {
-            let read = spawn_blocking(move || read_some(file)).await.map_err(io::Error::from);
-            let read = read.flatten().map_err(|error| PumpError::Client(Failure::Spool(error)))?;
-            if let Some((file, bytes)) = read {
-                send(&to, &bytes, timeout).await?;
-                self.file = Some(file);
+        match spawn_blocking(write).await.map_err(io::Error::from).flatten() {
+            Ok(file) => {
+                body.file = Some(file);
+                body.file_bytes += bytes.len() as u64;
+                true
+            }
+            Err(error) => {
+                tracing::warn!(%error, "could not keep a request's body on disk");
+                body.tail = bytes.into();
+                false
             }
         }
-        send(&to, &self.tail, timeout).await
     }
 }
 
-/// What a spooled body takes of the spool's room on disk.
+/// What a body takes of the spool's room on disk.
 struct Room {
     used: Arc<AtomicU64>,
     taken: u64,
@@ -195,8 +205,13 @@ impl Room {
     /// Takes `bytes` more, if that leaves no more than `bytes_max` taken by all.
     fn take(&mut self, bytes: u64, bytes_max: u64) -> bool {
         let before = self.used.fetch_add(bytes, Ordering::Relaxed);
-        self.taken += bytes;
-        before + bytes <= bytes_max
+        let fits = before + bytes <= bytes_max;
+        if fits {
+            self.taken += bytes;
+        } else {
+            self.used.fetch_sub(bytes, Ordering::Relaxed);
+        }
+        fits
     }
 }
 
@@ -231,10 +246,8 @@ async fn send(to: &Sender, bytes: &[u8], limit: Duration) -> Result<(), PumpErro
     Ok(())
 }
 
-/// Reads on; `None` at the file's end.
-fn read_some(mut file: File) -> io::Result<Option<(File, Vec<u8>)>> {
-    let mut bytes = vec![0; MEMORY_BYTES];
-    let count = file.read(&mut bytes)?;
-    bytes.truncate(count);
-    Ok((count > 0).then_some((file, bytes)))
+fn read_part(file: &File, at: u64, length: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = vec![0; usize::try_from(length).unwrap_or(MEMORY_BYTES)];
+    file.read_exact_at(&mut bytes, at)?;
+    Ok(bytes)
 }

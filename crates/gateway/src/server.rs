@@ -49,7 +49,7 @@ pub struct GatewayConfig {
     pub hold_timeout: Duration,
     /// How many requests may wait for an instance of one app; and for the first table of routes.
     pub held_max: u32,
-    /// Where bodies of unannounced length are kept until they are complete.
+    /// Where requests' bodies are kept until they are complete.
     pub spool: PathBuf,
     /// What all of them together may take there.
     pub spool_bytes_max: u64,

@@ -260,14 +260,49 @@ async fn spooled_bodies_have_so_much_room_and_leave_nothing() {
     });
     let app = bench.app("x", echo);
     bench.set_route(bench.route(&[&app]));
-    let head = "POST / HTTP/1.1\r\nHost: shop.localhost\r\nTransfer-Encoding: chunked\r\n\r\n";
-    for (size, status) in [(150_000, 200), (400_000, 503), (150_000, 200)] {
+    let head = "POST / HTTP/1.1\r\nHost: shop.localhost\r\n";
+    for (size, in_chunks) in [(150_000, 200), (400_000, 503), (150_000, 200)] {
+        let body: Vec<u8> = (0..size).map(|index: u32| index.to_le_bytes()[1]).collect();
         let mut client = bench.client().await;
-        client.send(head).await;
-        _ = client.stream.write_all(&chunked(&vec![b'a'; size])).await;
-        assert_eq!(client.receive(false).await.status, status, "{size}");
+        client.send(format!("{head}Transfer-Encoding: chunked\r\n\r\n")).await;
+        _ = client.stream.write_all(&chunked(&body)).await;
+        assert_eq!(client.receive(false).await.status, in_chunks, "{size}");
+        // One of known length needs no room.
+        let mut client = bench.client().await;
+        client.send(format!("{head}Content-Length: {size}\r\n\r\n")).await;
+        client.send(&body).await;
+        assert!(client.receive(false).await.body == body, "{size}");
     }
     assert_eq!(std::fs::read_dir(spool.path()).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn a_body_of_known_length_needs_no_disk() {
+    let bench =
+        Bench::with(ace_gateway::GatewayConfig { spool: "/nonexistent".into(), ..config() });
+    let app = bench.app("x", echo);
+    bench.set_route(bench.route(&[&app]));
+    let head = "POST / HTTP/1.1\r\nHost: shop.localhost\r\nContent-Length: 300000\r\n\r\n";
+    let answer = bench.ask(&format!("{head}{}", "a".repeat(300_000))).await;
+    assert_eq!((answer.status, answer.body.len()), (200, 300_000));
+}
+
+#[tokio::test]
+async fn an_app_does_not_wait_for_a_slow_client() {
+    let bench = Bench::start();
+    let app = bench.app("x", echo);
+    bench.set_route(bench.route(&[&app]));
+    let mut client = bench.client().await;
+    let head = "POST / HTTP/1.1\r\nHost: shop.localhost\r\n";
+    client.send(format!("{head}Content-Length: 100000\r\n\r\n")).await;
+    for _ in 0..9 {
+        client.send("a".repeat(10_000)).await;
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(app.taken(), 0);
+    client.send("a".repeat(10_000)).await;
+    assert_eq!(client.receive(false).await.body.len(), 100_000);
+    assert_eq!(app.taken(), 1);
 }
 
 #[tokio::test]
