@@ -23,8 +23,16 @@ const LOG_TAIL_LINES: usize = 60;
 #[derive(Debug)]
 pub struct Engine {
     ace: PathBuf,
+    /// Where `folder` stands, unless that is a disk like any other. Before it: the first to go.
+    disk: Option<SmallDisk>,
     folder: TempDir,
     server: Option<Server>,
+}
+
+/// A file system of its own, in a file that takes no more room than what is written to it.
+#[derive(Debug)]
+struct SmallDisk {
+    path: PathBuf,
 }
 
 #[derive(Debug)]
@@ -57,9 +65,18 @@ impl Output {
 impl Engine {
     /// Starts the program `ace`, usually `env!("CARGO_BIN_EXE_ace")`, and waits until it is ready.
     pub fn start(ace: impl AsRef<Path>) -> Result<Self> {
-        // A short path: the sockets of apps lie below it and have 107 bytes at most.
-        let folder = tempfile::Builder::new().prefix("ace-t.").tempdir_in("/var/tmp")?;
-        let mut engine = Self { ace: ace.as_ref().to_owned(), folder, server: None };
+        Self::start_in(ace.as_ref(), new_folder()?, None)
+    }
+
+    /// The same with a data folder on a disk of `mib` MiB.
+    pub fn start_on_small_disk(ace: impl AsRef<Path>, mib: u64) -> Result<Self> {
+        let folder = new_folder()?;
+        let disk = SmallDisk::mount(folder.path().join("disk"), mib)?;
+        Self::start_in(ace.as_ref(), folder, Some(disk))
+    }
+
+    fn start_in(ace: &Path, folder: TempDir, disk: Option<SmallDisk>) -> Result<Self> {
+        let mut engine = Self { ace: ace.to_owned(), disk, folder, server: None };
         fs::create_dir(engine.data())?;
         seed::give(&engine.data());
         engine.start_server()?;
@@ -93,7 +110,8 @@ impl Engine {
 
     /// The engine's data folder.
     pub fn data(&self) -> PathBuf {
-        self.folder.path().join("data")
+        let disk = self.disk.as_ref().map(|disk| disk.path.as_path());
+        disk.unwrap_or(self.folder.path()).join("data")
     }
 
     /// The API's socket.
@@ -239,6 +257,33 @@ impl Drop for Engine {
         }
         assert!(ended.is_ok() || std::thread::panicking(), "the engine did not go away cleanly");
     }
+}
+
+impl SmallDisk {
+    fn mount(path: PathBuf, mib: u64) -> Result<Self> {
+        fs::create_dir(&path)?;
+        let image = path.with_extension("img");
+        File::create(&image)?.set_len(mib << 20)?;
+        let made = Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(&image).status()?;
+        ensure!(made.success(), "mkfs.ext4 ended with {made}");
+        let mounted = Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&path).status()?;
+        ensure!(mounted.success(), "mount ended with {mounted}");
+        Ok(Self { path })
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        let unmounted = Command::new("umount").arg(&self.path).status();
+        if !unmounted.is_ok_and(|status| status.success()) {
+            eprintln!("error: {} is still mounted", self.path.display());
+        }
+    }
+}
+
+/// A short path: the sockets of apps lie below it and have 107 bytes at most.
+fn new_folder() -> Result<TempDir> {
+    Ok(tempfile::Builder::new().prefix("ace-t.").tempdir_in("/var/tmp")?)
 }
 
 /// The address in the line that a server prints when it is ready.

@@ -1,5 +1,6 @@
 //! What an engine has in the kernel and under `/run`, found by the engine's id and its folder.
 
+use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
@@ -23,6 +24,26 @@ pub fn find(id: &str, data: &Path) -> Vec<String> {
     add("mount", lines_with("/proc/self/mountinfo", &data));
     add("claim", lines_with("/run/ace/claims.json", &format!("\"{id}\"")));
     found
+}
+
+/// The instances of the engine `id` that have processes or groups.
+pub fn instances(id: &str) -> BTreeSet<String> {
+    let groups = cgroups(Path::new("/sys/fs/cgroup"), &format!("ace-{id}"), CGROUP_DEPTH);
+    let below = groups.iter().flat_map(|group| folders_in(Path::new(group)));
+    let mut names: BTreeSet<String> = below.filter_map(|path| file_name(&path)).collect();
+    names.remove("keeper"); // It holds the engine's own group on machines with systemd.
+    names
+}
+
+/// The instances of the engine `id` that have an interface on the host.
+pub fn connected(id: &str) -> BTreeSet<String> {
+    let prefix = format!("va{id}");
+    let names = names_in("/sys/class/net", |name| name.starts_with(&prefix));
+    names.iter().map(|name| name[prefix.len()..].to_owned()).collect()
+}
+
+fn file_name(path: &Path) -> Option<String> {
+    Some(path.file_name()?.to_str()?.to_owned())
 }
 
 /// Folders below `folder` whose names begin with `prefix`.

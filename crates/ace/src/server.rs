@@ -68,8 +68,9 @@ pub async fn run(args: ServerArgs) -> Result<()> {
     });
     let mut engine = EngineFolder::open(&args.data)?;
     refuse_unfit_machine(&doctor::report(engine.path()))?;
-    let machine = Machine::set_up(&mut engine).await?;
+    // First, since its port may be taken: then nothing of the machine has been touched.
     let gateway = start_gateway(args.http, engine.folder("spool")?)?;
+    let machine = Machine::set_up(&mut engine).await?;
     let socket = engine.path().join("ace.sock");
     let listener = listen(&socket)?;
     let config = control_config(&args, &engine, &machine, gateway.address().port())?;

@@ -1,0 +1,331 @@
+//! Whatever is killed, taken away or full: it comes right by itself, or says what is wrong.
+//!
+//! `ACE_CHAOS_ROUNDS=200` makes the rounds of kills as many.
+
+#![forbid(unsafe_code)]
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::fs::{self, File};
+use std::path::Path;
+use std::process::{Command, Stdio};
+use std::thread;
+use std::time::Duration;
+
+use ace_testkit::{AppFolder, Engine, app, eventually, leftovers};
+use anyhow::{Context, Result, ensure};
+use rustix::fs::FallocateFlags;
+use serde_json::Value;
+
+/// How long an engine may take to be as it should be again.
+const SETTLED_WITHIN: Duration = Duration::from_secs(20);
+/// The first start after a crash waits a second, the one after it two, and so on.
+const RESTARTED_WITHIN: Duration = Duration::from_secs(30);
+const ROUNDS: u64 = 12;
+/// Kills come within this time after what they interrupt has begun.
+const LATEST_KILL_MS: u64 = 700;
+
+fn engine() -> Result<Engine> {
+    Engine::start(env!("CARGO_BIN_EXE_ace"))
+}
+
+/// What a kill interrupts.
+#[derive(Debug, Clone, Copy)]
+enum Act {
+    FirstDeploy,
+    Redeploy,
+    FailingDeploy,
+    Destroy,
+    Down,
+    Start,
+}
+
+const ACTS: [Act; 6] =
+    [Act::FirstDeploy, Act::Redeploy, Act::FailingDeploy, Act::Destroy, Act::Down, Act::Start];
+
+/// What each app may answer; `None`: it may be gone.
+type Expected = BTreeMap<String, Vec<Option<String>>>;
+
+#[test]
+fn an_engine_killed_at_any_moment_takes_up_where_it_was() -> Result<()> {
+    let rounds = match std::env::var("ACE_CHAOS_ROUNDS") {
+        Ok(number) => number.parse()?,
+        Err(_) => ROUNDS,
+    };
+    let mut engine = engine()?;
+    engine.deploy(AppFolder::saying("steady")?.path(), "steady")?.ok()?;
+    let mut serving = BTreeMap::from([("steady".to_owned(), "steady".to_owned())]);
+    for round in 0..rounds {
+        let act = ACTS[usize::try_from(round)? % ACTS.len()];
+        // Spread over the whole time, and the same at each run.
+        let delay = Duration::from_millis(round * 7919 % LATEST_KILL_MS);
+        let expected = interrupt(&mut engine, act, delay, &serving, &format!("r{round}"))?;
+        engine.start_server()?;
+        serving = settled(&engine, &expected)
+            .with_context(|| format!("round {round}: {act:?} killed after {delay:?}"))?;
+        let text = format!("steady {round}");
+        engine.deploy(AppFolder::saying(&text)?.path(), "steady")?.ok()?;
+        serving.insert("steady".to_owned(), text);
+    }
+    Ok(())
+}
+
+/// Begins `act`, kills the engine after `delay`, and returns what may be after that.
+fn interrupt(
+    engine: &mut Engine,
+    act: Act,
+    delay: Duration,
+    serving: &BTreeMap<String, String>,
+    text: &str,
+) -> Result<Expected> {
+    let mut folder = AppFolder::saying(text)?;
+    let newest = serving.keys().next().context("an app")?.clone();
+    let (arguments, target, result) = match act {
+        Act::FirstDeploy => ("deploy", text.to_owned(), Some(text)),
+        Act::Redeploy => ("deploy", newest, Some(text)),
+        Act::FailingDeploy => {
+            folder = AppFolder::new("import time\ntime.sleep(0.2)\nraise SystemError\n")?;
+            ("deploy", newest, None)
+        }
+        Act::Destroy => ("destroy", newest, None),
+        Act::Down => ("down", newest, None),
+        Act::Start => {
+            engine.kill()?;
+            kill_while_starting(engine, delay)?;
+            return Ok(as_before(serving));
+        }
+    };
+    let path = folder.path().to_str().context("the folder's name is no text")?;
+    let command = match arguments {
+        "deploy" => vec!["deploy", path, "--app", &target],
+        "destroy" => vec!["destroy", &target, "--yes"],
+        other => vec![other],
+    };
+    let mut child = engine
+        .command(&command)
+        .stdin(Stdio::null())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    thread::sleep(delay);
+    engine.kill()?;
+    let acknowledged = child.wait()?.success();
+
+    let mut expected = as_before(serving);
+    let old = expected.remove(&target).unwrap_or_else(|| vec![None]);
+    let new = match act {
+        Act::FailingDeploy | Act::Down | Act::Start => old.clone(),
+        Act::FirstDeploy | Act::Redeploy | Act::Destroy => vec![result.map(str::to_owned)],
+    };
+    let either = if acknowledged { new } else { [old, new].concat() };
+    expected.insert(target, either);
+    Ok(expected)
+}
+
+fn as_before(serving: &BTreeMap<String, String>) -> Expected {
+    serving.iter().map(|(app, text)| (app.clone(), vec![Some(text.clone())])).collect()
+}
+
+fn kill_while_starting(engine: &Engine, delay: Duration) -> Result<()> {
+    let mut server = Command::new(env!("CARGO_BIN_EXE_ace"))
+        .args(["server", "--http", "127.0.0.1:0", "--data"])
+        .arg(engine.data())
+        .stdout(Stdio::null())
+        .stderr(Stdio::null())
+        .spawn()?;
+    thread::sleep(delay / 4);
+    server.kill()?;
+    server.wait()?;
+    Ok(())
+}
+
+/// Waits until all is as `expected`, and nothing is there besides; returns what serves.
+fn settled(engine: &Engine, expected: &Expected) -> Result<BTreeMap<String, String>> {
+    let mut last = None;
+    eventually("order", SETTLED_WITHIN, || {
+        last = Some(look(engine, expected));
+        last.as_ref()?.as_ref().ok().cloned()
+    })
+    .or_else(|late| last.take().unwrap_or(Err(late)))
+}
+
+fn look(engine: &Engine, expected: &Expected) -> Result<BTreeMap<String, String>> {
+    let listed = engine.ace(&["apps", "--json"])?.ok()?.json()?;
+    let listed = listed.as_array().context("no list")?;
+    let name = |app: &Value| app["name"].as_str().map(str::to_owned);
+    let mut serving = BTreeMap::new();
+    let mut instances = BTreeSet::new();
+    for app in listed.iter().filter_map(name) {
+        let status = engine.status(&app)?;
+        let ids = status["instances"].as_array().context("no instances")?;
+        ensure!(ids.len() == 1, "{app} has {} instances", ids.len());
+        instances.extend(ids[0]["id"].as_str().map(str::to_owned));
+        serving.insert(app.clone(), engine.get(&app, "/")?.text());
+    }
+    for (app, allowed) in expected {
+        let found = serving.get(app).cloned();
+        ensure!(allowed.contains(&found), "{app} says {found:?}, not one of {allowed:?}");
+    }
+    let unknown = serving.keys().find(|app| !expected.contains_key(*app));
+    ensure!(unknown.is_none(), "{unknown:?} should not be there");
+
+    let id = engine.id()?;
+    let have = |what, found: BTreeSet<String>| {
+        ensure!(found == instances, "{what} of {found:?}, and there are {instances:?}");
+        Ok(())
+    };
+    have("groups", leftovers::instances(&id))?;
+    have("interfaces", leftovers::connected(&id))?;
+    have("folders", names(&engine.data().join("run"))?)?;
+    for (folder, allowed) in [("builds", false), ("archives", false), ("releases", true)] {
+        let mut found = names(&engine.data().join(folder))?;
+        found.retain(|name| !(allowed && serving.contains_key(name)));
+        ensure!(found.is_empty(), "{folder} has {found:?}");
+    }
+    Ok(serving)
+}
+
+fn names(folder: &Path) -> Result<BTreeSet<String>> {
+    let entries = fs::read_dir(folder)?.collect::<std::io::Result<Vec<_>>>()?;
+    Ok(entries.iter().map(|entry| entry.file_name().to_string_lossy().into_owned()).collect())
+}
+
+/// The one instance of `app`.
+fn instance(engine: &Engine, app: &str) -> Result<Value> {
+    Ok(engine.status(app)?["instances"][0].clone())
+}
+
+/// Waits until the one instance of `app` runs, and was restarted `restarts` times because of `kind`.
+fn restarted(engine: &Engine, app: &str, restarts: u64, kind: &str) -> Result<()> {
+    let mut last = Value::Null;
+    let asked = eventually("the restart", RESTARTED_WITHIN, || {
+        last = instance(engine, app).ok()?;
+        let has_come = last["restarts"] == restarts && last["state"]["name"] == "running";
+        (has_come && last["last_end"]["kind"] == kind).then_some(())
+    });
+    asked.with_context(|| last.to_string())?;
+    let answers = || engine.get(app, "/").ok().filter(|answer| answer.status == 200);
+    eventually("an answer", SETTLED_WITHIN, answers).map(drop)
+}
+
+/// The host's ids of the processes in the `part`, "init" or "app", of the instance `id`.
+fn processes(engine: &Engine, id: &str, part: &str) -> Result<Vec<u32>> {
+    let group = format!("ace-{}", engine.id()?);
+    let ours = |text: &str| text.contains(&group) && text.contains(&format!("/{id}/{part}\n"));
+    let pids = fs::read_dir("/proc")?.flatten().filter_map(|entry| {
+        let pid: u32 = entry.file_name().to_str()?.parse().ok()?;
+        let groups = fs::read_to_string(entry.path().join("cgroup")).ok()?;
+        ours(&groups).then_some(pid)
+    });
+    let mut pids: Vec<u32> = pids.collect();
+    pids.sort_unstable();
+    Ok(pids)
+}
+
+fn run(program: &str, arguments: &[&str]) -> Result<String> {
+    let output = Command::new(program).args(arguments).output()?;
+    let complaint = String::from_utf8_lossy(&output.stderr);
+    ensure!(output.status.success(), "{program} {arguments:?}: {complaint}");
+    Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+}
+
+fn kill(pid: u32) -> Result<()> {
+    run("kill", &["-KILL", &pid.to_string()]).map(drop)
+}
+
+#[test]
+fn a_killed_process_comes_back_and_status_says_why_it_ended() -> Result<()> {
+    let mut engine = engine()?;
+    engine.deploy(AppFolder::saying("here")?.path(), "shop")?.ok()?;
+    let id = instance(&engine, "shop")?["id"].as_str().context("an id")?.to_owned();
+    let server = |engine: &Engine| -> Result<u32> {
+        processes(engine, &id, "app")?.first().copied().context("no server")
+    };
+    let init = |engine: &Engine| -> Result<u32> {
+        processes(engine, &id, "init")?.first().copied().context("no init")
+    };
+
+    kill(server(&engine)?)?;
+    restarted(&engine, "shop", 1, "signalled")?;
+    kill(init(&engine)?)?;
+    restarted(&engine, "shop", 2, "signalled")?;
+
+    engine.kill()?;
+    kill(init(&engine)?)?;
+    engine.start_server()?;
+    restarted(&engine, "shop", 3, "lost")?;
+    let shown = engine.ace(&["status", "shop"])?.ok()?.stdout;
+    assert!(shown.contains("ended while the engine was not running"), "{shown}");
+    Ok(())
+}
+
+#[test]
+fn what_somebody_changes_outside_is_set_right() -> Result<()> {
+    let engine = engine()?;
+    engine.deploy(AppFolder::saying("here")?.path(), "shop")?.ok()?;
+    let id = instance(&engine, "shop")?["id"].as_str().context("an id")?.to_owned();
+    let interface = format!("va{}{id}", engine.id()?);
+    let table = format!("ace_{}", engine.id()?);
+    let rules = || run("nft", &["--stateless", "--terse", "list", "table", "inet", &table]);
+    let routes = || run("ip", &["route", "show", "dev", &interface]);
+    let (rules_before, routes_before) = (rules()?, routes()?);
+    let as_before = || {
+        let same = rules().ok()? == rules_before && routes().ok()? == routes_before;
+        same.then_some(())
+    };
+
+    run("nft", &["flush", "table", "inet", &table])?;
+    run("ip", &["route", "flush", "dev", &interface])?;
+    eventually("rules and route", SETTLED_WITHIN, as_before)?;
+    run("nft", &["delete", "table", "inet", &table])?;
+    run("ip", &["link", "set", &interface, "down"])?;
+    eventually("table and link", SETTLED_WITHIN, as_before)?;
+    assert_eq!(instance(&engine, "shop")?["restarts"], 0);
+
+    run("ip", &["link", "delete", &interface])?;
+    restarted(&engine, "shop", 1, "damaged")?;
+    fs::remove_file(engine.data().join("run").join(&id).join("socket"))?;
+    restarted(&engine, "shop", 2, "damaged")?;
+    let shown = engine.ace(&["status", "shop"])?.ok()?.stdout;
+    assert!(shown.contains("its socket was removed from outside"), "{shown}");
+    Ok(())
+}
+
+#[test]
+fn a_full_disk_stops_deploys_and_nothing_else() -> Result<()> {
+    let mut engine = Engine::start_on_small_disk(env!("CARGO_BIN_EXE_ace"), 3 << 10)?;
+    let shop = AppFolder::saying("one")?;
+    engine.deploy(shop.path(), "shop")?.ok()?;
+    let filler = engine.data().join("filler");
+    shop.write("index.py", &app::saying("two"))?;
+    for (spare, why) in [(100 << 20, "disk is almost full"), (0, "its disk is full")] {
+        fill(&filler, spare)?;
+        let failed = engine.deploy(shop.path(), "shop")?;
+        assert_eq!(failed.status, 1);
+        assert!(failed.stderr.contains(why), "{}", failed.stderr);
+    }
+    assert_eq!(engine.get("shop", "/")?.text(), "one");
+
+    engine.kill()?;
+    engine.start_server()?;
+    let answers = || engine.get("shop", "/").ok().filter(|answer| answer.text() == "one");
+    eventually("the app, with a new engine", SETTLED_WITHIN, answers)?;
+
+    fs::remove_file(&filler)?;
+    engine.deploy(shop.path(), "shop")?.ok()?;
+    assert_eq!(engine.get("shop", "/")?.text(), "two");
+    Ok(())
+}
+
+/// Makes a file of all the room that is left but about `spare` bytes.
+fn fill(path: &Path, spare: u64) -> Result<()> {
+    let file = File::create(path)?;
+    let mut end = 0;
+    for step in [16 << 20, 1 << 20, 4096] {
+        let free = || rustix::fs::fstatvfs(&file).map(|disk| disk.f_bavail * disk.f_frsize);
+        let grow = |end| rustix::fs::fallocate(&file, FallocateFlags::empty(), end, step);
+        while free()? >= spare + step && grow(end).is_ok() {
+            end += step;
+        }
+    }
+    Ok(())
+}
