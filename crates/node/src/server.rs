@@ -17,16 +17,23 @@ const START: &str = "import sys; sys.path[:] = [p for p in sys.path if p] + ['/a
 
 const PYTHON: &str = "/ace/user/virtualenv/bin/python";
 
+/// How long uWSGI lets a read or a write of its socket wait. By default four seconds, after which it
+/// cuts the answer to a client that pauses. The gateway knows better when a client has left, and is
+/// sooner to say so.
+const SOCKET_TIMEOUT: Duration = Duration::from_secs(90);
+
 /// The program and arguments that serve `spec`'s app.
 #[rustfmt::skip] // An option and its value belong on one line.
 pub fn command(spec: &InstanceSpec) -> Vec<String> {
     let mercy = worker_mercy(spec.stop_grace).as_secs().to_string();
+    let socket_timeout = SOCKET_TIMEOUT.as_secs().to_string();
     let socket = format!("fd://{SOCKET_FD}");
     let module = format!("{}:{}", spec.entry.module, spec.entry.callable);
     let processes = spec.processes.to_string();
     let threads = spec.threads.to_string();
     let arguments: &[&str] = &[
         "--socket", &socket,
+        "--socket-timeout", &socket_timeout,
         "--master",
         "--module", &module,
         "--py-sys-executable", PYTHON, // Else it's uWSGI's idea of it, which lacks the packages.
