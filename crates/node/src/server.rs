@@ -22,7 +22,7 @@ const PYTHON: &str = "/ace/user/virtualenv/bin/python";
 pub fn command(spec: &InstanceSpec) -> Vec<String> {
     let mercy = worker_mercy(spec.stop_grace).as_secs().to_string();
     let socket = format!("fd://{SOCKET_FD}");
-    let module = format!("{}:{}", spec.entry.module, spec.entry.callable);
+    let module = spec.entry.to_string();
     let processes = spec.processes.to_string();
     let threads = spec.threads.to_string();
     let arguments: &[&str] = &[
