@@ -19,7 +19,7 @@ use crate::pip::Pip;
 use crate::python::Python;
 use crate::site::{Site, blocking, engine};
 use crate::unpack::{CODE, Requirements};
-use crate::uv::Uv;
+use crate::uv::{self, Uv};
 
 /// Where it stands in every container.
 pub const ENVIRONMENT: &str = "/ace/user/virtualenv";
@@ -122,6 +122,11 @@ impl Installer {
         command.files.push((PIP_LOCK.into(), lock.text.clone()));
         let ended = bench.run(in_source(command, site)).await?;
         check_end(&ended, bench, "the requirements could not be installed")?;
+        if matches!(self, Self::Uv(_)) && !uv::compiles(python) {
+            // Packages may have files for other Pythons, which don't compile.
+            let words = [PYTHON, "-E", "-s", "-m", "compileall", "-qq", ENVIRONMENT];
+            bench.run(in_source(see_python(Command::new(words), python), site)).await?;
+        }
         check_is_folder(site.environment()).await
     }
 

@@ -46,10 +46,9 @@ impl Uv {
 
     /// Installs the lock at [`PIP_LOCK`] into the environment.
     pub fn install(&self, python: &Python, hashed: bool) -> Command {
-        let mut words = vec!["pip", "sync", PIP_LOCK, "--compile-bytecode", "--python", PYTHON];
-        if hashed {
-            words.push("--require-hashes");
-        }
+        let mut words = vec!["pip", "sync", PIP_LOCK, "--python", PYTHON];
+        words.extend(hashed.then_some("--require-hashes"));
+        words.extend(compiles(python).then_some("--compile-bytecode"));
         self.command(python, &words).env("UV_CACHE_DIR", CACHE)
     }
 
@@ -57,8 +56,8 @@ impl Uv {
     pub fn install_apart(&self, python: &Python, target: &str) -> Command {
         let program = program(python);
         let mut words = vec!["pip", "install", "--no-cache", "--no-deps", "--require-hashes"];
-        words.extend(["--compile-bytecode", "--target", target, "--requirements", PIP_LOCK]);
-        words.extend(["--python", &program]);
+        words.extend(["--target", target, "--requirements", PIP_LOCK, "--python", &program]);
+        words.extend(compiles(python).then_some("--compile-bytecode"));
         self.command(python, &words)
     }
 
@@ -74,6 +73,11 @@ impl Uv {
             .env("NO_COLOR", "1")
             .online()
     }
+}
+
+/// Whether uv can compile to byte code for it.
+pub fn compiles(python: &Python) -> bool {
+    python.version >= [3, 7, 0]
 }
 
 fn program(python: &Python) -> String {

@@ -21,6 +21,9 @@ const APP_YAML_READ_MAX: u64 = 128 * 1024;
 /// What there is in `tree`; refused if it can't become an app.
 pub fn inspect(tree: &Tree, source_hash: String) -> Result<Inspection, UnpackError> {
     let root = tree.root();
+    if tree.entries() == 0 {
+        return Err(UnpackError::Source("the source is empty".to_owned()));
+    }
     let app_yaml = read_app_yaml(root)?;
     let Needs { requirements, python } = needs::find(root)?;
     let manage_py = is_file(root, "manage.py");
