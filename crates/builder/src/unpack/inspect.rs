@@ -22,7 +22,9 @@ const APP_YAML_READ_MAX: u64 = 128 * 1024;
 pub fn inspect(tree: &Tree, source_hash: String) -> Result<Inspection, UnpackError> {
     let root = tree.root();
     if tree.entries() == 0 {
-        return Err(UnpackError::Source("the source is empty".to_owned()));
+        return Err(UnpackError::Source(
+            "the source is empty; an app begins with a file such as index.py".to_owned(),
+        ));
     }
     let app_yaml = read_app_yaml(root)?;
     let Needs { requirements, python } = needs::find(root)?;
