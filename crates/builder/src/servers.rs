@@ -9,14 +9,23 @@ use ace_api::BuildError;
 use tokio::sync::Mutex;
 
 use crate::container::Bench;
-use crate::environment::{Installer, PIP_LOCK};
+use crate::environment::Installer;
 use crate::python::Python;
-use crate::site::{Site, engine};
+use crate::site::Site;
 
-const UWSGI: &str = "uwsgi-2.0.30.post1";
-/// uWSGI as the module `pyuwsgi`, with the hashes of all its files.
-const REQUIREMENT: &str = include_str!("pyuwsgi.txt");
-const TARGET: &str = "/ace/user/server";
+/// uWSGI as the module `pyuwsgi`: the newest version that runs on a Python, with the hashes of its
+/// files.
+struct Uwsgi {
+    version: &'static str,
+    requirement: &'static str,
+}
+
+const UWSGI: Uwsgi =
+    Uwsgi { version: "2.0.30.post1", requirement: include_str!("pyuwsgi/3.8.txt") };
+const UWSGI_37: Uwsgi = Uwsgi { version: "2.0.30", requirement: include_str!("pyuwsgi/3.7.txt") };
+const UWSGI_36: Uwsgi = Uwsgi { version: "2.0.20", requirement: include_str!("pyuwsgi/3.6.txt") };
+const UWSGI_27: Uwsgi =
+    Uwsgi { version: "2.0.19.1.post0", requirement: include_str!("pyuwsgi/2.7.txt") };
 
 /// Keeps the packages of app servers in a folder of the engine's.
 pub struct Servers {
@@ -38,36 +47,33 @@ impl Servers {
         site: &Site,
     ) -> Result<PathBuf, BuildError> {
         let _making = self.making.lock().await;
-        let folder = self.folder.join(format!("{UWSGI}-{}", python.tag()));
+        let name = uwsgi_name(python);
+        let folder = self.folder.join(format!("{name}-{}", python.tag()));
         if folder.is_dir() {
             return Ok(folder);
         }
         let version = &python.interpreter.version;
         bench
             .log()
-            .say(format!("installing {UWSGI} for Python {version}, once for this server"))
+            .say(format!("installing {name} for Python {version}, once for this server"))
             .await;
-        let fresh = site.add("server").await?;
-        let mut command = installer
-            .pip(
-                python,
-                ["install", "--no-cache", "--no-deps", "--require-hashes", "--compile-bytecode"],
-            )
-            .writable(&fresh, "/ace/user");
-        command.argv.extend(["--target", TARGET, "--requirements", PIP_LOCK].map(str::to_owned));
-        command
-            .argv
-            .extend(["--python".to_owned(), python.interpreter.program.display().to_string()]);
-        command.files.push((PIP_LOCK.into(), REQUIREMENT.to_owned()));
-        let ended = bench.run(command).await?;
-        if !ended.success {
-            return Err(engine(
-                "install the app server",
-                "its installer failed; see the build's log",
-            ));
-        }
-        site.keep(fresh.join("server"), folder.clone()).await?;
+        let requirement = uwsgi(python).requirement;
+        installer.install_apart(requirement, python, bench, site, folder.clone()).await?;
         Ok(folder)
+    }
+}
+
+/// The app server that runs on `python`: `uwsgi-2.0.30`.
+pub fn uwsgi_name(python: &Python) -> String {
+    format!("uwsgi-{}", uwsgi(python).version)
+}
+
+fn uwsgi(python: &Python) -> &'static Uwsgi {
+    match python.version {
+        [2, ..] => &UWSGI_27,
+        [3, 6, _] => &UWSGI_36,
+        [3, 7, _] => &UWSGI_37,
+        _ => &UWSGI,
     }
 }
 
@@ -76,12 +82,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_requirement_is_the_version_that_the_folder_is_named_by() {
-        let version = UWSGI.trim_start_matches("uwsgi-");
-        assert!(REQUIREMENT.contains(&format!("\npyuwsgi=={version} \\\n")));
-        assert!(REQUIREMENT.lines().skip(2).all(|line| {
-            let hash = line.trim().trim_end_matches(" \\").trim_start_matches("--hash=sha256:");
-            hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
-        }));
+    fn the_requirements_are_the_versions_that_folders_are_named_by() {
+        for Uwsgi { version, requirement } in [UWSGI, UWSGI_37, UWSGI_36, UWSGI_27] {
+            assert!(requirement.contains(&format!("\npyuwsgi=={version} \\\n")));
+            assert!(requirement.lines().skip(2).all(|line| {
+                let hash = line.trim().trim_end_matches(" \\").trim_start_matches("--hash=sha256:");
+                hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+            }));
+        }
     }
 }

@@ -68,7 +68,7 @@ fn spec(
         code: built.code.clone(),
         environment: built.environment.clone(),
         server: built.server.clone(),
-        entry: yaml.entry.clone(),
+        entry: built.entry.clone(),
         processes: yaml.processes,
         threads: yaml.threads,
         env: yaml.env.clone(),

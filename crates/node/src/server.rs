@@ -28,7 +28,7 @@ pub fn command(spec: &InstanceSpec) -> Vec<String> {
     let mercy = worker_mercy(spec.stop_grace).as_secs().to_string();
     let socket_timeout = SOCKET_TIMEOUT.as_secs().to_string();
     let socket = format!("fd://{SOCKET_FD}");
-    let module = format!("{}:{}", spec.entry.module, spec.entry.callable);
+    let module = spec.entry.to_string();
     let processes = spec.processes.to_string();
     let threads = spec.threads.to_string();
     let arguments: &[&str] = &[
