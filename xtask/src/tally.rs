@@ -14,11 +14,12 @@ impl Tally {
     /// The count that `line` tells, or nothing.
     ///
     /// Known are nextest's `Summary […] 3 tests run: 2 passed, 1 failed, 0 skipped` and cargo
-    /// test's `test result: ok. 2 passed; 1 failed; 0 ignored; …`.
+    /// test's `test result: ok. 2 passed; 1 failed; 0 ignored; …`. Indented, the latter is what
+    /// nextest quotes of a test that failed, and is in its summary, too.
     pub fn of_line(line: &str) -> Self {
         let line = without_colours(line);
-        let line = line.trim_start();
-        if !line.starts_with("Summary [") && !line.starts_with("test result: ") {
+        let line = line.trim_end();
+        if !line.trim_start().starts_with("Summary [") && !line.starts_with("test result: ") {
             return Self::default();
         }
         let words: Vec<&str> =
@@ -72,7 +73,7 @@ mod tests {
 
     #[test]
     fn nextest_is_understood() {
-        let line = "     Summary [   0.185s] 53 tests run: 50 passed (1 slow), 2 failed, 1 timed out, 4 skipped";
+        let line = "     Summary [   0.185s] 53 tests run: 50 passed (1 slow), 2 failed, 1 timed out, 4 skipped\n";
         assert_eq!(Tally::of_line(line), tally(50, 3, 4));
     }
 
@@ -86,6 +87,12 @@ mod tests {
     fn cargo_test_is_understood() {
         let line = "test result: FAILED. 2 passed; 1 failed; 3 ignored; 0 measured; 0 filtered out";
         assert_eq!(Tally::of_line(line), tally(2, 1, 3));
+    }
+
+    #[test]
+    fn a_failed_test_counts_once() {
+        let quoted = "    test result: FAILED. 0 passed; 1 failed; 0 ignored; 0 measured";
+        assert_eq!(Tally::of_line(quoted), Tally::default());
     }
 
     #[test]
