@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, Limits};
+use crate::{Bytes, Limits, Server};
 
 mod parser;
 mod values;
@@ -21,10 +21,13 @@ pub use parser::{AppYamlError, Mistake, parse};
 pub struct AppYaml {
     /// Paths that the gateway answers from files, the longest path first.
     pub statics: Vec<StaticRule>,
-    /// The WSGI callable.
+    /// The WSGI or ASGI callable.
     pub entry: Entry,
     /// The wanted Python, such as `3.13`; `None` is the newest known at the first deploy.
     pub python: Option<String>,
+    /// What serves the app; `None` is what suits its callable.
+    #[serde(default)]
+    pub server: Option<Server>,
     /// Worker processes of the server in each instance.
     pub processes: u16,
     /// Threads of each worker.
@@ -75,6 +78,7 @@ impl Default for AppYaml {
             statics: Vec::new(),
             entry: Entry::default(),
             python: None,
+            server: None,
             processes: 1,
             threads: 4,
             limits: Limits::for_app(),

@@ -10,9 +10,11 @@ pub mod bytes;
 pub mod id;
 pub mod limits;
 pub mod name;
+pub mod server;
 
 pub use app_yaml::{AppYaml, StaticRule};
 pub use bytes::Bytes;
 pub use id::{BuildId, EngineId, IdRange, InstanceId, ReleaseNumber};
 pub use limits::{Limits, OutOfBounds};
 pub use name::{AppName, HostName, NameError, TenantName};
+pub use server::{Protocol, Server};
