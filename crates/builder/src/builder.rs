@@ -27,6 +27,7 @@ use rustix::fs::{Mode, OFlags};
 use tokio::sync::{mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
+use crate::callable::suitable_server;
 use crate::container::{Bench, Command, Network, RunError, Workshop};
 use crate::environment::{ENVIRONMENT, Installer, Lock, PYTHON, check_end, see_python};
 use crate::files;
@@ -179,7 +180,11 @@ impl Inner {
         let uv = self.tools.ensure_uv(bench.log()).await;
         let uv = uv.map_err(|error| engine("get the installer", error))?;
         let installer = Installer { program: uv, index: self.index.clone() };
-        let server = self.servers.ensure_uwsgi(python, &installer, bench, site).await?;
+        let served_by = match source.app_yaml.server {
+            Some(server) => server,
+            None => suitable_server(&source.app_yaml.entry, python, bench, site).await?,
+        };
+        let server = self.servers.ensure(served_by, python, &installer, bench, site).await?;
         site.borrow_cache(self.cache_of(request)).await?;
         let (environment, is_new) = self.environment(job, &source, python, &installer).await?;
         let standing = if is_new { site.environment() } else { environment.clone() };
@@ -196,7 +201,16 @@ impl Inner {
         let code = release.join(request.id.as_str()).join("code");
         let code_size = site.keep(site.code(), code.clone()).await?.size;
         let (app_yaml, python) = (source.app_yaml, python.interpreter.clone());
-        Ok(Built { code, environment, server, python, app_yaml, code_size, environment_size })
+        Ok(Built {
+            code,
+            environment,
+            served_by,
+            server,
+            python,
+            app_yaml,
+            code_size,
+            environment_size,
+        })
     }
 
     async fn unpack(&self, job: &Job<'_>) -> Result<Inspection, BuildError> {

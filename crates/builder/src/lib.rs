@@ -16,6 +16,7 @@
 #![forbid(unsafe_code)]
 
 mod builder;
+mod callable;
 mod container;
 mod environment;
 mod fetch;

@@ -92,11 +92,13 @@ fn route(
     let number = app.serving.filter(|_| !app.destroying)?;
     let built = &state.release(&app.name, number)?.built;
     let protocol = built.served_by.protocol();
-    let ready = |row: &InstanceRow| {
-        let status = statuses.get(&row.id)?;
-        (row.release == number && status.state == InstanceState::Running)
-            .then(|| InstanceSocket { id: row.id.clone(), socket: status.socket.clone(), protocol })
-    };
+    let ready =
+        |row: &InstanceRow| {
+            let status = statuses.get(&row.id)?;
+            (row.release == number && status.state == InstanceState::Running).then(|| {
+                InstanceSocket { id: row.id.clone(), socket: status.socket.clone(), protocol }
+            })
+        };
     Some(Route {
         hosts: vec![config.host(&app.name).ok()?],
         app: app.name.clone(),

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use ace_api::{Built, InstanceState, InstanceStatus, Interpreter};
 use ace_store::{Change, Op, Revision};
-use ace_types::{AppName, AppYaml, BuildId, Bytes, IdRange, InstanceId, ReleaseNumber, Server, TenantName};
+use ace_types::{
+    AppName, AppYaml, BuildId, Bytes, IdRange, InstanceId, ReleaseNumber, Server, TenantName,
+};
 use jiff::Timestamp;
 
 use crate::changes::{self, Begin};

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ace_api::{Gateway, InstanceSocket, Route, RouteTable};
 use ace_gateway::{GatewayConfig, GatewayServer};
-use ace_types::{InstanceId, Limits, ReleaseNumber, Protocol, StaticRule};
+use ace_types::{InstanceId, Limits, Protocol, ReleaseNumber, StaticRule};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinHandle;
