@@ -83,8 +83,9 @@ pub async fn forward(
     let mut repeatable = true;
     loop {
         let manner = request.manner(repeatable);
-        let (connection, permit) = connect(routes, host, &mut hold, bounds, manner).await?;
-        match request.exchange(connection, manner).await {
+        let Ready { connection, head, permit } =
+            connect(routes, host, &mut hold, bounds, &request.head, manner).await?;
+        match request.exchange(connection, &head).await {
             Ok((response, tunnel)) => return Ok(Answer { response, tunnel, permit }),
             Err(failure) if repeatable && is_unseen(&failure, bodiless) => repeatable = false,
             Err(failure) => return Err(failure),
@@ -103,21 +104,27 @@ enum Manner {
     Single,
 }
 
+/// A connection to an instance, and the request's head in what it speaks.
+struct Ready {
+    connection: Connection,
+    head: Vec<u8>,
+    permit: InstancePermit,
+}
+
 /// Connects to the least busy instance that takes the connection, waiting for one if need be.
 async fn connect(
     routes: &Routes,
     host: &HostName,
     hold: &mut Option<Hold>,
     bounds: HoldBounds,
+    head: &AppHead,
     manner: Manner,
-) -> Result<(Connection, InstancePermit), Failure> {
+) -> Result<Ready, Failure> {
     loop {
         let route = routes.table().route(host).cloned();
         let route = route.ok_or_else(|| Failure::UnknownHost { host: host.to_string() })?;
-        let refusal = match connect_to_any(&route, manner).await {
-            Attempt::Connected(connection, permit) => {
-                return Ok((connection, permit));
-            }
+        let refusal = match connect_to_any(&route, head, manner).await? {
+            Attempt::Connected(ready) => return Ok(ready),
             Attempt::OldTable => continue,
             Attempt::Refused(error) => Some(Arc::new(error)),
             Attempt::NoInstance => None,
@@ -132,25 +139,32 @@ async fn connect(
 
 /// What came of trying the instances of a route.
 enum Attempt {
-    Connected(Connection, InstancePermit),
+    Connected(Ready),
     /// An instance is in no table any more; so there is a newer table.
     OldTable,
     Refused(io::Error),
     NoInstance,
 }
 
-async fn connect_to_any(route: &AppRoute, manner: Manner) -> Attempt {
+/// Errors: the request does not fit into what an instance speaks.
+async fn connect_to_any(
+    route: &AppRoute,
+    head: &AppHead,
+    manner: Manner,
+) -> Result<Attempt, Failure> {
     let mut tried = Vec::new();
     let mut refusal = None;
     while let Some(instance) = route.least_busy(&tried) {
-        let Some(permit) = instance.enter() else { return Attempt::OldTable };
+        let Some(permit) = instance.enter() else { return Ok(Attempt::OldTable) };
+        // Before connecting: a server should not see connections that nothing comes on.
+        let head = head.encode(instance.protocol, manner != Manner::Single)?;
         match connect_to(instance, manner).await {
-            Ok(connection) => return Attempt::Connected(connection, permit),
+            Ok(connection) => return Ok(Attempt::Connected(Ready { connection, head, permit })),
             Err(error) => refusal = Some(error),
         }
         tried.push(&instance.id);
     }
-    refusal.map_or(Attempt::NoInstance, Attempt::Refused)
+    Ok(refusal.map_or(Attempt::NoInstance, Attempt::Refused))
 }
 
 async fn connect_to(instance: &Instance, manner: Manner) -> io::Result<Connection> {
@@ -218,13 +232,12 @@ impl Outgoing {
     async fn exchange(
         &mut self,
         mut connection: Connection,
-        manner: Manner,
+        head: &[u8],
     ) -> Result<(Response<Content>, Option<Tunnel>), Failure> {
-        let head = self.head.encode(connection.protocol(), manner != Manner::Single)?;
         if self.head.upgrade.is_some() && connection.protocol() == Protocol::Http {
             connection.allow_upgrade();
         }
-        let sent = timeout(self.timeout, connection.sender().send(&head)).await;
+        let sent = timeout(self.timeout, connection.sender().send(head)).await;
         sent.map_err(|_| self.timed_out())?.map_err(Failure::Send)?;
         let mut pump = self.body.take().map(|body| -> Pump {
             Box::pin(body.pump(connection.sender(), self.pace, self.timeout))
