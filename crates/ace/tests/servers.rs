@@ -160,6 +160,46 @@ impl WebSocket {
     }
 }
 
+/// Answers with the versions of what serves it.
+const VERSIONS: &str = r#"
+import asyncio
+import uvicorn
+
+
+async def application(scope, receive, send):
+    if scope["type"] == "lifespan":
+        await receive()
+        return await send({"type": "lifespan.startup.complete"})
+    loop = type(asyncio.get_running_loop()).__module__
+    said = "%s %s %s" % (uvicorn.__version__, loop, scope["client"][0])
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": said.encode()})
+
+
+def wsgi(environ, start_response):
+    import gunicorn
+
+    start_response("200 OK", [])
+    return [("%s %s" % (gunicorn.__version__, environ["REMOTE_ADDR"])).encode()]
+"#;
+
+#[test]
+fn an_app_may_bring_a_server_and_an_event_loop_of_its_own() -> Result<()> {
+    let engine = engine()?;
+    let app = AppFolder::new(VERSIONS)?;
+    app.write("requirements.txt", "uvicorn[standard]==0.54.0\ngunicorn==27.0.1\n")?;
+    for (server, expected) in [
+        ("uvicorn", "0.54.0 uvloop 127.0.0.1"),
+        ("uvicorn\nprocesses: 2", "0.54.0 uvloop 127.0.0.1"),
+        ("gunicorn\nentry: index:wsgi", "27.0.1 127.0.0.1"),
+    ] {
+        app.write("app.yaml", &format!("python: 3.13\nserver: {server}\n"))?;
+        engine.deploy(app.path(), "own")?.ok()?;
+        assert_eq!(engine.get("own", "/")?.text(), expected);
+    }
+    Ok(())
+}
+
 /// An ASGI application whose kind can't be seen in its source.
 const HIDDEN: &str = r#"
 async def greet(scope, receive, send):
