@@ -26,9 +26,14 @@ pub struct AppFolder {
 }
 
 impl AppFolder {
+    /// A folder without files.
+    pub fn empty() -> Result<Self> {
+        Ok(Self { folder: tempfile::tempdir().context("could not make a folder")? })
+    }
+
     /// A folder with an `index.py` of this text.
     pub fn new(index: &str) -> Result<Self> {
-        let app = Self { folder: tempfile::tempdir().context("could not make a folder")? };
+        let app = Self::empty()?;
         app.write("index.py", index)?;
         Ok(app)
     }

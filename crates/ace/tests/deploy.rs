@@ -22,7 +22,7 @@ fn a_release_that_does_not_import_shows_its_traceback_and_changes_nothing() -> R
     let shop = AppFolder::saying("one")?;
     engine.deploy(shop.path(), "shop")?.ok()?;
 
-    shop.write("index.py", "import no_such_module_at_all\n")?;
+    shop.write("index.py", "import no_such_module_at_all\napplication = None\n")?;
     let failed = engine.deploy(shop.path(), "shop")?;
     assert_eq!(failed.status, 1, "{failed:?}");
     assert!(failed.stderr.contains("Traceback (most recent call last)"), "{}", failed.stderr);

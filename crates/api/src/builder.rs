@@ -1,7 +1,8 @@
 //! Source and requirements in, what a release is made of out.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
+use ace_types::app_yaml::Entry;
 use ace_types::{AppName, AppYaml, BuildId, Bytes, IdRange, Server, TenantName};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -19,6 +20,12 @@ pub trait Builder: Send + Sync {
         request: BuildRequest,
         log: mpsc::Sender<String>,
     ) -> Result<Built, BuildError>;
+
+    /// The Pythons that apps can have, the newest first.
+    async fn pythons(&self) -> Vec<KnownPython>;
+
+    /// Makes the interpreter `program` one that apps can have, for good.
+    async fn add_python(&self, program: &Path) -> Result<KnownPython, BuildError>;
 
     /// Removes `built` from disk. What another release still uses must not be passed.
     async fn remove(&self, paths: Vec<PathBuf>) -> std::io::Result<()>;
@@ -59,6 +66,8 @@ pub struct Built {
     /// The app server's own packages, the last on `sys.path`: `/ace/server`. Shared between apps.
     pub server: PathBuf,
     pub python: Interpreter,
+    /// What the server calls: the one in `app_yaml`, or the one that was found.
+    pub entry: Entry,
     pub app_yaml: AppYaml,
     /// What `code` takes on disk.
     pub code_size: Bytes,
@@ -75,6 +84,14 @@ pub struct Interpreter {
     pub program: PathBuf,
     /// `sys.base_prefix`: what must be visible for it to run, at its original path.
     pub prefix: PathBuf,
+}
+
+/// A Python that apps can have, and what serves them on it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct KnownPython {
+    pub interpreter: Interpreter,
+    /// App servers with their versions: `uwsgi-2.0.30`.
+    pub servers: Vec<String>,
 }
 
 /// Why a build failed.

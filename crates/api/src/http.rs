@@ -8,9 +8,13 @@
 //! | `DELETE /v1/apps/{app}` | | [`Done`], when all of it is gone |
 //! | `GET /v1/apps/{app}/logs?follow=&tail=` | | [`LogLine`]s, one JSON document a line |
 //! | `GET /v1/doctor` | | [`DoctorReport`] |
+//! | `GET /v1/pythons` | | [`PythonView`]s, the newest first |
+//! | `POST /v1/pythons` | [`AddPython`] | [`PythonView`] |
 //! | `POST /v1/down` | | [`Done`], and then the engine ends |
 //!
 //! Anything else that goes wrong is an [`ApiError`] with a status of 400 and above.
+
+use std::path::PathBuf;
 
 use ace_types::{AppName, Bytes, InstanceId, ReleaseNumber, TenantName};
 use jiff::Timestamp;
@@ -110,6 +114,24 @@ pub struct LogLine {
     pub stream: String,
     /// Without its line end; bytes that are not UTF-8 replaced. May hold control characters.
     pub text: String,
+}
+
+/// A Python that apps can have.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PythonView {
+    /// `3.13.1`.
+    pub name: String,
+    /// The program on the engine's machine, links resolved.
+    pub program: PathBuf,
+    /// App servers that run on it, with their versions: `uwsgi-2.0.30`.
+    pub servers: Vec<String>,
+}
+
+/// A further Python for apps.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AddPython {
+    /// An absolute path on the engine's machine.
+    pub program: PathBuf,
 }
 
 /// What this kernel can enforce, and by which means.

@@ -11,6 +11,6 @@ pub mod gateway;
 pub mod http;
 pub mod node;
 
-pub use builder::{BuildError, BuildRequest, Builder, Built, Interpreter};
+pub use builder::{BuildError, BuildRequest, Builder, Built, Interpreter, KnownPython};
 pub use gateway::{Gateway, InstanceSocket, Route, RouteTable};
 pub use node::{EndReason, InstanceSpec, InstanceState, InstanceStatus, Node, VolumeSpec};

@@ -18,26 +18,29 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ace_api::{BuildError, BuildRequest, Builder, Built};
+use ace_api::{BuildError, BuildRequest, Builder, Built, KnownPython};
 use ace_sandbox::cgroup::CgroupTree;
 use ace_sandbox::launch::LauncherProgram;
 use ace_types::{AppName, AppYaml, Limits};
 use async_trait::async_trait;
 use rustix::fs::{Mode, OFlags};
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
 use crate::callable::suitable_server;
 use crate::container::{Bench, Command, Network, RunError, Workshop};
+use crate::entry;
 use crate::environment::{ENVIRONMENT, Installer, Lock, PYTHON, check_end, see_python};
 use crate::files;
 use crate::log::BuildLog;
+use crate::pip::Pip;
 use crate::python::{Places, Python, Pythons, choose};
-use crate::servers::Servers;
+use crate::servers::{self, Servers};
 use crate::site::{Site, blocking, engine};
 use crate::statics;
 use crate::tools::Tools;
-use crate::unpack::{CODE, Inspection, Report};
+use crate::unpack::{CODE, Inspection, Report, Requirements};
+use crate::uv::Uv;
 
 /// The argument that makes `ace` run [`crate::unpack_main`].
 pub const UNPACK_COMMAND: &str = "__unpack";
@@ -45,7 +48,7 @@ pub const UNPACK_COMMAND: &str = "__unpack";
 const DEFAULT_INDEX: &str = "https://pypi.org/simple";
 /// Where our own program stands in the container that unpacks.
 const ACE: &str = "/ace/bin/ace";
-const REPORT_MAX: usize = 1 << 20;
+const REPORT_MAX: usize = 16 << 20;
 /// What the names of builds' control groups begin with.
 const GROUP_PREFIX: &str = "build-";
 /// How long the kernel may take to end what a dead engine's build left running.
@@ -81,6 +84,7 @@ struct Inner {
     index: String,
     pythons: Pythons,
     tools: Tools,
+    making_pip: Mutex<()>,
     servers: Servers,
 }
 
@@ -97,8 +101,9 @@ impl ContainerBuilder {
             workshop: Arc::new(workshop),
             network: config.network,
             executable: config.executable,
-            pythons: Pythons::new(config.places),
+            pythons: Pythons::new(config.places, &config.data),
             tools: Tools::new(config.data.join("tools"), index.clone()),
+            making_pip: Mutex::default(),
             servers: Servers::new(config.data.join("servers")),
             data: config.data,
             index,
@@ -120,6 +125,14 @@ impl Builder for ContainerBuilder {
         tokio::spawn(async move { inner.build_and_clear(request, log, gone).await })
             .await
             .unwrap_or_else(|error| Err(engine("go on with the build", error)))
+    }
+
+    async fn pythons(&self) -> Vec<KnownPython> {
+        self.inner.pythons.all().await.iter().map(known).collect()
+    }
+
+    async fn add_python(&self, program: &Path) -> Result<KnownPython, BuildError> {
+        self.inner.pythons.add(program).await.map(|python| known(&python))
     }
 
     async fn remove(&self, paths: Vec<PathBuf>) -> io::Result<()> {
@@ -174,16 +187,16 @@ impl Inner {
         let Job { request, bench, site } = job;
         let source = self.unpack(job).await?;
         let pythons = self.pythons.all().await;
-        let python = choose(&pythons, request.python.as_ref(), source.app_yaml.python.as_deref())
+        let python = choose(&pythons, request.python.as_ref(), source.python().as_ref())
             .map_err(|error| BuildError::Rejected(error.to_string()))?;
         bench.log().say(format!("Python {}", python.interpreter.version)).await;
-        let uv = self.tools.ensure_uv(bench.log()).await;
-        let uv = uv.map_err(|error| engine("get the installer", error))?;
-        let installer = Installer { program: uv, index: self.index.clone() };
+        bench.log().set_python(python.minor_version());
+        let entry = entry::find(&source.app_yaml, python, bench, site).await?;
         let served_by = match source.app_yaml.server {
             Some(server) => server,
-            None => suitable_server(&source.app_yaml.entry, python, bench, site).await?,
+            None => suitable_server(&entry, python, bench, site).await?,
         };
+        let installer = self.installer(job, &pythons, python).await?;
         let server = self.servers.ensure(served_by, python, &installer, bench, site).await?;
         site.borrow_cache(self.cache_of(request)).await?;
         let (environment, is_new) = self.environment(job, &source, python, &installer).await?;
@@ -207,10 +220,29 @@ impl Inner {
             served_by,
             server,
             python,
+            entry,
             app_yaml,
             code_size,
             environment_size,
         })
+    }
+
+    /// What installs packages for `python`, one of `pythons`.
+    async fn installer(
+        &self,
+        job: &Job<'_>,
+        pythons: &[Python],
+        python: &Python,
+    ) -> Result<Installer, BuildError> {
+        let program = self.tools.ensure_uv(job.bench.log()).await;
+        let program = program.map_err(|error| engine("get the installer", error))?;
+        let uv = Uv { program, index: self.index.clone() };
+        if !python.is_python_2() {
+            return Ok(Installer::Uv(uv));
+        }
+        let _making = self.making_pip.lock().await;
+        let tools = self.data.join("tools");
+        Ok(Installer::Pip(Pip::ensure(uv, pythons, &tools, job.bench, job.site).await?))
     }
 
     async fn unpack(&self, job: &Job<'_>) -> Result<Inspection, BuildError> {
@@ -245,9 +277,9 @@ impl Inner {
         installer: &Installer,
     ) -> Result<(PathBuf, bool), BuildError> {
         let Job { request, bench, site } = job;
-        let lock = match source.requirements {
-            true => installer.resolve(python, bench, site).await?,
-            false => Lock::empty(),
+        let lock = match &source.requirements {
+            Requirements::None => Lock::empty(),
+            some => installer.resolve(some, python, bench, site).await?,
         };
         let environments = self.data.join("environments");
         let folder = lock.folder(&environments, &request.app, python, &source.source_hash);
@@ -258,7 +290,9 @@ impl Inner {
                 .await;
             return Ok((folder, false));
         }
-        installer.make_empty(python, bench, site).await?;
+        if !site.environment().is_dir() {
+            installer.make_empty(python, bench, site).await?;
+        }
         if !lock.is_empty() {
             installer.install(&lock, python, bench, site).await?;
         }
@@ -382,7 +416,7 @@ impl Inner {
 /// Compiles the code to byte code. Files that don't compile may be for another Python, or no one's.
 async fn compile(job: &Job<'_>, python: &Python) -> Result<(), BuildError> {
     let program = python.interpreter.program.display().to_string();
-    let words = [&program, "-I", "-m", "compileall", "-qq", CODE];
+    let words = [&program, "-E", "-s", "-m", "compileall", "-qq", CODE];
     let command = see_python(Command::new(words), python).writable(&job.site.code(), CODE);
     job.bench.run(command).await?;
     Ok(())
@@ -396,6 +430,10 @@ async fn missing_static(site: &Site, app_yaml: &AppYaml) -> Result<Option<String
         Ok(statics::first_missing(&root, &rules))
     })
     .await
+}
+
+fn known(python: &Python) -> KnownPython {
+    KnownPython { interpreter: python.interpreter.clone(), servers: servers::names(python) }
 }
 
 /// A path as one file name.

@@ -29,8 +29,7 @@ pub async fn suitable_server(
     {
         return Ok(Server::Uwsgi);
     }
-    let Entry { module, callable, .. } = entry;
-    bench.log().say(format!("{module}:{callable} is an ASGI application: uvicorn serves it")).await;
+    bench.log().say(format!("{entry} is an ASGI application: uvicorn serves it")).await;
     Ok(Server::Uvicorn)
 }
 
@@ -41,7 +40,7 @@ async fn is_asgi(
     site: &Site,
 ) -> Result<bool, BuildError> {
     let program = python.interpreter.program.display().to_string();
-    let entry = format!("{}:{}", entry.module, entry.callable);
+    let entry = entry.to_string();
     let mut command = see_python(Command::new([&program, "-I", "-c", SCRIPT, &entry]), python)
         .read_only(&site.code(), CODE)
         .in_folder(CODE);

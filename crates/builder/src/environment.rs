@@ -1,9 +1,11 @@
-//! The virtual environment: what `requirements.txt` asks for, installed and named by its content.
+//! The virtual environment: what a source asks for, installed and named by its content.
 //!
-//! uv first resolves the requirements to a *lock*, each package with its version and the hashes of
-//! its files. The environment's name is the hash of that and of the interpreter, so a deploy that
+//! Requirements are first resolved to a *lock*, each package with its version and the hashes of its
+//! files. The environment's name is the hash of that and of the interpreter, so a deploy that
 //! changes neither installs nothing. Requirements that no hash can vouch for (a folder of the source,
 //! a repository) count as changed with every change of the source.
+//!
+//! `uv` does it for Python 3, `pip` for Python 2.7; [`Installer`] is either.
 
 use std::path::{Path, PathBuf};
 
@@ -13,10 +15,11 @@ use sha2::{Digest, Sha256};
 
 use crate::container::{Bench, Command, Ended};
 use crate::hash::hex;
+use crate::pip::Pip;
 use crate::python::Python;
-use crate::site::{Site, blocking};
-use crate::tools::UV;
-use crate::unpack::CODE;
+use crate::site::{Site, blocking, engine};
+use crate::unpack::{CODE, Requirements};
+use crate::uv::{self, Uv};
 
 /// Where it stands in every container.
 pub const ENVIRONMENT: &str = "/ace/user/virtualenv";
@@ -25,58 +28,31 @@ pub const PYTHON: &str = "/ace/user/virtualenv/bin/python";
 /// Where a command finds the lock it installs.
 pub const PIP_LOCK: &str = "/ace/lock/requirements.txt";
 
-const CACHE: &str = "/ace/cache";
+/// Where a command finds what it resolves, and versions to keep to.
+pub const PIP_INPUT: &str = "/ace/lock/requirements.in";
+pub const PIP_CONSTRAINTS: &str = "/ace/lock/constraints.txt";
+/// Where the installer's cache stands.
+pub const CACHE: &str = "/ace/cache";
+/// Where packages are installed that are no environment.
+const APART: &str = "/ace/user/server";
 const LOCK_MAX: usize = 4 << 20;
 /// Part of every environment's name; to be raised when they come to be made in another way.
-const FORMAT: &str = "1";
+const FORMAT: &str = "2";
 
-/// What uv resolved requirements to.
+/// What requirements were resolved to.
 pub struct Lock {
     text: String,
     /// Every package's files are known by their hash.
     hashed: bool,
 }
 
-/// uv, as a build's commands run it.
-pub struct Installer {
-    /// uv on the host.
-    pub program: PathBuf,
-    /// The index packages come from.
-    pub index: String,
+/// What installs packages for one Python.
+pub enum Installer {
+    Uv(Uv),
+    Pip(Pip),
 }
 
 impl Installer {
-    /// `uv pip WORDS…`, with `python` in sight.
-    pub fn pip<const N: usize>(&self, python: &Python, words: [&str; N]) -> Command {
-        self.uv(python, ["pip"].iter().chain(&words))
-    }
-
-    fn uv<'a>(&self, python: &Python, words: impl IntoIterator<Item = &'a &'a str>) -> Command {
-        let argv = [UV].iter().chain(words).map(|word| (*word).to_owned());
-        see_python(Command::new(argv), python)
-            .read_only(&self.program, UV)
-            .env("UV_DEFAULT_INDEX", &self.index)
-            .env("UV_LINK_MODE", "copy")
-            .env("UV_NO_CONFIG", "1")
-            .env("UV_NO_PROGRESS", "1")
-            .env("UV_PYTHON_DOWNLOADS", "never")
-            .env("NO_COLOR", "1")
-            .online()
-    }
-
-    fn cached_pip<const N: usize>(
-        &self,
-        python: &Python,
-        site: &Site,
-        words: [&str; N],
-    ) -> Command {
-        self.pip(python, words)
-            .env("UV_CACHE_DIR", CACHE)
-            .writable(&site.cache(), CACHE)
-            .writable(&site.code(), CODE)
-            .in_folder(CODE)
-    }
-
     /// Makes an environment with nothing in it.
     pub async fn make_empty(
         &self,
@@ -84,40 +60,42 @@ impl Installer {
         bench: &Bench,
         site: &Site,
     ) -> Result<(), BuildError> {
-        let program = python.interpreter.program.display().to_string();
-        let words = ["venv", "--quiet", "--no-project", "--python", &program, ENVIRONMENT];
-        let command = self.uv(python, words.iter()).writable(&site.user_folder(), "/ace/user");
-        let ended = bench.run(command).await?;
+        let command = match self {
+            Self::Uv(uv) => uv.make_empty(python),
+            Self::Pip(pip) => pip.make_empty(python),
+        };
+        let ended = bench.run(command.writable(&site.user_folder(), "/ace/user")).await?;
         check_end(&ended, bench, "the virtual environment could not be made")
     }
 
-    /// Resolves `requirements.txt`.
+    /// Resolves `requirements`, which are not none.
+    ///
+    /// pip makes the environment for it, since it asks sources for their requirements there.
     pub async fn resolve(
         &self,
+        requirements: &Requirements,
         python: &Python,
         bench: &Bench,
         site: &Site,
     ) -> Result<Lock, BuildError> {
-        bench.log().say("resolving requirements.txt").await;
-        let program = python.interpreter.program.display().to_string();
-        let mut command = self.cached_pip(
-            python,
-            site,
-            [
-                "compile",
-                "requirements.txt",
-                "--generate-hashes",
-                "--no-header",
-                "--no-annotate",
-                "--emit-index-url",
-                "--emit-find-links",
-                "--emit-build-options",
-                "--python",
-                &program,
-            ],
-        );
+        bench.log().say(format!("resolving {}", requirements.source())).await;
+        let mut command = match (self, requirements) {
+            (Self::Uv(uv), Requirements::UvLock) => uv.export(python),
+            (Self::Uv(uv), _) => uv.resolve(python, requirements),
+            (Self::Pip(_), Requirements::UvLock) => {
+                let message = "uv.lock is for Python 3; a requirements.txt is for any";
+                return Err(BuildError::Rejected(message.to_owned()));
+            }
+            (Self::Pip(pip), _) => {
+                self.make_empty(python, bench, site).await?;
+                let command = pip.download(python, requirements);
+                let ended = bench.run(in_source(command, site)).await?;
+                check_end(&ended, bench, "the requirements could not be resolved")?;
+                pip.list_downloads(python)
+            }
+        };
         command.keep_stdout = Some(LOCK_MAX);
-        let ended = bench.run(command).await?;
+        let ended = bench.run(in_source(command, site)).await?;
         check_end(&ended, bench, "the requirements could not be resolved")?;
         Lock::parse(&ended.stdout)
             .ok_or_else(|| BuildError::Rejected("the requirements resolve to no text".to_owned()))
@@ -131,31 +109,85 @@ impl Installer {
         bench: &Bench,
         site: &Site,
     ) -> Result<(), BuildError> {
-        let command = if lock.hashed {
-            let words =
-                ["sync", PIP_LOCK, "--require-hashes", "--compile-bytecode", "--python", PYTHON];
-            let mut command = self.cached_pip(python, site, words);
-            command.files.push((PIP_LOCK.into(), lock.text.clone()));
-            command
-        } else {
+        if !lock.hashed {
             bench
                 .log()
                 .say("some requirements have no hash to know them by: installing all anew")
                 .await;
-            let words = [
-                "install",
-                "--requirements",
-                "requirements.txt",
-                "--compile-bytecode",
-                "--python",
-                PYTHON,
-            ];
-            self.cached_pip(python, site, words)
+        }
+        let mut command = match self {
+            Self::Uv(uv) => uv.install(python, lock.hashed),
+            Self::Pip(pip) => pip.install(python),
         };
-        let command = command.writable(&site.user_folder(), "/ace/user");
-        let ended = bench.run(command).await?;
+        command.files.push((PIP_LOCK.into(), lock.text.clone()));
+        let ended = bench.run(in_source(command, site)).await?;
         check_end(&ended, bench, "the requirements could not be installed")?;
+        if matches!(self, Self::Uv(_)) && !uv::compiles(python) {
+            // Packages may have files for other Pythons, which don't compile.
+            let words = [PYTHON, "-E", "-s", "-m", "compileall", "-qq", ENVIRONMENT];
+            bench.run(in_source(see_python(Command::new(words), python), site)).await?;
+        }
         check_is_folder(site.environment()).await
+    }
+
+    /// Installs `requirement`, files known by their hash, in a container that sees nothing of a
+    /// tenant's, and keeps it in the folder `place`, which belongs to root afterwards.
+    pub async fn install_apart(
+        &self,
+        requirement: &str,
+        python: &Python,
+        bench: &Bench,
+        site: &Site,
+        place: PathBuf,
+    ) -> Result<(), BuildError> {
+        let fresh = site.add("apart").await?;
+        let command = match self {
+            Self::Uv(uv) => uv.install_apart(python, APART),
+            Self::Pip(pip) => pip.install_apart(python, APART),
+        };
+        let mut command = command.writable(&fresh, "/ace/user");
+        command.files.push((PIP_LOCK.into(), requirement.to_owned()));
+        let ended = bench.run(command).await?;
+        if !ended.success {
+            let message = "its installer failed; see the build's log";
+            return Err(engine("install the app server", message));
+        }
+        site.keep(fresh.join("server"), place).await?;
+        site.remove_added("apart").await
+    }
+}
+
+/// A command in the source's folder, with the cache and the environment.
+fn in_source(command: Command, site: &Site) -> Command {
+    command
+        .writable(&site.cache(), CACHE)
+        .writable(&site.code(), CODE)
+        .writable(&site.user_folder(), "/ace/user")
+        .in_folder(CODE)
+}
+
+impl Requirements {
+    /// The file that they stand in.
+    pub fn source(&self) -> &str {
+        match self {
+            Self::None | Self::File => "requirements.txt",
+            Self::UvLock => "uv.lock",
+            Self::Text { source, .. } => source,
+        }
+    }
+
+    /// The file that an installer is to read, and the files to render for it.
+    pub fn input(&self) -> (&str, Vec<(PathBuf, String)>) {
+        match self {
+            Self::None | Self::File | Self::UvLock => ("requirements.txt", Vec::new()),
+            Self::Text { requirements, constraints, .. } => (
+                PIP_INPUT,
+                vec![
+                    (PIP_INPUT.into(), requirements.clone()),
+                    (PIP_CONSTRAINTS.into(), constraints.clone()),
+                ],
+            ),
+        }
     }
 }
 
@@ -165,7 +197,7 @@ impl Lock {
         Self { text: String::new(), hashed: true }
     }
 
-    /// Reads what `uv pip compile --generate-hashes` printed; `None` where it is no text.
+    /// Reads requirements with their hashes as an installer printed them; `None` where it is no text.
     fn parse(text: &[u8]) -> Option<Self> {
         let text = String::from_utf8(text.to_vec()).ok()?;
         let joined = text.replace("\\\n", " ");
@@ -218,7 +250,10 @@ pub fn check_end(ended: &Ended, bench: &Bench, complaint: &str) -> Result<(), Bu
             "the build ran out of memory: its limit is {}",
             bench.memory_max()
         ))),
-        Ended { .. } => Err(BuildError::Rejected(complaint.to_owned())),
+        Ended { .. } => {
+            let remedies = bench.log().remedies();
+            Err(BuildError::Rejected([&[complaint.to_owned()][..], &remedies].concat().join("; ")))
+        }
     }
 }
 

@@ -4,12 +4,13 @@
 //! folder, the network where it needs it, and nothing of anybody else's:
 //!
 //! ```text
-//! archive ─▶ unpack ─▶ resolve ─▶ install ─▶ collect static files ─▶ compile ─▶ hand over to root
-//!            (code)    (a lock)   (unless an environment of that lock is there)
+//! archive ─▶ unpack ─▶ find the entry ─▶ resolve ─▶ install ─▶ collect static files ─▶ compile ─▶ hand over
+//!            (code)                      (a lock)   (unless an environment of that lock is there)   to root
 //! ```
 //!
 //! Root on the host starts containers, renames and chowns what they left, and parses no more of it
-//! than two bounded texts: the report of our own [`unpack_main`], and uv's lock file.
+//! than three bounded texts: the report of our own [`unpack_main`], the entry that our own program
+//! found, and the installer's lock.
 //!
 //! [`ContainerBuilder`] is the way in. What it offers others is [`ace_api::Builder`].
 
@@ -18,17 +19,21 @@
 mod builder;
 mod callable;
 mod container;
+mod entry;
 mod environment;
 mod fetch;
 mod files;
 mod hash;
 mod log;
+mod pip;
 mod python;
+mod remedy;
 mod servers;
 mod site;
 mod statics;
 mod tools;
 mod unpack;
+mod uv;
 
 pub use builder::{BuilderConfig, ContainerBuilder, UNPACK_COMMAND};
 pub use container::{Network, NetworkLease};

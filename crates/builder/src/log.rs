@@ -1,13 +1,18 @@
 //! The build's log: lines of bounded length, and a bounded number of them.
 
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 
 use ace_types::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::mpsc;
 
+use crate::remedy::remedy;
+
 /// The longest line; what is longer goes on in the next one.
 const LINE_MAX: usize = 4096;
+/// The most things that are noted as missing.
+const REMEDIES_MAX: usize = 3;
 
 /// Where the lines of one build go.
 #[derive(Debug)]
@@ -15,12 +20,21 @@ pub struct BuildLog {
     lines: mpsc::Sender<String>,
     left: AtomicU64,
     max: Bytes,
+    noted: Mutex<Noted>,
+}
+
+/// What the lines told about things that this server lacks.
+#[derive(Debug, Default)]
+struct Noted {
+    /// The app's Python: `3.11`.
+    python: String,
+    remedies: Vec<String>,
 }
 
 impl BuildLog {
     /// At most `max` bytes are sent to `lines`.
     pub fn new(lines: mpsc::Sender<String>, max: Bytes) -> Self {
-        Self { lines, left: AtomicU64::new(max.0), max }
+        Self { lines, left: AtomicU64::new(max.0), max, noted: Mutex::default() }
     }
 
     /// Sends a line, once there is room for it. That nobody listens any more is no error.
@@ -37,18 +51,46 @@ impl BuildLog {
         }
     }
 
+    /// From now on, what installers say is about this Python, such as `3.11`.
+    pub fn set_python(&self, minor_version: String) {
+        self.noted().python = minor_version;
+    }
+
+    /// What could be done about things that were missing, in the order in which they were.
+    pub fn remedies(&self) -> Vec<String> {
+        self.noted().remedies.clone()
+    }
+
     /// Sends each line of `output` until its end. An error of reading ends it as well.
     pub async fn say_all(&self, mut output: impl AsyncRead + Unpin) {
         let mut splitter = LineSplitter::default();
         let mut buffer = vec![0; 16 * 1024];
         while let Ok(length @ 1..) = output.read(&mut buffer).await {
             for line in splitter.push(&buffer[..length]) {
+                self.note(&line);
                 self.say(line).await;
             }
         }
         if let Some(line) = splitter.rest() {
+            self.note(&line);
             self.say(line).await;
         }
+    }
+
+    fn note(&self, line: &str) {
+        let mut noted = self.noted();
+        if noted.remedies.len() == REMEDIES_MAX {
+            return;
+        }
+        if let Some(remedy) = remedy(line, &noted.python) {
+            if !noted.remedies.contains(&remedy) {
+                noted.remedies.push(remedy);
+            }
+        }
+    }
+
+    fn noted(&self) -> MutexGuard<'_, Noted> {
+        self.noted.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 

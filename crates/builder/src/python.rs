@@ -1,40 +1,53 @@
 //! The Pythons of this machine, and which one an app gets.
 //!
-//! Candidates are found in the usual places and asked about themselves, once for each file. They
-//! run as root on the host, so only files that root alone can write are asked.
+//! Candidates are found in the usual places, and where the operator said (`ace python add`), and
+//! asked about themselves, once for each file. They run as root on the host, so only files that
+//! root alone can write are asked.
 
 use std::collections::HashMap;
+use std::fs::File;
+use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use ace_api::Interpreter;
+use ace_api::{BuildError, Interpreter};
+use ace_types::PythonRange;
 use serde::Deserialize;
 use tokio::process::Command;
 use tokio::sync::Mutex;
 
+use crate::site::engine;
+use crate::unpack::sentence;
+
 /// How long an interpreter may take to say what it is.
 const QUESTION_DEADLINE: Duration = Duration::from_secs(10);
-/// The minor versions of Python 3 that there is an app server for.
-const SUPPORTED: std::ops::RangeInclusive<u32> = 8..=13;
+/// The minor versions of Python 3 that there is an app server for; of Python 2 it is 2.7.
+const SUPPORTED: std::ops::RangeInclusive<u32> = 6..=14;
+/// Understood by every Python since 2.6.
 const QUESTION: &str = "
-import json, sys, sysconfig
+import json, platform, sys, sysconfig
+base = getattr(sys, 'real_prefix', None) or getattr(sys, 'base_prefix', None) or sys.prefix
 print(json.dumps({
     'version': list(sys.version_info[:3]),
     'final': sys.version_info[3] == 'final',
-    'implementation': sys.implementation.name,
-    'prefix': sys.base_prefix,
-    'virtual': sys.prefix != sys.base_prefix,
+    'implementation': platform.python_implementation(),
+    'prefix': base,
+    'virtual': sys.prefix != base,
     'free_threaded': bool(sysconfig.get_config_var('Py_GIL_DISABLED')),
 }))";
+/// The file in the engine's folder with the interpreters that were added by hand.
+const ADDED: &str = "pythons.json";
+/// The most that can be added by hand.
+const ADDED_MAX: usize = 64;
 
 /// Where interpreters are looked for.
 #[derive(Debug, Clone)]
 pub struct Places {
-    /// Folders with `python3`, `python3.11`…: `/usr/bin`, `/usr/local/bin`.
+    /// Folders with `python3`, `python3.11`, `python2.7`…: `/usr/bin`, `/usr/local/bin`.
     pub programs: Vec<PathBuf>,
-    /// Folders with a folder a version, which has `bin/python3`: pyenv's and uv's.
+    /// Folders with a folder a version, which has `bin/python3` or `bin/python2.7`: pyenv's and uv's.
     pub versions: Vec<PathBuf>,
 }
 
@@ -50,6 +63,9 @@ pub struct Python {
 #[derive(Debug)]
 pub struct Pythons {
     places: Places,
+    /// `DATA/pythons.json`: programs that were added, a list of paths.
+    added: PathBuf,
+    adding: Mutex<()>,
     known: Mutex<HashMap<FileIdentity, Option<Python>>>,
 }
 
@@ -59,6 +75,19 @@ pub struct Pythons {
 pub struct NoPython {
     wanted: String,
     versions: Vec<String>,
+}
+
+/// Why a program can't be one that apps run on. Sentences for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum UnfitPython {
+    #[error("{} can't be found", .0.display())]
+    Missing(PathBuf, #[source] io::Error),
+    #[error("{} could be changed by others than root", .0.display())]
+    Untrusted(PathBuf),
+    #[error("{} does not answer as a Python does", .0.display())]
+    Silent(PathBuf),
+    #[error("{} {wrong}", program.display())]
+    Unsupported { program: PathBuf, wrong: String },
 }
 
 /// A program that has not been replaced.
@@ -90,44 +119,82 @@ impl Places {
         Self { programs: vec!["/usr/bin".into(), "/usr/local/bin".into()], versions }
     }
 
-    /// Files that may be interpreters, links resolved, each once.
+    /// Files that may be interpreters, links resolved.
     fn candidates(&self) -> Vec<PathBuf> {
         let mut found: Vec<PathBuf> = Vec::new();
         for folder in &self.programs {
             found.extend(entries(folder).into_iter().filter(|path| is_python_name(path)));
         }
         for folder in &self.versions {
-            found.extend(entries(folder).into_iter().map(|version| version.join("bin/python3")));
+            let programs = ["bin/python3", "bin/python2.7"];
+            found.extend(
+                entries(folder).iter().flat_map(|version| programs.map(|p| version.join(p))),
+            );
         }
-        let mut programs: Vec<PathBuf> =
-            found.iter().filter_map(|path| path.canonicalize().ok()).collect();
-        programs.sort();
-        programs.dedup();
-        programs
+        found.iter().filter_map(|path| path.canonicalize().ok()).collect()
     }
 }
 
 impl Pythons {
-    pub fn new(places: Places) -> Self {
-        Self { places, known: Mutex::default() }
+    /// Those in `places`, and those that were added to the engine with the folder `data`.
+    pub fn new(places: Places, data: &Path) -> Self {
+        let (adding, known) = Default::default();
+        Self { places, added: data.join(ADDED), adding, known }
     }
 
     /// All Pythons for apps, the newest first.
     pub async fn all(&self) -> Vec<Python> {
-        let mut pythons = Vec::new();
+        let mut candidates = self.places.candidates();
+        candidates.extend(self.added());
+        candidates.sort();
+        candidates.dedup();
+        let mut pythons: Vec<Python> = Vec::new();
         let mut known = self.known.lock().await;
-        for program in self.places.candidates() {
-            let Some(identity) = FileIdentity::of(program) else { continue };
+        for program in candidates {
+            let Ok(identity) = FileIdentity::of(&program) else { continue };
             if !known.contains_key(&identity) {
-                let python = ask(&identity.program)
-                    .await
-                    .and_then(|answer| Python::from_answer(identity.program.clone(), answer));
-                known.insert(identity.clone(), python);
+                known.insert(identity.clone(), examine(program).await.ok());
             }
             pythons.extend(known.get(&identity).cloned().flatten());
         }
         pythons.sort_by_key(|python| std::cmp::Reverse(python.version));
         pythons
+    }
+
+    /// Makes `program` known, for good.
+    pub async fn add(&self, program: &Path) -> Result<Python, BuildError> {
+        let unfit = |error: UnfitPython| BuildError::Rejected(sentence(&error));
+        let missing = |error| unfit(UnfitPython::Missing(program.to_owned(), error));
+        let program = program.canonicalize().map_err(missing)?;
+        let python = examine(program.clone()).await.map_err(unfit)?;
+        let _adding = self.adding.lock().await;
+        let mut added = self.added();
+        if !added.contains(&program) {
+            if added.len() == ADDED_MAX {
+                let message = format!("{ADDED_MAX} Pythons were added already");
+                return Err(BuildError::Rejected(message));
+            }
+            added.push(program);
+            self.keep(&added).map_err(|error| engine("keep the list of Pythons", error))?;
+        }
+        Ok(python)
+    }
+
+    /// What was added by hand. Programs that are gone are left out when they are asked.
+    fn added(&self) -> Vec<PathBuf> {
+        let Ok(text) = std::fs::read(&self.added) else { return Vec::new() };
+        serde_json::from_slice(&text).unwrap_or_else(|error| {
+            tracing::error!(path = %self.added.display(), %error, "no list of Pythons");
+            Vec::new()
+        })
+    }
+
+    fn keep(&self, added: &[PathBuf]) -> io::Result<()> {
+        let half = self.added.with_extension("half");
+        let mut file = File::create(&half)?;
+        serde_json::to_writer_pretty(&mut file, added)?;
+        file.sync_all()?;
+        std::fs::rename(&half, &self.added)
     }
 }
 
@@ -138,31 +205,45 @@ impl Python {
         format!("cp{major}{minor}")
     }
 
-    fn from_answer(program: PathBuf, answer: Answer) -> Option<Self> {
-        let [major, minor, micro] = answer.version;
-        let fits = major == 3
-            && SUPPORTED.contains(&minor)
-            && answer.r#final
-            && answer.implementation == "cpython"
-            && !answer.r#virtual
-            && !answer.free_threaded;
-        let version = format!("{major}.{minor}.{micro}");
-        let interpreter = Interpreter { version, program, prefix: answer.prefix };
-        fits.then_some(Self { version: answer.version, interpreter })
+    /// `3.11`.
+    pub fn minor_version(&self) -> String {
+        let [major, minor, _] = self.version;
+        format!("{major}.{minor}")
     }
 
-    /// Whether it is what `wanted` says: `3`, `3.11` or `3.11.7`.
-    fn is(&self, wanted: &str) -> bool {
-        let mut parts = wanted.split('.');
-        let same =
-            self.version.iter().zip(&mut parts).all(|(ours, part)| *part == ours.to_string());
-        same && parts.next().is_none()
+    pub fn is_python_2(&self) -> bool {
+        self.version[0] == 2
+    }
+
+    fn from_answer(program: PathBuf, answer: Answer) -> Result<Self, UnfitPython> {
+        let [major, minor, micro] = answer.version;
+        let version = format!("{major}.{minor}.{micro}");
+        let supported = (major, minor) == (2, 7) || (major == 3 && SUPPORTED.contains(&minor));
+        let wrong = match &answer {
+            _ if !supported => format!("is Python {version}; apps run on 2.7 and 3.6 to 3.14"),
+            Answer { r#final: false, .. } => format!("is a preview of Python {version}"),
+            Answer { implementation, .. } if implementation != "CPython" => {
+                format!("is {implementation}; apps run on CPython")
+            }
+            Answer { r#virtual: true, .. } => {
+                "belongs to a virtual environment; add what that was made with".to_owned()
+            }
+            Answer { free_threaded: true, .. } => "is free-threaded, which uWSGI isn't".to_owned(),
+            // All below the prefix is shown to apps.
+            Answer { prefix, .. } if prefix.components().count() < 3 && prefix != "/usr" => {
+                format!("has the prefix {}, which apps must not see", prefix.display())
+            }
+            _ => {
+                let interpreter = Interpreter { version, program, prefix: answer.prefix };
+                return Ok(Self { version: answer.version, interpreter });
+            }
+        };
+        Err(UnfitPython::Unsupported { program, wrong })
     }
 
     /// Whether packages for `pinned` work in it: the same minor version.
     fn can_replace(&self, pinned: &Interpreter) -> bool {
-        let [major, minor, _] = self.version;
-        pinned.version.starts_with(&format!("{major}.{minor}."))
+        pinned.version.starts_with(&format!("{}.", self.minor_version()))
     }
 }
 
@@ -173,9 +254,9 @@ impl Python {
 pub fn choose<'a>(
     pythons: &'a [Python],
     pin: Option<&Interpreter>,
-    wanted: Option<&str>,
+    wanted: Option<&PythonRange>,
 ) -> Result<&'a Python, NoPython> {
-    let fits = |python: &&Python| wanted.is_none_or(|wanted| python.is(wanted));
+    let fits = |python: &&Python| wanted.is_none_or(|wanted| wanted.contains(python.version));
     let same_program = |pin: &Interpreter| {
         pythons
             .iter()
@@ -187,27 +268,33 @@ pub fn choose<'a>(
     pin.and_then(|pin| same_program(pin).or_else(|| same_minor(pin)))
         .or_else(|| pythons.iter().find(fits))
         .ok_or_else(|| NoPython {
-            wanted: wanted.unwrap_or("3").to_owned(),
+            wanted: wanted.map_or("3".to_owned(), PythonRange::to_string),
             versions: pythons.iter().map(|python| python.interpreter.version.clone()).collect(),
         })
 }
 
 impl FileIdentity {
-    /// `None` where someone else than root could have written it.
-    fn of(program: PathBuf) -> Option<Self> {
-        let file = program.metadata().ok()?;
-        let trusted = file.is_file() && file.uid() == 0 && file.mode() & 0o022 == 0;
-        trusted.then(|| Self {
-            program,
-            modified: (file.mtime(), file.mtime_nsec()),
-            size: file.size(),
-        })
+    /// Errors: it is gone, or someone else than root could have written it.
+    fn of(program: &Path) -> Result<Self, UnfitPython> {
+        let missing = |error| UnfitPython::Missing(program.to_owned(), error);
+        let file = program.metadata().map_err(missing)?;
+        if !file.is_file() || file.uid() != 0 || file.mode() & 0o022 != 0 {
+            return Err(UnfitPython::Untrusted(program.to_owned()));
+        }
+        let modified = (file.mtime(), file.mtime_nsec());
+        Ok(Self { program: program.to_owned(), modified, size: file.size() })
     }
+}
+
+async fn examine(program: PathBuf) -> Result<Python, UnfitPython> {
+    FileIdentity::of(&program)?;
+    let answer = ask(&program).await.ok_or_else(|| UnfitPython::Silent(program.clone()))?;
+    Python::from_answer(program, answer)
 }
 
 async fn ask(program: &Path) -> Option<Answer> {
     let answer = Command::new(program)
-        .args(["-I", "-c", QUESTION])
+        .args(["-E", "-s", "-c", QUESTION])
         .env_clear()
         .current_dir("/")
         .stdin(Stdio::null())
@@ -220,17 +307,17 @@ async fn ask(program: &Path) -> Option<Answer> {
 
 fn available(versions: &[String]) -> String {
     match versions {
-        [] => "it has none: install python3, 3.8 to 3.13, on it".to_owned(),
+        [] => "it has none: install python3, 3.6 to 3.14, on it".to_owned(),
         versions => format!("it has {}", versions.join(", ")),
     }
 }
 
-/// Whether it is `python3`, or `python3.` and a number.
+/// Whether it is `python3`, `python3.` and a number, or `python2.7`.
 fn is_python_name(path: &Path) -> bool {
     let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
     let is_minor =
         |minor: &str| !minor.is_empty() && minor.bytes().all(|byte| byte.is_ascii_digit());
-    name == "python3" || name.strip_prefix("python3.").is_some_and(is_minor)
+    name == "python3" || name == "python2.7" || name.strip_prefix("python3.").is_some_and(is_minor)
 }
 
 fn entries(folder: &Path) -> Vec<PathBuf> {
@@ -242,16 +329,19 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 mod tests {
     use super::*;
 
-    fn python(program: &str, version: [u32; 3]) -> Python {
-        let answer = Answer {
+    fn answer(version: [u32; 3]) -> Answer {
+        Answer {
             version,
             r#final: true,
-            implementation: "cpython".to_owned(),
+            implementation: "CPython".to_owned(),
             prefix: "/usr".into(),
             r#virtual: false,
             free_threaded: false,
-        };
-        Python::from_answer(program.into(), answer).unwrap()
+        }
+    }
+
+    fn python(program: &str, version: [u32; 3]) -> Python {
+        Python::from_answer(program.into(), answer(version)).unwrap()
     }
 
     fn machine() -> [Python; 3] {
@@ -263,7 +353,8 @@ mod tests {
     }
 
     fn chosen(pin: Option<&Python>, wanted: Option<&str>) -> Result<PathBuf, String> {
-        choose(&machine(), pin.map(|pin| &pin.interpreter), wanted)
+        let wanted = wanted.map(|text| text.parse().unwrap());
+        choose(&machine(), pin.map(|pin| &pin.interpreter), wanted.as_ref())
             .map(|python| python.interpreter.program.clone())
             .map_err(|error| error.to_string())
     }
@@ -284,6 +375,7 @@ mod tests {
         assert_eq!(chosen(Some(&pin), Some("3.13")), Ok("/a/3.13".into()));
         assert_eq!(chosen(Some(&pin), Some("3")), Ok("/usr/3.11".into()));
         assert_eq!(chosen(None, Some("3.11.2")), Ok("/usr/3.11".into()));
+        assert_eq!(chosen(None, Some(">=3.8,<3.12")), Ok("/b/3.11".into()));
         let error = chosen(None, Some("3.1")).unwrap_err();
         assert_eq!(error, "this server has no Python 3.1 for apps; it has 3.13.0, 3.11.7, 3.11.2");
         assert!(choose(&[], None, None).unwrap_err().to_string().contains("install python3"));
@@ -291,18 +383,49 @@ mod tests {
 
     #[test]
     fn only_names_of_interpreters_are_tried() {
-        for (name, is) in [("python3", true), ("python3.11", true), ("python3-config", false)] {
+        for (name, is) in [
+            ("python3", true),
+            ("python3.11", true),
+            ("python3-config", false),
+            ("python2.7", true),
+        ] {
             assert_eq!(is_python_name(Path::new(name)), is, "{name}");
+        }
+    }
+
+    #[test]
+    fn what_apps_cant_run_on_is_told_why() {
+        for (change, word) in [
+            ((|answer| answer.version = [3, 5, 2]) as fn(&mut Answer), "is Python 3.5.2"),
+            (|answer| answer.r#virtual = true, "virtual environment"),
+            (|answer| answer.implementation = "PyPy".to_owned(), "is PyPy"),
+            (|answer| answer.prefix = "/".into(), "must not see"),
+        ] {
+            let mut answer = answer([3, 11, 2]);
+            change(&mut answer);
+            let error = Python::from_answer("/p".into(), answer).unwrap_err().to_string();
+            assert!(error.contains(word), "{error}");
         }
     }
 
     #[tokio::test]
     async fn a_python_of_this_machine_is_found_once() {
-        let pythons = Pythons::new(Places::usual(None, None));
+        let data = tempfile::tempdir().unwrap();
+        let pythons = Pythons::new(Places::usual(None, None), data.path());
         let found = pythons.all().await;
         for python in &found {
             assert!(python.interpreter.program.is_absolute() && python.interpreter.prefix.is_dir());
         }
         assert_eq!(pythons.all().await, found);
+        let nowhere = Places { programs: Vec::new(), versions: Vec::new() };
+        let by_hand = Pythons::new(nowhere.clone(), data.path());
+        for python in &found {
+            assert_eq!(&by_hand.add(&python.interpreter.program).await.unwrap(), python);
+            by_hand.add(&python.interpreter.program).await.unwrap();
+        }
+        assert_eq!(Pythons::new(nowhere, data.path()).all().await, found);
+        let error = by_hand.add(Path::new("/bin/true")).await.unwrap_err().to_string();
+        assert!(error.contains("does not answer"), "{error}");
+        assert!(by_hand.add(Path::new("/nowhere")).await.is_err());
     }
 }

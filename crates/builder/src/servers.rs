@@ -10,11 +10,9 @@ use ace_types::Server;
 use tokio::sync::Mutex;
 
 use crate::container::Bench;
-use crate::environment::{Installer, PIP_LOCK};
+use crate::environment::Installer;
 use crate::python::Python;
-use crate::site::{Site, engine};
-
-const TARGET: &str = "/ace/user/server";
+use crate::site::Site;
 
 /// What is installed for a server.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,7 +38,12 @@ pub fn check(server: Server, python: &Python) -> Result<Package, Unfit> {
     let [major, minor, _] = python.version;
     let package = |name, lock| Ok(Package { name, lock });
     match (server, major, minor) {
-        (Server::Uwsgi, ..) => package("uwsgi-2.0.30.post1", include_str!("pyuwsgi.txt")),
+        (Server::Uwsgi, ..=2, _) => {
+            package("uwsgi-2.0.19.1.post0", include_str!("pyuwsgi/2.7.txt"))
+        }
+        (Server::Uwsgi, 3, ..=6) => package("uwsgi-2.0.20", include_str!("pyuwsgi/3.6.txt")),
+        (Server::Uwsgi, 3, 7) => package("uwsgi-2.0.30", include_str!("pyuwsgi/3.7.txt")),
+        (Server::Uwsgi, ..) => package("uwsgi-2.0.30.post1", include_str!("pyuwsgi/3.8.txt")),
         (Server::Gunicorn, ..=2, _) => {
             package("gunicorn-19.10.0", include_str!("gunicorn/2.7.txt"))
         }
@@ -52,6 +55,12 @@ pub fn check(server: Server, python: &Python) -> Result<Package, Unfit> {
         }
         (Server::Uvicorn, ..) => package("uvicorn-0.39.0", include_str!("uvicorn/3.7.txt")),
     }
+}
+
+/// The servers that run on `python`, with their versions.
+pub fn names(python: &Python) -> Vec<String> {
+    let packages = Server::ALL.into_iter().filter_map(|server| check(server, python).ok());
+    packages.map(|package| package.name.to_owned()).collect()
 }
 
 /// Keeps the packages of app servers in a folder of the engine's.
@@ -86,26 +95,7 @@ impl Servers {
             .log()
             .say(format!("installing {name} for Python {version}, once for this server"))
             .await;
-        let fresh = site.add("server").await?;
-        let mut command = installer
-            .pip(
-                python,
-                ["install", "--no-cache", "--no-deps", "--require-hashes", "--compile-bytecode"],
-            )
-            .writable(&fresh, "/ace/user");
-        command.argv.extend(["--target", TARGET, "--requirements", PIP_LOCK].map(str::to_owned));
-        command
-            .argv
-            .extend(["--python".to_owned(), python.interpreter.program.display().to_string()]);
-        command.files.push((PIP_LOCK.into(), lock.to_owned()));
-        let ended = bench.run(command).await?;
-        if !ended.success {
-            return Err(engine(
-                "install the app server",
-                "its installer failed; see the build's log",
-            ));
-        }
-        site.keep(fresh.join("server"), folder.clone()).await?;
+        installer.install_apart(lock, python, bench, site, folder.clone()).await?;
         Ok(folder)
     }
 }
@@ -124,21 +114,24 @@ mod tests {
 
     #[test]
     fn a_lock_names_the_version_that_its_folder_is_named_by_and_hashes() {
-        for (server, minor) in [
-            (Server::Uwsgi, 13),
-            (Server::Gunicorn, 13),
-            (Server::Gunicorn, 6),
-            (Server::Uvicorn, 13),
-        ] {
-            let Package { name, lock } = check(server, &python(3, minor)).unwrap();
+        let pythons =
+            [(2, 7), (3, 6), (3, 7), (3, 8), (3, 14)].map(|(major, minor)| python(major, minor));
+        for (server, python) in
+            Server::ALL.iter().flat_map(|s| pythons.iter().map(move |p| (*s, p)))
+        {
+            let Ok(Package { name, lock }) = check(server, python) else { continue };
             let pin = name.replace('-', "==");
             assert!(lock.contains(&format!("{pin} ")), "{pin}");
-            let hashes = lock.lines().filter(|line| line.starts_with(' '));
-            assert!(hashes.clone().count() > 1);
-            assert!(hashes.map(str::trim).all(|line| {
-                let hash = line.trim_end_matches(" \\").trim_start_matches("--hash=sha256:");
-                hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
-            }));
+            let hashes: Vec<&str> =
+                lock.lines().filter(|line| line.starts_with(' ')).map(str::trim).collect();
+            assert!(
+                !hashes.is_empty()
+                    && hashes.iter().all(|line| {
+                        let hash =
+                            line.trim_end_matches(" \\").trim_start_matches("--hash=sha256:");
+                        hash.len() == 64 && hash.bytes().all(|byte| byte.is_ascii_hexdigit())
+                    })
+            );
         }
     }
 

@@ -63,6 +63,12 @@ impl Site {
         Ok(folder)
     }
 
+    /// Removes what is left of a folder that was [added](Self::add).
+    pub async fn remove_added(&self, name: &str) -> Result<(), BuildError> {
+        let folder = self.folder.join(name);
+        blocking("remove a folder of the build", move || files::remove_tree(&folder)).await
+    }
+
     /// Moves the installer's cache `kept`, from the app's last build, into the scratch folder.
     ///
     /// While it is here it is no one else's; if this build is cut short, it is lost, which costs time

@@ -2,10 +2,12 @@
 //!
 //! All of it runs inside a container without network, as a user without rights: the archive is
 //! whatever somebody chose to send. The engine only reads the one [`Report`] that [`unpack_main`]
-//! prints. `archive` reads tar, `tree` writes files, `inspect` looks at what was written.
+//! prints. `archive` reads tar, `tree` writes files, `inspect` and
+//! `needs` look at what was written.
 
 mod archive;
 mod inspect;
+mod needs;
 mod path;
 mod tree;
 
@@ -14,9 +16,10 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use ace_types::{AppYaml, Bytes};
+use ace_types::{AppYaml, Bytes, PythonRange};
 use serde::{Deserialize, Serialize};
 
+pub use needs::Requirements;
 use tree::Tree;
 pub use tree::open_beneath;
 
@@ -54,14 +57,24 @@ pub enum Report {
 #[serde(deny_unknown_fields)]
 pub struct Inspection {
     pub app_yaml: AppYaml,
-    /// There is a `requirements.txt`.
-    pub requirements: bool,
+    pub requirements: Requirements,
+    /// The Pythons that its `pyproject.toml` asks for, as packages write them.
+    pub python: Option<String>,
     /// There is a `manage.py`.
     pub manage_py: bool,
     /// SHA-256 of the paths, kinds and contents in the archive's order, in hexadecimal.
     pub source_hash: String,
     /// Files, folders and links.
     pub entries: u64,
+}
+
+impl Inspection {
+    /// The Pythons that the app may run on: what `app.yaml` says goes first.
+    pub fn python(&self) -> Option<PythonRange> {
+        let project = self.python.as_deref().map(PythonRange::from_specifiers);
+        // What can't be read there is for other tools.
+        self.app_yaml.python.clone().or(project.and_then(Result::ok))
+    }
 }
 
 /// Why an archive was not unpacked.
@@ -117,7 +130,7 @@ fn fail(error: &dyn Error) -> ExitCode {
 }
 
 /// An error and its causes, between colons.
-fn sentence(error: &dyn Error) -> String {
+pub fn sentence(error: &dyn Error) -> String {
     let mut text = error.to_string();
     let mut cause = error.source();
     while let Some(error) = cause {

@@ -13,7 +13,7 @@ use ace_api::{Builder, Interpreter};
 use kit::Kit;
 use tokio::sync::mpsc;
 
-const INDEX: (&str, &str) = ("index.py", "def application(environ, start_response): ...\n");
+const INDEX: (&str, &str) = ("index.py", "def application(environ, start_response): pass\n");
 
 /// A package in the source that any installer can build without the index's help.
 const SETUP: &str =
@@ -57,6 +57,7 @@ async fn requirements_are_installed_once_until_they_change() {
     assert!(again.code.exists() && changed.environment.exists());
     let rest = vec![again.code, again.environment, changed.code, changed.environment];
     kit.builder.remove(rest).await.unwrap();
+    kit.builder.remove_app(&"shop".parse().unwrap()).await.unwrap();
     for folder in ["releases", "environments", "caches"] {
         assert!(is_empty(&kit.data.path().join(folder)), "{folder}");
     }
@@ -91,8 +92,9 @@ async fn a_package_of_the_source_itself_is_installed() {
 #[tokio::test]
 async fn what_cant_be_built_is_refused_with_the_reason() {
     let Some(kit) = Kit::new() else { return };
-    let no_index = kit.build(&[("app.py", "")]).await;
-    assert!(no_index.rejection().contains("index.py"), "{}", no_index.rejection());
+    let nothing = kit.build(&[("app.py", "")]).await.rejection();
+    assert!(nothing.contains("there is no index.py"), "{nothing}");
+    assert!(nothing.contains("app.py, with no application, app or create_app()"), "{nothing}");
     let bad_yaml = kit.build(&[INDEX, ("app.yaml", "threads: many\n")]).await;
     assert!(bad_yaml.rejection().starts_with("app.yaml:1:10: "), "{}", bad_yaml.rejection());
     let no_python = kit.build(&[INDEX, ("app.yaml", "python: 3.99\n")]).await;
@@ -232,6 +234,115 @@ async fn an_app_keeps_its_python() {
         kit.build(&[INDEX, ("app.yaml", "python: 3.11\n")]).await.built().python;
     let later = kit.build_with(&[INDEX], Some(system.clone())).await.built();
     assert_eq!(later.python, system);
+}
+
+#[tokio::test]
+async fn a_django_project_and_a_factory_need_no_entry() {
+    let Some(kit) = Kit::new() else { return };
+    let manage = "import os\nos.environ.setdefault('DJANGO_SETTINGS_MODULE', 'shop.settings')\n";
+    let django = [
+        ("manage.py", manage),
+        ("shop/settings.py", "WSGI_APPLICATION = 'shop.wsgi.application'\n"),
+        ("shop/wsgi.py", ""),
+    ];
+    let found = kit.build(&django).await.built().entry;
+    assert_eq!(found.to_string(), "shop.wsgi:application");
+    let factory = kit.build(&[("app.py", "def create_app(): return None\n")]).await;
+    assert!(factory.logged("entry: app:create_app()"), "{:?}", factory.log);
+    assert!(factory.built().entry.factory);
+    let named = [("shop.py", ""), ("app.yaml", "entry: shop:make()\n")];
+    assert_eq!(kit.build(&named).await.built().entry.to_string(), "shop:make()");
+}
+
+/// Whether this machine has a Python, such as `2.7`.
+async fn has_python(kit: &Kit, minor_version: &str) -> bool {
+    let beginning = format!("{minor_version}.");
+    let known = kit.builder.pythons().await;
+    let has = known.iter().any(|known| known.interpreter.version.starts_with(&beginning));
+    if !has {
+        eprintln!("skipped: this machine has no Python {minor_version}");
+    }
+    has
+}
+
+#[tokio::test]
+async fn an_environment_for_python_2_is_made_by_virtualenv_and_pip() {
+    let Some(kit) = Kit::new() else { return };
+    if !has_python(&kit, "2.7").await {
+        return;
+    }
+    let app_yaml = ("app.yaml", "python: \"2.7\"\n");
+    let pins = "markupsafe==1.1.1\nvirtualenv==13.1.0\npip==9.0.3\n";
+    let source = [INDEX, app_yaml, ("requirements.txt", pins), ("old.py", "print 1")];
+    let built = kit.build(&source).await.built();
+    let site = site_packages(&built.environment);
+    assert!(site.ends_with("python2.7/site-packages"));
+    assert!(has_file(&site.join("markupsafe"), "_speedups."), "the compiled part is missing");
+    assert!(has_file(&site, "virtualenv.py") && has_file(&site, "pip-9.0.3."));
+    assert!(has_file(&built.server, "pyuwsgi"));
+    assert!(built.code.join("old.pyc").is_file());
+    let again = kit.build(&source).await;
+    assert!(again.logged("nothing to install"), "{:?}", again.log);
+    assert_eq!(again.built().environment, built.environment);
+    let unknown = [INDEX, app_yaml, ("requirements.txt", "markupsafe==99.9\n")];
+    assert_eq!(kit.build(&unknown).await.rejection(), "the requirements could not be resolved");
+}
+
+#[tokio::test]
+async fn every_python_3_gets_its_app_server() {
+    let Some(kit) = Kit::new() else { return };
+    for python in ["3.6", "3.7", "3.8", "3.9", "3.10", "3.12", "3.13", "3.14"] {
+        if !has_python(&kit, python).await {
+            continue;
+        }
+        let app_yaml = format!("python: \"{python}\"\n");
+        let source = [INDEX, ("app.yaml", &app_yaml), ("requirements.txt", "markupsafe\n")];
+        let built = kit.build(&source).await.built();
+        assert!(has_file(&built.server, "pyuwsgi"), "{python}");
+        let site = site_packages(&built.environment);
+        assert!(has_file(&site.join("markupsafe/__pycache__"), "_native."), "{python}");
+    }
+}
+
+#[tokio::test]
+async fn requirements_may_stand_in_other_files() {
+    let Some(kit) = Kit::new() else { return };
+    let project = "[project]\nname = \"shop\"\nversion = \"1\"\nrequires-python = \">=3.9\"\n\
+                   dependencies = [\"itsdangerous>=2\"]\n";
+    let project = ("pyproject.toml", project);
+    let built = kit.build(&[INDEX, project]).await.built();
+    assert_eq!(packages(&built.environment), ["itsdangerous"]);
+
+    let poetry = "[tool.poetry.dependencies]\npython = \"^3.9\"\nitsdangerous = \"^2.0\"\n\
+                  colorama = {version = \"*\", markers = \"sys_platform == 'win32'\"}\n";
+    let lock = "[[package]]\nname = \"itsdangerous\"\nversion = \"2.1.1\"\n\
+                [[package]]\nname = \"colorama\"\nversion = \"0.4.6\"\n";
+    let poetry = [INDEX, ("pyproject.toml", poetry), ("poetry.lock", lock)];
+    let built = kit.build(&poetry).await.built();
+    assert_eq!(packages(&built.environment), ["itsdangerous"]);
+    assert!(has_file(&site_packages(&built.environment), "itsdangerous-2.1.1."));
+
+    let pipfile = "{\"_meta\": {}, \"default\": {\"itsdangerous\": {\"version\": \"==2.1.2\"}}}";
+    let built = kit.build(&[INDEX, ("Pipfile.lock", pipfile)]).await.built();
+    assert!(has_file(&site_packages(&built.environment), "itsdangerous-2.1.2."));
+
+    let lock = "version = 1\nrequires-python = \">=3.9\"\n\n[[package]]\nname = \"shop\"\n\
+                version = \"1\"\nsource = { virtual = \".\" }\n";
+    let alone = "[project]\nname = \"shop\"\nversion = \"1\"\nrequires-python = \">=3.9\"\n";
+    let built = kit.build(&[INDEX, ("pyproject.toml", alone), ("uv.lock", lock)]).await.built();
+    assert_eq!(packages(&built.environment), Vec::<String>::new());
+}
+
+#[tokio::test]
+async fn what_the_server_lacks_is_named_with_its_package() {
+    let Some(kit) = Kit::new() else { return };
+    let setup = "import sys\nsys.stderr.write('own.c:1: fatal error: libpq-fe.h: No such file or directory\\n')\nsys.exit(1)\n";
+    let source = [INDEX, ("requirements.txt", "./own\n"), ("own/setup.py", setup)];
+    let rejection = kit.build(&source).await.rejection();
+    assert!(
+        rejection.ends_with("comes to this server with: apt-get install libpq-dev"),
+        "{rejection}"
+    );
 }
 
 fn site_packages(environment: &Path) -> PathBuf {

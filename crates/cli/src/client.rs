@@ -13,9 +13,10 @@ use ace_api::http::ApiError;
 use bytes::{Bytes, BytesMut};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
-use http_body_util::{BodyExt, Empty, Limited};
+use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::Incoming;
 use hyper_util::rt::TokioIo;
+use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 
@@ -108,13 +109,21 @@ impl Client {
         deadline: Duration,
     ) -> Result<T, ClientError> {
         let doing = "waiting for its answer";
-        let call = async {
-            let answer = self.send(method, path, empty_body()).await?;
-            let body = Limited::new(answer.into_body(), DOCUMENT_MAX_BYTES).collect().await;
-            let bytes = body.map_err(ClientError::broken("reading its answer"))?.to_bytes();
-            serde_json::from_slice(&bytes).map_err(|source| ClientError::Nonsense { source })
-        };
+        let call = async { whole(self.send(method, path, empty_body()).await?).await };
         within(deadline, doing, call).await
+    }
+
+    /// Sends `document` to `path`, which answers with one.
+    pub async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        document: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let bytes =
+            serde_json::to_vec(document).map_err(ClientError::broken("writing a request"))?;
+        let body = Full::from(bytes).map_err(|never| match never {}).boxed_unsync();
+        let call = async { whole(self.send(Method::POST, path, body).await?).await };
+        within(ANSWER_DEADLINE, "waiting for its answer", call).await
     }
 
     /// Sends `body` and returns the lines of the answer as they come.
@@ -203,6 +212,13 @@ impl Lines {
             }
         }
     }
+}
+
+/// The document that an answer is.
+async fn whole<T: DeserializeOwned>(answer: Response<Incoming>) -> Result<T, ClientError> {
+    let body = Limited::new(answer.into_body(), DOCUMENT_MAX_BYTES).collect().await;
+    let bytes = body.map_err(ClientError::broken("reading its answer"))?.to_bytes();
+    serde_json::from_slice(&bytes).map_err(|source| ClientError::Nonsense { source })
 }
 
 /// A body without content.

@@ -6,4 +6,5 @@ pub mod destroy;
 pub mod doctor;
 pub mod down;
 pub mod logs;
+pub mod python;
 pub mod status;

@@ -57,6 +57,7 @@ pub enum Command {
     Status(commands::status::StatusArgs),
     Logs(commands::logs::LogsArgs),
     Destroy(commands::destroy::DestroyArgs),
+    Python(commands::python::PythonArgs),
     Doctor(commands::doctor::DoctorArgs),
     Down(commands::down::DownArgs),
 }
@@ -82,6 +83,7 @@ pub async fn run(command: Command, global: &Global, offline: Arc<dyn Offline>) -
         Command::Status(args) => commands::status::run(args, &client, &screen).await,
         Command::Logs(args) => commands::logs::run(args, &client, &screen).await,
         Command::Destroy(args) => commands::destroy::run(args, &client, &screen).await,
+        Command::Python(args) => commands::python::run(args, &client, &screen).await,
         Command::Doctor(args) => commands::doctor::run(args, &client, &*offline, &screen).await,
         Command::Down(args) => commands::down::run(args, &client, &*offline, &screen).await,
     };

@@ -8,7 +8,8 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ace_api::http::{AppView, DoctorReport, Done, LogLine};
+use ace_api::http::{AddPython, AppView, DoctorReport, Done, LogLine, PythonView};
+use ace_api::{BuildError, Interpreter, KnownPython};
 use ace_types::{AppName, TenantName};
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
@@ -40,6 +41,8 @@ const DEPLOYS_OF_AN_APP: usize = 9;
 const TAIL: usize = 100;
 /// How long the machine may be examined.
 const DOCTOR_WITHIN: Duration = Duration::from_secs(60);
+/// How long the machine's Pythons may take to say what they are.
+const PYTHONS_WITHIN: Duration = Duration::from_secs(60);
 
 type Shared = State<Arc<Engine>>;
 
@@ -51,6 +54,7 @@ pub fn router(engine: Arc<Engine>) -> Router {
         .route("/v1/apps/{app}/deploys", post(deploy_app))
         .route("/v1/apps/{app}/logs", get(show_logs))
         .route("/v1/doctor", get(examine))
+        .route("/v1/pythons", get(list_pythons).post(add_python))
         .route("/v1/down", post(bring_down))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
@@ -172,6 +176,30 @@ async fn examine(State(engine): Shared) -> Result<Json<DoctorReport>, Refusal> {
     let report =
         examined.map_err(|error| Refusal::engine("examine the machine in time", &error))?;
     report.map(Json).map_err(|error| Refusal::engine("examine the machine", &error))
+}
+
+async fn list_pythons(State(engine): Shared) -> Result<Json<Vec<PythonView>>, Refusal> {
+    let asked = timeout(PYTHONS_WITHIN, engine.builder.pythons()).await;
+    let pythons = asked.map_err(|error| Refusal::engine("ask every Python in time", &error))?;
+    Ok(Json(pythons.into_iter().map(python_view).collect()))
+}
+
+async fn add_python(State(engine): Shared, body: Bytes) -> Result<Json<PythonView>, Refusal> {
+    let AddPython { program } = serde_json::from_slice(&body)
+        .map_err(|error| Refusal::bad_request(format!("that names no program: {error}")))?;
+    if !program.is_absolute() {
+        return Err(Refusal::bad_request("the path of a Python begins with \"/\""));
+    }
+    match engine.builder.add_python(&program).await {
+        Ok(python) => Ok(Json(python_view(python))),
+        Err(BuildError::Rejected(message)) => Err(Refusal::bad_request(message)),
+        Err(error @ BuildError::Engine { .. }) => Err(Refusal::engine("add a Python", &error)),
+    }
+}
+
+fn python_view(python: KnownPython) -> PythonView {
+    let Interpreter { version, program, .. } = python.interpreter;
+    PythonView { name: version, program, servers: python.servers }
 }
 
 async fn bring_down(State(engine): Shared) -> Result<Json<Done>, Refusal> {

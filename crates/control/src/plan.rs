@@ -69,7 +69,7 @@ fn spec(
         environment: built.environment.clone(),
         served_by: built.served_by,
         server: built.server.clone(),
-        entry: yaml.entry.clone(),
+        entry: built.entry.clone(),
         processes: yaml.processes,
         threads: yaml.threads,
         env: yaml.env.clone(),

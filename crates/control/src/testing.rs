@@ -54,6 +54,7 @@ pub fn built(app: &str, n: u32) -> Built {
             program: "/usr/bin/python3.13".into(),
             prefix: "/usr".into(),
         },
+        entry: Default::default(),
         app_yaml: AppYaml::default(),
         code_size: Bytes(1),
         environment_size: Bytes(1),

@@ -7,7 +7,7 @@ mod common;
 use std::fs::OpenOptions;
 use std::io::Write;
 
-use ace_api::http::{AppState, AppView, DoctorReport, Done, LogLine};
+use ace_api::http::{AppState, AppView, DoctorReport, Done, LogLine, PythonView};
 use ace_control::Outcome;
 use common::client::{begin, deploy, get, read_until, send};
 use common::{Machine, block_on, eventually};
@@ -49,6 +49,24 @@ fn what_is_not_there_is_404_and_what_is_wrong_is_400() {
     assert_eq!(ask("GET", "/v1/apps/a/logs?tail=many", ""), refused(400, "bad_request"));
     assert_eq!(ask("GET", "/v1/apps/a/logs?tail=10001", ""), refused(400, "bad_request"));
     assert_eq!(machine.entries("archives"), 0);
+}
+
+#[test]
+fn pythons_are_listed_and_added() {
+    let machine = Machine::new();
+    let life = machine.live();
+    let listed: Vec<PythonView> = get(&life.socket, "/v1/pythons").json();
+    assert_eq!(listed[0].servers, ["uwsgi-2.0.30"]);
+    let add = |path: &str| {
+        let document = format!("{{\"program\": \"{path}\"}}");
+        send(&life.socket, "POST", "/v1/pythons", &document)
+    };
+    let added: PythonView = add("/opt/python/bin/python3").json();
+    assert_eq!(added.program.to_str(), Some("/opt/python/bin/python3"));
+    assert_eq!(add("/nowhere").refusal(), refused(400, "bad_request"));
+    assert_eq!(add("python3").refusal(), refused(400, "bad_request"));
+    let nonsense = send(&life.socket, "POST", "/v1/pythons", "[]");
+    assert_eq!(nonsense.refusal(), refused(400, "bad_request"));
 }
 
 #[test]

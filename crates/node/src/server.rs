@@ -50,7 +50,7 @@ pub fn command(spec: &InstanceSpec) -> Vec<String> {
 fn start(script: &str, spec: &InstanceSpec, options: Value, arguments: Vec<String>) -> Vec<String> {
     let settings = json!({
         "server": spec.served_by,
-        "entry": format!("{}:{}", spec.entry.module, spec.entry.callable),
+        "entry": spec.entry.to_string(),
         "processes": spec.processes,
         "options": options,
     });

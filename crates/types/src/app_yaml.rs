@@ -4,11 +4,13 @@
 //! CLI. Its result crosses to the engine as JSON and is checked again there by its types.
 
 use std::collections::BTreeMap;
+use std::fmt;
+use std::str::FromStr;
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, Limits, Server};
+use crate::{Bytes, Limits, PythonRange, Server};
 
 mod parser;
 mod values;
@@ -21,10 +23,10 @@ pub use parser::{AppYamlError, Mistake, parse};
 pub struct AppYaml {
     /// Paths that the gateway answers from files, the longest path first.
     pub statics: Vec<StaticRule>,
-    /// The WSGI or ASGI callable.
-    pub entry: Entry,
-    /// The wanted Python, such as `3.13`; `None` is the newest known at the first deploy.
-    pub python: Option<String>,
+    /// The WSGI or ASGI callable; `None` is the one that the build finds.
+    pub entry: Option<Entry>,
+    /// The wanted Python; `None` is the newest known at the first deploy.
+    pub python: Option<PythonRange>,
     /// What serves the app; `None` is what suits its callable.
     #[serde(default)]
     pub server: Option<Server>,
@@ -55,7 +57,7 @@ pub struct StaticRule {
     pub expire: Option<Duration>,
 }
 
-/// `module:callable`, as in `index:application`.
+/// What a server calls: `index:application`, or what `app:create_app()` returns.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
@@ -63,11 +65,50 @@ pub struct Entry {
     pub module: String,
     /// An attribute of it.
     pub callable: String,
+    /// The attribute is called once, without arguments, and returns the application.
+    pub factory: bool,
+}
+
+/// A text is no [`Entry`].
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("{0:?} is not a module and a callable, as in index:application or app:create_app()")]
+pub struct NoEntry(String);
+
+impl Entry {
+    const LENGTH_MAX: usize = 1024;
+}
+
+impl FromStr for Entry {
+    type Err = NoEntry;
+
+    fn from_str(text: &str) -> Result<Self, NoEntry> {
+        let error = || NoEntry(text.chars().take(Self::LENGTH_MAX).collect());
+        let (module, attribute) = text.split_once(':').ok_or_else(error)?;
+        let callable = attribute.strip_suffix("()").unwrap_or(attribute);
+        let fits = text.len() <= Self::LENGTH_MAX
+            && module.split('.').all(is_identifier)
+            && is_identifier(callable);
+        fits.then(|| Self {
+            module: module.to_owned(),
+            callable: callable.to_owned(),
+            factory: attribute != callable,
+        })
+        .ok_or_else(error)
+    }
+}
+
+impl fmt::Display for Entry {
+    /// As servers take it on their command line.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let call = if self.factory { "()" } else { "" };
+        write!(f, "{}:{}{call}", self.module, self.callable)
+    }
 }
 
 impl Default for Entry {
+    /// `index:application`.
     fn default() -> Self {
-        Self { module: "index".to_owned(), callable: "application".to_owned() }
+        Self { module: "index".to_owned(), callable: "application".to_owned(), factory: false }
     }
 }
 
@@ -76,7 +117,7 @@ impl Default for AppYaml {
     fn default() -> Self {
         Self {
             statics: Vec::new(),
-            entry: Entry::default(),
+            entry: None,
             python: None,
             server: None,
             processes: 1,
@@ -86,6 +127,28 @@ impl Default for AppYaml {
             health: None,
             startup: Duration::from_secs(60),
             env: BTreeMap::new(),
+        }
+    }
+}
+
+fn is_identifier(text: &str) -> bool {
+    !text.is_empty()
+        && !text.starts_with(|c: char| c.is_ascii_digit())
+        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_a_module_and_a_name_or_a_call() {
+        for good in ["index:application", "shop.wsgi:app", "app:create_app()"] {
+            assert_eq!(good.parse::<Entry>().map(|entry| entry.to_string()), Ok(good.to_owned()));
+        }
+        for bad in ["index", "index:", ":app", "a b:c", "a:b(1)", "a..b:c", "../x:y", "1:a", "a:()"]
+        {
+            assert!(bad.parse::<Entry>().is_err(), "{bad:?}");
         }
     }
 }

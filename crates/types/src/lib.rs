@@ -10,6 +10,7 @@ pub mod bytes;
 pub mod id;
 pub mod limits;
 pub mod name;
+pub mod python;
 pub mod server;
 
 pub use app_yaml::{AppYaml, StaticRule};
@@ -17,4 +18,5 @@ pub use bytes::Bytes;
 pub use id::{BuildId, EngineId, IdRange, InstanceId, ReleaseNumber};
 pub use limits::{Limits, OutOfBounds};
 pub use name::{AppName, HostName, NameError, TenantName};
+pub use python::{NoPythonRange, PythonRange};
 pub use server::{Protocol, Server};

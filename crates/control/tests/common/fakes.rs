@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use ace_api::{
     BuildError, BuildRequest, Builder, Built, EndReason, Gateway, InstanceSpec, InstanceState,
-    InstanceStatus, Interpreter, Node, RouteTable,
+    InstanceStatus, Interpreter, KnownPython, Node, RouteTable,
 };
 use ace_types::{AppName, AppYaml, Bytes, InstanceId};
 use async_trait::async_trait;
@@ -187,6 +187,15 @@ impl Drop for Counted<'_> {
     }
 }
 
+fn known_python(program: &str) -> KnownPython {
+    let interpreter = Interpreter {
+        version: "3.13.1".to_owned(),
+        program: program.into(),
+        prefix: "/usr".into(),
+    };
+    KnownPython { interpreter, servers: vec!["uwsgi-2.0.30".to_owned()] }
+}
+
 #[async_trait]
 impl Builder for FakeBuilder {
     async fn build(
@@ -222,10 +231,22 @@ impl Builder for FakeBuilder {
                 program: "/usr/bin/python3".into(),
                 prefix: "/usr".into(),
             },
+            entry: Default::default(),
             app_yaml,
             code_size: Bytes(1),
             environment_size: Bytes(1),
         })
+    }
+
+    async fn pythons(&self) -> Vec<KnownPython> {
+        vec![known_python("/usr/bin/python3")]
+    }
+
+    async fn add_python(&self, program: &Path) -> Result<KnownPython, BuildError> {
+        match program.to_str() {
+            Some(path @ "/opt/python/bin/python3") => Ok(known_python(path)),
+            _ => Err(BuildError::Rejected(format!("{} can't be found", program.display()))),
+        }
     }
 
     async fn remove(&self, paths: Vec<PathBuf>) -> io::Result<()> {

@@ -360,7 +360,7 @@ impl Check {
         self.set(&mut (), raw.version, values::version);
         let mut app = AppYaml { statics: self.statics(raw.statics), ..AppYaml::default() };
         self.set(&mut app.python, raw.python, |text| values::python(text).map(Some));
-        self.set(&mut app.entry, raw.entry, values::entry);
+        self.set(&mut app.entry, raw.entry, |text| values::entry(text).map(Some));
         self.set(&mut app.server, raw.server, |text| values::server(text).map(Some));
         self.set(&mut app.processes, raw.processes, values::processes);
         self.set(&mut app.threads, raw.threads, values::threads);
@@ -502,8 +502,8 @@ mod tests {
         assert_eq!(app.statics[0].expire, None);
         assert_eq!(app.statics[1].expire, Some(Duration::from_secs(365 * 86_400)));
         assert_eq!(app.statics[2].files, "static/");
-        assert_eq!(app.python.as_deref(), Some("3.10"));
-        assert_eq!((app.entry.module.as_str(), app.entry.callable.as_str()), ("shop.wsgi", "app"));
+        assert_eq!(app.python, "3.10".parse().ok());
+        assert_eq!(app.entry, "shop.wsgi:app".parse().ok());
         assert_eq!((app.processes, app.threads), (2, 8));
         assert_eq!(app.limits.cpu_millicores, 500);
         assert_eq!((app.limits.memory, app.limits.body), (Bytes::mib(256), None));
@@ -583,7 +583,6 @@ mod tests {
             assert!(refusal(&format!("{key}: 1\n")).ends_with("is not supported yet"), "{key}");
         }
         assert!(refusal("server: granian").ends_with("is not supported yet"));
-        assert!(refusal("python: 2.7").ends_with("is not supported yet"));
         assert!(refusal("version: 2").contains("this engine reads version 1"));
     }
 

@@ -7,8 +7,8 @@ use std::fmt::Display;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::Entry;
-use crate::{Bytes, OutOfBounds, Server};
+use super::{Entry, is_identifier};
+use crate::{Bytes, OutOfBounds, PythonRange, Server};
 
 /// Servers that the documentation names and this version can't run yet.
 const SERVERS_LATER: [&str; 2] = ["granian", "none"];
@@ -34,33 +34,14 @@ pub fn server(text: &str) -> Result<Server, String> {
     })
 }
 
-/// A Python as in `3`, `3.13` or `3.13.1`.
-pub fn python(text: &str) -> Result<String, String> {
-    let parts: Vec<&str> = text.split('.').collect();
-    let is_number = |part: &&str| {
-        (1..=3).contains(&part.len()) && part.bytes().all(|byte| byte.is_ascii_digit())
-    };
-    if parts.len() > 3 || !parts.iter().all(is_number) {
-        return Err(format!("python: {text:?} is not a version, such as 3.13"));
-    }
-    match parts[0] {
-        "3" => Ok(text.to_owned()),
-        "2" => Err(format!("python {text} is not supported yet")),
-        _ => Err(format!("there is no Python {text}")),
-    }
+/// A Python as in `3.13`, `2.7`, `>=3.11` or `>=3.8,<3.12`.
+pub fn python(text: &str) -> Result<PythonRange, String> {
+    text.parse().map_err(|error| format!("python: {error}"))
 }
 
-/// `module:callable`.
+/// `module:callable`, or `module:factory()`.
 pub fn entry(text: &str) -> Result<Entry, String> {
-    let error =
-        || format!("entry: {text:?} is not a module and a callable, as in index:application");
-    let (module, callable) = text.split_once(':').ok_or_else(error)?;
-    let fits =
-        text.len() <= PATH_MAX && module.split('.').all(is_identifier) && is_identifier(callable);
-    if !fits {
-        return Err(error());
-    }
-    Ok(Entry { module: module.to_owned(), callable: callable.to_owned() })
+    text.parse().map_err(|error| format!("entry: {error}"))
 }
 
 pub fn processes(text: &str) -> Result<u16, String> {
@@ -253,12 +234,6 @@ fn unfit_path(path: &str) -> Option<&'static str> {
     None
 }
 
-fn is_identifier(text: &str) -> bool {
-    !text.is_empty()
-        && !text.starts_with(|c: char| c.is_ascii_digit())
-        && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')
-}
-
 /// A number without sign, spaces and such; `None` where it is none or too large.
 fn digits<T: FromStr>(text: &str) -> Option<T> {
     let fits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
@@ -344,14 +319,6 @@ mod tests {
         }
         for bad in ["-1", "1w", "d", "1.5h", "99y", "99999999999999999999d"] {
             assert!(expire(bad).is_err(), "{bad:?}");
-        }
-    }
-
-    #[test]
-    fn an_entry_is_a_module_and_a_name() {
-        assert!(entry("shop.wsgi:application").is_ok());
-        for bad in ["index", "index:", ":app", "a b:c", "index:app()", "a..b:c", "../x:y", "1:a"] {
-            assert!(entry(bad).is_err(), "{bad:?}");
         }
     }
 

@@ -1,0 +1,154 @@
+//! Finds what a server is to call, where `app.yaml` does not say it.
+//!
+//! The looking is done by the app's own Python, in a container, by a program of ours that reads the
+//! source and imports none of it.
+
+use ace_api::BuildError;
+use ace_types::AppYaml;
+use ace_types::app_yaml::Entry;
+use serde::Deserialize;
+
+use crate::container::{Bench, Command};
+use crate::environment::{check_end, see_python};
+use crate::python::Python;
+use crate::site::{Site, engine};
+use crate::unpack::CODE;
+
+const PROGRAM: &str = include_str!("find_entry.py");
+const PROGRAM_PATH: &str = "/ace/start/find_entry.py";
+const FOUND_MAX: usize = 64 * 1024;
+/// The variable that names a Django project's settings.
+const SETTINGS: &str = "DJANGO_SETTINGS_MODULE";
+
+/// What the program prints.
+#[derive(Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Found {
+    entry: Option<String>,
+    /// What was looked for in vain.
+    looked: Vec<String>,
+}
+
+/// The entry that `app_yaml` names, or the first that the source has.
+///
+/// Errors: a sentence with all that was looked for.
+pub async fn find(
+    app_yaml: &AppYaml,
+    python: &Python,
+    bench: &Bench,
+    site: &Site,
+) -> Result<Entry, BuildError> {
+    if let Some(entry) = &app_yaml.entry {
+        return Ok(entry.clone());
+    }
+    let settings = app_yaml.env.get(SETTINGS).map_or("", String::as_str);
+    let program = python.interpreter.program.display().to_string();
+    let words = [&program, "-E", "-s", PROGRAM_PATH, settings];
+    let mut command =
+        see_python(Command::new(words), python).read_only(&site.code(), CODE).in_folder(CODE);
+    command.files.push((PROGRAM_PATH.into(), PROGRAM.to_owned()));
+    command.keep_stdout = Some(FOUND_MAX);
+    let ended = bench.run(command).await?;
+    check_end(&ended, bench, "the source could not be searched for its entry")?;
+    let found: Found = serde_json::from_slice(&ended.stdout)
+        .map_err(|error| engine("read what the source begins with", error))?;
+    let Some(entry) = found.entry else { return Err(nothing_found(&found.looked)) };
+    let entry: Entry = entry.parse().map_err(|error| BuildError::Rejected(format!("{error}")))?;
+    bench.log().say(format!("entry: {entry}")).await;
+    Ok(entry)
+}
+
+fn nothing_found(looked: &[String]) -> BuildError {
+    BuildError::Rejected(format!(
+        "the source has nothing to serve that could be found: {}; name it in app.yaml, as in \
+         \"entry: shop.wsgi:application\"",
+        looked.join(", ")
+    ))
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+    use std::path::Path;
+
+    use super::*;
+
+    /// What the program finds in `files`, by the system's Python.
+    fn found(files: &[(&str, &str)]) -> Option<(Option<String>, String)> {
+        let python = Path::new("/usr/bin/python3");
+        if !python.exists() {
+            eprintln!("skipped: there is no {}", python.display());
+            return None;
+        }
+        let folder = tempfile::tempdir().unwrap();
+        for (path, content) in files {
+            let path = folder.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        let output = std::process::Command::new(python)
+            .args(["-c", PROGRAM])
+            .current_dir(folder.path())
+            .output()
+            .unwrap();
+        let said = String::from_utf8_lossy(&output.stderr);
+        let found: Found = serde_json::from_slice(&output.stdout).expect(&said);
+        Some((found.entry, found.looked.join(", ")))
+    }
+
+    fn finds(files: &[(&str, &str)], wanted: &str) {
+        let Some((entry, looked)) = found(files) else { return };
+        assert_eq!(entry.as_deref(), Some(wanted), "{files:?}: {looked}");
+    }
+
+    #[test]
+    fn index_py_goes_first() {
+        let app = ("app.py", "app = None\n");
+        finds(&[("index.py", "def application(e, s): ...\n"), app], "index:application");
+        finds(&[("index.py", "from shop import *\n"), app], "index:application");
+        finds(&[("index.py", "if 1:\n  application = 1\n"), app], "index:application");
+        finds(&[("index.py", "import shop as application\n"), app], "app:app");
+        // Its own traceback, at the start, says more than we could.
+        finds(&[("index.py", "def application(:\n"), app], "index:application");
+    }
+
+    #[test]
+    fn a_django_project_is_found_by_its_settings() {
+        let manage = (
+            "manage.py",
+            "import os\ndef main():\n    os.environ.setdefault('DJANGO_SETTINGS_MODULE', 'shop.conf.live')\n",
+        );
+        let wsgi = ("shop/wsgi.py", "application = 1\n");
+        finds(&[manage, wsgi], "shop.wsgi:application");
+        let own = ("shop/conf/live.py", "WSGI_APPLICATION = 'shop.serve.app'\n");
+        finds(&[manage, wsgi, own, ("shop/serve.py", "")], "shop.serve:app");
+        finds(&[manage, wsgi, own], "shop.wsgi:application");
+        let set = ("manage.py", "import os\nos.environ['DJANGO_SETTINGS_MODULE'] = 'shop.conf'\n");
+        finds(&[set, wsgi, ("app.py", "app = 1\n")], "shop.wsgi:application");
+    }
+
+    #[test]
+    fn the_usual_files_have_an_application_an_app_or_a_factory() {
+        finds(&[("wsgi.py", "from shop import app as application\n")], "wsgi:application");
+        finds(&[("main.py", "async def app(scope, receive, send): ...\n")], "main:app");
+        finds(
+            &[("app.py", "def create_app(config=None, *, debug=False): ...\n")],
+            "app:create_app()",
+        );
+        finds(&[("app/__init__.py", "def create_app(): ...\n")], "app:create_app()");
+        finds(&[("app.py", "import app\n"), ("main.py", "app: int = 1\n")], "main:app");
+    }
+
+    #[test]
+    fn what_was_looked_for_is_named() {
+        let files = [("index.py", "x = 1\n"), ("app.py", "def create_app(config): ...\n")];
+        let Some((entry, looked)) = found(&files) else { return };
+        assert_eq!(entry, None);
+        for part in
+            ["index.py defines no application", "no manage.py", "create_app needs", "no main.py"]
+        {
+            assert!(looked.contains(part), "{part}: {looked}");
+        }
+    }
+}

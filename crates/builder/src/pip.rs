@@ -1,0 +1,139 @@
+//! pip 20.3 and virtualenv 20.15, as a build's commands run them. They install for Python 2.7, which
+//! uv can't.
+//!
+//! Both come out of one folder of the engine's: virtualenv carries the wheels of the last pip and
+//! setuptools that run on Python 2.7. virtualenv itself runs on a newer Python beside it, and pip on
+//! the environment's own. An app that asks for another pip or virtualenv gets it as a package; it
+//! never installs anything.
+//!
+//! pip has no lock. Resolved is what it downloads: the lock is the list of these files with their
+//! hashes, and only they are installed.
+
+use std::path::{Path, PathBuf};
+
+use ace_api::BuildError;
+
+use crate::container::{Bench, Command};
+use crate::environment::{
+    CACHE, ENVIRONMENT, Installer, PIP_CONSTRAINTS, PIP_LOCK, PYTHON, see_python,
+};
+use crate::python::Python;
+use crate::site::Site;
+use crate::unpack::Requirements;
+use crate::uv::Uv;
+
+/// The folder of virtualenv and what it needs, by its name in the engine's and in containers.
+const FOLDER: &str = "virtualenv-20.15.1";
+const REQUIREMENT: &str = include_str!("virtualenv.txt");
+const VIRTUALENV: &str = "/ace/virtualenv";
+const PIP: &str =
+    "/ace/virtualenv/virtualenv/seed/wheels/embed/pip-20.3.4-py2.py3-none-any.whl/pip";
+const SETUPTOOLS: &str =
+    "/ace/virtualenv/virtualenv/seed/wheels/embed/setuptools-44.1.1-py2.py3-none-any.whl";
+const DOWNLOADS: &str = "/ace/user/downloads";
+/// The oldest Python that virtualenv runs on here.
+const HELPER: [u32; 3] = [3, 8, 0];
+/// Prints the files of a folder as hashed requirements.
+const LIST: &str = "
+import hashlib, os, sys
+for name in sorted(os.listdir(sys.argv[1])):
+    path = os.path.join(sys.argv[1], name)
+    with open(path, 'rb') as content:
+        print('%s --hash=sha256:%s' % (path, hashlib.sha256(content.read()).hexdigest()))
+";
+
+/// The programs, and where packages come from.
+pub struct Pip {
+    /// virtualenv's folder on the host.
+    folder: PathBuf,
+    /// What virtualenv runs on.
+    helper: Python,
+    index: String,
+}
+
+impl Pip {
+    /// Makes virtualenv's folder below `tools` if it isn't there. `pythons` are all that there are.
+    pub async fn ensure(
+        uv: Uv,
+        pythons: &[Python],
+        tools: &Path,
+        bench: &Bench,
+        site: &Site,
+    ) -> Result<Self, BuildError> {
+        // The oldest: virtualenv is old as well.
+        let helper = pythons.iter().rev().find(|python| python.version >= HELPER);
+        let helper = helper.cloned().ok_or_else(|| {
+            let message = "apps on Python 2.7 need a Python 3.8 or newer beside it on this server";
+            BuildError::Rejected(message.to_owned())
+        })?;
+        let (folder, index) = (tools.join(FOLDER), uv.index.clone());
+        if !folder.is_dir() {
+            bench.log().say("installing virtualenv and pip, once for this server").await;
+            let uv = Installer::Uv(uv);
+            uv.install_apart(REQUIREMENT, &helper, bench, site, folder.clone()).await?;
+        }
+        Ok(Self { folder, helper, index })
+    }
+
+    pub fn make_empty(&self, python: &Python) -> Command {
+        let (helper, program) = (&self.helper.interpreter.program, &python.interpreter.program);
+        let (helper, program) = (helper.display().to_string(), program.display().to_string());
+        let mut words = vec![helper.as_str(), "-s", "-m", "virtualenv", "--quiet", "--no-download"];
+        words.extend(["--no-periodic-update", "--app-data", "/tmp/virtualenv"]);
+        // Old sources are built with the setuptools that they find.
+        words.extend(["--no-pip", "--no-wheel", "--python", &program, ENVIRONMENT]);
+        let command = Command::new(words).env("PYTHONPATH", VIRTUALENV);
+        see_python(self.see_tools(command, python), &self.helper)
+    }
+
+    /// Downloads `requirements` with all that they need.
+    pub fn download(&self, python: &Python, requirements: &Requirements) -> Command {
+        let (input, files) = requirements.input();
+        let mut words = vec!["download", "--dest", DOWNLOADS, "--requirement", input];
+        if !files.is_empty() {
+            words.extend(["--constraint", PIP_CONSTRAINTS]);
+        }
+        let mut command = self.pip(python, PYTHON, &words);
+        command.files = files;
+        command
+    }
+
+    /// Prints what was downloaded.
+    pub fn list_downloads(&self, python: &Python) -> Command {
+        see_python(Command::new([PYTHON, "-E", "-s", "-c", LIST, DOWNLOADS]), python)
+    }
+
+    /// Installs the lock at [`PIP_LOCK`], whose files are downloaded, into the environment.
+    pub fn install(&self, python: &Python) -> Command {
+        let words = ["install", "--no-deps", "--require-hashes", "--requirement", PIP_LOCK];
+        self.pip(python, PYTHON, &words)
+    }
+
+    /// Installs the hashed requirements at [`PIP_LOCK`] into the folder `target`.
+    pub fn install_apart(&self, python: &Python, target: &str) -> Command {
+        let program = python.interpreter.program.display().to_string();
+        let mut words = vec!["install", "--no-deps", "--require-hashes", "--target", target];
+        words.extend(["--requirement", PIP_LOCK]);
+        let command = self.pip(python, &program, &words).env("PIP_NO_CACHE_DIR", "1");
+        // The interpreter need not have it, and a source is built with it.
+        command.env("PYTHONPATH", SETUPTOOLS)
+    }
+
+    fn pip(&self, python: &Python, program: &str, words: &[&str]) -> Command {
+        let argv = [program, "-s", PIP].into_iter().chain(words.iter().copied());
+        self.see_tools(Command::new(argv), python)
+            .env("PIP_CACHE_DIR", CACHE)
+            .env("PIP_CERT", "/etc/ssl/certs/ca-certificates.crt")
+            .env("PIP_CONFIG_FILE", "/dev/null")
+            .env("PIP_DISABLE_PIP_VERSION_CHECK", "1")
+            .env("PIP_INDEX_URL", &self.index)
+            .env("PIP_NO_INPUT", "1")
+            .env("PIP_NO_PYTHON_VERSION_WARNING", "1")
+            .env("PIP_PROGRESS_BAR", "off")
+            .online()
+    }
+
+    fn see_tools(&self, command: Command, python: &Python) -> Command {
+        see_python(command, python).read_only(&self.folder, VIRTUALENV)
+    }
+}

@@ -1,0 +1,85 @@
+//! uv, as a build's commands run it. Installs for Python 3.6 and later.
+
+use std::path::PathBuf;
+
+use crate::container::Command;
+use crate::environment::{CACHE, ENVIRONMENT, PIP_CONSTRAINTS, PIP_LOCK, PYTHON, see_python};
+use crate::python::Python;
+use crate::tools::UV;
+use crate::unpack::Requirements;
+
+/// The program, and where packages come from.
+pub struct Uv {
+    /// uv on the host.
+    pub program: PathBuf,
+    pub index: String,
+}
+
+impl Uv {
+    pub fn make_empty(&self, python: &Python) -> Command {
+        let words = ["venv", "--quiet", "--no-project", "--python", &program(python), ENVIRONMENT];
+        self.command(python, &words)
+    }
+
+    /// Prints `requirements` with their versions and hashes.
+    pub fn resolve(&self, python: &Python, requirements: &Requirements) -> Command {
+        let (input, files) = requirements.input();
+        let program = program(python);
+        let mut words = vec!["pip", "compile", input, "--generate-hashes", "--no-header"];
+        words.extend(["--no-annotate", "--emit-index-url", "--emit-find-links"]);
+        words.extend(["--emit-build-options", "--python", &program]);
+        if !files.is_empty() {
+            words.extend(["--constraints", PIP_CONSTRAINTS]);
+        }
+        let mut command = self.command(python, &words).env("UV_CACHE_DIR", CACHE);
+        command.files = files;
+        command
+    }
+
+    /// Prints what `uv.lock` says, in the same form.
+    pub fn export(&self, python: &Python) -> Command {
+        let program = program(python);
+        let mut words = vec!["export", "--frozen", "--no-dev", "--format", "requirements-txt"];
+        words.extend(["--no-header", "--no-annotate", "--python", &program]);
+        self.command(python, &words).env("UV_CACHE_DIR", CACHE)
+    }
+
+    /// Installs the lock at [`PIP_LOCK`] into the environment.
+    pub fn install(&self, python: &Python, hashed: bool) -> Command {
+        let mut words = vec!["pip", "sync", PIP_LOCK, "--python", PYTHON];
+        words.extend(hashed.then_some("--require-hashes"));
+        words.extend(compiles(python).then_some("--compile-bytecode"));
+        self.command(python, &words).env("UV_CACHE_DIR", CACHE)
+    }
+
+    /// Installs the hashed requirements at [`PIP_LOCK`] into the folder `target`.
+    pub fn install_apart(&self, python: &Python, target: &str) -> Command {
+        let program = program(python);
+        let mut words = vec!["pip", "install", "--no-cache", "--no-deps", "--require-hashes"];
+        words.extend(["--target", target, "--requirements", PIP_LOCK, "--python", &program]);
+        words.extend(compiles(python).then_some("--compile-bytecode"));
+        self.command(python, &words)
+    }
+
+    fn command(&self, python: &Python, words: &[&str]) -> Command {
+        let argv = [UV].iter().chain(words).map(|word| (*word).to_owned());
+        see_python(Command::new(argv), python)
+            .read_only(&self.program, UV)
+            .env("UV_DEFAULT_INDEX", &self.index)
+            .env("UV_LINK_MODE", "copy")
+            .env("UV_NO_CONFIG", "1")
+            .env("UV_NO_PROGRESS", "1")
+            .env("UV_PYTHON_DOWNLOADS", "never")
+            .env("NO_COLOR", "1")
+            .online()
+    }
+}
+
+/// Whether uv can compile to byte code for it.
+pub fn compiles(python: &Python) -> bool {
+    python.version >= [3, 7, 0]
+}
+
+fn program(python: &Python) -> String {
+    python.interpreter.program.display().to_string()
+}
