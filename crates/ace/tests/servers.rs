@@ -200,6 +200,31 @@ fn an_app_may_bring_a_server_and_an_event_loop_of_its_own() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn old_pythons_have_servers_that_still_run_on_them() -> Result<()> {
+    let engine = engine()?;
+    let known = engine.ace(&["python", "list", "--json"])?.ok()?.stdout;
+    let app = AppFolder::saying("old")?;
+    for (python, server) in
+        [("2.7", "gunicorn"), ("3.6", "gunicorn"), ("3.7", "uvicorn"), ("3.8", "uvicorn")]
+    {
+        if !known.contains(&format!("\"{python}.")) {
+            eprintln!("skipped: this machine has no Python {python}");
+            continue;
+        }
+        app.write("app.yaml", &format!("python: \"{python}\"\nserver: {server}\n"))?;
+        engine.deploy(app.path(), "old")?.ok()?;
+        assert_eq!(engine.get("old", "/")?.text(), "old", "{server} on {python}");
+    }
+    if known.contains("\"2.7.") {
+        app.write("app.yaml", "python: \"2.7\"\nserver: uvicorn\n")?;
+        let failed = engine.deploy(app.path(), "old")?;
+        assert_eq!(failed.status, 1);
+        assert!(failed.stderr.contains("uvicorn does not run on Python 2.7"), "{}", failed.stderr);
+    }
+    Ok(())
+}
+
 /// An ASGI application whose kind can't be seen in its source.
 const HIDDEN: &str = r#"
 async def greet(scope, receive, send):
@@ -226,7 +251,7 @@ fn what_a_server_cant_serve_is_refused_with_the_way_out() -> Result<()> {
 
     for (server, processes) in [("gunicorn", 1), ("uvicorn", 1), ("uvicorn", 2)] {
         app.write("app.yaml", &format!("server: {server}\nprocesses: {processes}\n"))?;
-        app.write("index.py", "import no_such_module_at_all\n")?;
+        app.write("index.py", "import no_such_module_at_all\n\napplication = None\n")?;
         let failed = engine.deploy(app.path(), "hidden")?;
         assert_eq!(failed.status, 1, "{failed:?}");
         assert!(failed.stderr.contains("index.py\", line 1"), "{}", failed.stderr);
