@@ -6,8 +6,11 @@ use ace_testkit::{AppFolder, Engine};
 use anyhow::Result;
 use serde_json::{Value, json};
 
+/// Its name, Python for it, and the answer.
+type Question = (&'static str, &'static str, fn() -> Value);
+
 /// Each line is a question of its own; a failing one names itself in the answer.
-const QUESTIONS: &[(&str, &str, fn() -> Value)] = &[
+const QUESTIONS: &[Question] = &[
     (
         "its own Python runs as a child",
         "subprocess.run([sys.executable, '-c', 'import sys; print(sys.prefix)'], capture_output=True, text=True).stdout.strip()",

@@ -259,7 +259,7 @@ impl Inner {
             Ok(Report::Ok(inspection)) => {
                 job.bench
                     .log()
-                    .say(format!("source: {} files and folders", inspection.entries))
+                    .say(format!("files and folders in the source: {}", inspection.entries))
                     .await;
                 Ok(*inspection)
             }

@@ -1,5 +1,6 @@
 //! Whole builds, in real containers, with packages from the index. Needs root and the internet.
 
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)] // All of it is for tests.
 
 mod kit;

@@ -9,7 +9,6 @@ use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
 
 use ace_api::http::ApiError;
-use comfy_table::{Table, presets};
 use serde::Serialize;
 
 /// Standard output and standard error of one command.
@@ -149,16 +148,21 @@ pub fn indent(text: &str) -> String {
     lines.join("\n")
 }
 
-/// A table without rules, a heading above each column.
+/// A table without rules, a heading above each column. Cells may be painted.
 pub fn table(headings: &[&str], rows: Vec<Vec<String>>) -> String {
-    let mut table = Table::new();
-    table.load_preset(presets::NOTHING).set_header(headings.to_vec());
-    table.add_rows(rows);
-    for column in table.column_iter_mut() {
-        column.set_padding((0, 2));
-    }
-    let lines: Vec<String> = table.lines().map(|line| line.trim_end().to_owned()).collect();
-    lines.join("\n")
+    let headings = headings.iter().map(|heading| (*heading).to_owned()).collect();
+    let rows: Vec<Vec<String>> = std::iter::once(headings).chain(rows).collect();
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let cells_of = |column| rows.iter().filter_map(move |row| row.get(column));
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| cells_of(column).map(|cell| width(cell)).max().unwrap_or(0))
+        .collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths);
+        let padded = cells.map(|(cell, &most)| cell.clone() + &" ".repeat(most - width(cell) + 2));
+        padded.collect::<String>().trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<String>>().join("\n")
 }
 
 /// `4.2 s`, `3 min 12 s`.
@@ -195,6 +199,14 @@ fn json_text<T: Serialize>(value: &T, pretty: bool) -> io::Result<String> {
         }
     }
     Ok(safe)
+}
+
+/// How many places `text` takes. What [`paint`] adds takes none; nothing else has an escape.
+fn width(text: &str) -> usize {
+    let mut parts = text.split('\x1b');
+    let first = parts.next().unwrap_or_default().chars().count();
+    let painted = parts.map(|part| part.split_once('m').map_or(part, |(_, shown)| shown));
+    first + painted.map(|shown| shown.chars().count()).sum::<usize>()
 }
 
 fn paint(colour: bool, style: Style, text: &str) -> String {
@@ -245,6 +257,14 @@ mod tests {
     fn a_table_has_a_heading_and_no_trailing_space() {
         let text = table(&["NAME", "STATE"], vec![vec!["shop".into(), "running".into()]]);
         assert_eq!(text, "NAME  STATE\nshop  running");
+    }
+
+    #[test]
+    fn colours_take_no_room_in_a_table() {
+        let state = paint(true, Style::Good, "up");
+        let rows = vec![vec![state.clone(), "/a".into()], vec!["starting".into(), "/b".into()]];
+        let expected = format!("STATE     URL\n{state}        /a\nstarting  /b");
+        assert_eq!(table(&["STATE", "URL"], rows), expected);
     }
 
     #[test]

@@ -1,5 +1,6 @@
 //! What clients may and may not do with a connection.
 
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)]
 
 mod common;

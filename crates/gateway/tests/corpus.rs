@@ -5,6 +5,7 @@
 //! read: neither is anything smuggled past the refusal, nor is anything taken for a part of the
 //! request before it. Every one is sent in one piece and in pieces of seven bytes.
 
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)]
 
 mod common;

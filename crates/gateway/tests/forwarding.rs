@@ -1,5 +1,6 @@
 //! Requests that an app answers.
 
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)]
 
 mod common;

@@ -1,5 +1,6 @@
 //! Tables that change while requests come.
 
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)]
 
 mod common;

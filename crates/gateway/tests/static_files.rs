@@ -1,5 +1,6 @@
 //! Files that the gateway serves by itself.
 
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)]
 
 mod common;

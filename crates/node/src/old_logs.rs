@@ -28,7 +28,12 @@ impl OldLogs {
     pub fn keep(&self, app: &AppName, id: &InstanceId, log: &Path) -> io::Result<()> {
         let of_app = self.folder.join(app.as_str());
         fs::create_dir_all(&of_app)?;
-        match fs::rename(log, of_app.join(id.as_str())) {
+        let kept = of_app.join(id.as_str());
+        // An instance that is gone after `ace down` comes again under its id.
+        if log.is_dir() && kept.exists() {
+            fs::remove_dir_all(&kept)?;
+        }
+        match fs::rename(log, kept) {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
@@ -98,6 +103,22 @@ mod tests {
         assert_eq!(kept, [id(3), id(4), id(5)]);
         logs.remove(&app)?;
         assert_eq!(logs.list(&app)?, []);
+        Ok(())
+    }
+
+    #[test]
+    fn an_instance_that_goes_again_keeps_its_newer_log() -> io::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let logs = OldLogs::new(folder.path().join("old"));
+        let app = "shop".parse().expect("a name");
+        for text in ["older", "newer"] {
+            let log = folder.path().join("log");
+            fs::create_dir(&log)?;
+            fs::write(log.join("current"), text)?;
+            logs.keep(&app, &id(1), &log)?;
+        }
+        let kept = logs.list(&app)?.pop().expect("one is kept").1;
+        assert_eq!(fs::read_to_string(kept.join("current"))?, "newer");
         Ok(())
     }
 

@@ -1,5 +1,7 @@
 //! The hidden commands that builds run, for this crate's tests; `ace` has them among its own.
 
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
