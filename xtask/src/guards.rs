@@ -20,9 +20,11 @@ const PRIVATE_PATHS: [&str; 6] = [
     concat!("/var/tmp/", "t-"),
 ];
 
-/// The folder that holds this repository.
+/// The folder that holds this repository: the one that cargo runs us for. Two checkouts with one
+/// target folder may share the program, so what it was compiled from says nothing.
 pub fn repository() -> Result<PathBuf> {
-    let package = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let package = std::env::var_os("CARGO_MANIFEST_DIR").context("run this by cargo xtask")?;
+    let package = PathBuf::from(package);
     let root = package.parent().context("xtask lies in no repository")?;
     Ok(root.to_owned())
 }

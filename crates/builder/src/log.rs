@@ -82,10 +82,10 @@ impl BuildLog {
         if noted.remedies.len() == REMEDIES_MAX {
             return;
         }
-        if let Some(remedy) = remedy(line, &noted.python) {
-            if !noted.remedies.contains(&remedy) {
-                noted.remedies.push(remedy);
-            }
+        if let Some(remedy) = remedy(line, &noted.python)
+            && !noted.remedies.contains(&remedy)
+        {
+            noted.remedies.push(remedy);
         }
     }
 
