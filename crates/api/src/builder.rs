@@ -3,7 +3,7 @@
 use std::path::{Path, PathBuf};
 
 use ace_types::app_yaml::Entry;
-use ace_types::{AppName, AppYaml, BuildId, Bytes, IdRange, TenantName};
+use ace_types::{AppName, AppYaml, BuildId, Bytes, IdRange, Server, TenantName};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
@@ -60,6 +60,9 @@ pub struct Built {
     pub code: PathBuf,
     /// The virtual environment, made to stand at `/ace/user/virtualenv`.
     pub environment: PathBuf,
+    /// What serves the app.
+    #[serde(default)]
+    pub served_by: Server,
     /// The app server's own packages, the last on `sys.path`: `/ace/server`. Shared between apps.
     pub server: PathBuf,
     pub python: Interpreter,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ace_types::{AppName, HostName, InstanceId, Limits, ReleaseNumber, StaticRule};
+use ace_types::{AppName, HostName, InstanceId, Limits, Protocol, ReleaseNumber, StaticRule};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
@@ -46,10 +46,12 @@ pub struct Route {
     pub limits: Limits,
 }
 
-/// Where one instance takes requests, in uwsgi's protocol.
+/// Where one instance takes requests.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InstanceSocket {
     pub id: InstanceId,
     /// A Unix socket that the engine bound.
     pub socket: PathBuf,
+    /// What is spoken on it.
+    pub protocol: Protocol,
 }

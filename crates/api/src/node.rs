@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ace_types::app_yaml::Entry;
-use ace_types::{AppName, Bytes, IdRange, InstanceId, Limits, ReleaseNumber, TenantName};
+use ace_types::{AppName, Bytes, IdRange, InstanceId, Limits, ReleaseNumber, Server, TenantName};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -55,6 +55,10 @@ pub struct InstanceSpec {
     /// See [`crate::Built`].
     pub code: PathBuf,
     pub environment: PathBuf,
+    /// What serves the app.
+    #[serde(default)]
+    pub served_by: Server,
+    /// Its packages.
     pub server: PathBuf,
     pub entry: Entry,
     pub processes: u16,

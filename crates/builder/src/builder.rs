@@ -27,6 +27,7 @@ use rustix::fs::{Mode, OFlags};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
+use crate::callable::suitable_server;
 use crate::container::{Bench, Command, Network, RunError, Workshop};
 use crate::entry;
 use crate::environment::{ENVIRONMENT, Installer, Lock, PYTHON, check_end, see_python};
@@ -34,7 +35,7 @@ use crate::files;
 use crate::log::BuildLog;
 use crate::pip::Pip;
 use crate::python::{Places, Python, Pythons, choose};
-use crate::servers::{Servers, uwsgi_name};
+use crate::servers::{self, Servers};
 use crate::site::{Site, blocking, engine};
 use crate::statics;
 use crate::tools::Tools;
@@ -191,8 +192,12 @@ impl Inner {
         bench.log().say(format!("Python {}", python.interpreter.version)).await;
         bench.log().set_python(python.minor_version());
         let entry = entry::find(&source.app_yaml, python, bench, site).await?;
+        let served_by = match source.app_yaml.server {
+            Some(server) => server,
+            None => suitable_server(&entry, python, bench, site).await?,
+        };
         let installer = self.installer(job, &pythons, python).await?;
-        let server = self.servers.ensure_uwsgi(python, &installer, bench, site).await?;
+        let server = self.servers.ensure(served_by, python, &installer, bench, site).await?;
         site.borrow_cache(self.cache_of(request)).await?;
         let (environment, is_new) = self.environment(job, &source, python, &installer).await?;
         let standing = if is_new { site.environment() } else { environment.clone() };
@@ -212,6 +217,7 @@ impl Inner {
         Ok(Built {
             code,
             environment,
+            served_by,
             server,
             python,
             entry,
@@ -427,7 +433,7 @@ async fn missing_static(site: &Site, app_yaml: &AppYaml) -> Result<Option<String
 }
 
 fn known(python: &Python) -> KnownPython {
-    KnownPython { interpreter: python.interpreter.clone(), servers: vec![uwsgi_name(python)] }
+    KnownPython { interpreter: python.interpreter.clone(), servers: servers::names(python) }
 }
 
 /// A path as one file name.

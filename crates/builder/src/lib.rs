@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod builder;
+mod callable;
 mod container;
 mod entry;
 mod environment;

@@ -67,6 +67,7 @@ fn spec(
         python: built.python.clone(),
         code: built.code.clone(),
         environment: built.environment.clone(),
+        served_by: built.served_by,
         server: built.server.clone(),
         entry: built.entry.clone(),
         processes: yaml.processes,
@@ -90,11 +91,14 @@ fn route(
 ) -> Option<Route> {
     let number = app.serving.filter(|_| !app.destroying)?;
     let built = &state.release(&app.name, number)?.built;
-    let ready = |row: &InstanceRow| {
-        let status = statuses.get(&row.id)?;
-        (row.release == number && status.state == InstanceState::Running)
-            .then(|| InstanceSocket { id: row.id.clone(), socket: status.socket.clone() })
-    };
+    let protocol = built.served_by.protocol();
+    let ready =
+        |row: &InstanceRow| {
+            let status = statuses.get(&row.id)?;
+            (row.release == number && status.state == InstanceState::Running).then(|| {
+                InstanceSocket { id: row.id.clone(), socket: status.socket.clone(), protocol }
+            })
+        };
     Some(Route {
         hosts: vec![config.host(&app.name).ok()?],
         app: app.name.clone(),

@@ -7,7 +7,9 @@ use std::time::Duration;
 
 use ace_api::{Built, InstanceState, InstanceStatus, Interpreter};
 use ace_store::{Change, Op, Revision};
-use ace_types::{AppName, AppYaml, BuildId, Bytes, IdRange, InstanceId, ReleaseNumber, TenantName};
+use ace_types::{
+    AppName, AppYaml, BuildId, Bytes, IdRange, InstanceId, ReleaseNumber, Server, TenantName,
+};
 use jiff::Timestamp;
 
 use crate::changes::{self, Begin};
@@ -45,6 +47,7 @@ pub fn built(app: &str, n: u32) -> Built {
     Built {
         code: format!("/data/releases/{app}/{n:08}/code").into(),
         environment: format!("/data/environments/{app}/none").into(),
+        served_by: Server::Uwsgi,
         server: "/data/servers/uwsgi".into(),
         python: Interpreter {
             version: format!("3.13.{n}"),

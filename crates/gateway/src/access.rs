@@ -69,6 +69,11 @@ impl RequestRecord {
         }
     }
 
+    /// The connection goes on as a tunnel.
+    pub fn leave_http(&self) {
+        self.client.leave_http();
+    }
+
     fn app(&self) -> Option<&str> {
         self.app.as_ref().map(|permit| permit.app().as_str())
     }

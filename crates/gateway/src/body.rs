@@ -18,7 +18,8 @@ use crate::stopwatch::Stopwatch;
 /// A response's body, and the request's record, which ends with it.
 pub struct Body {
     content: Content,
-    record: RequestRecord,
+    /// `None` where the request goes on in another way.
+    record: Option<RequestRecord>,
 }
 
 /// Where a body comes from.
@@ -56,7 +57,12 @@ pub enum BodyError {
 
 impl Body {
     pub fn new(content: Content, record: RequestRecord) -> Self {
-        Self { content, record }
+        Self { content, record: Some(record) }
+    }
+
+    /// No body, of a response that does not end its request.
+    pub fn none() -> Self {
+        Self { content: Content::Empty, record: None }
     }
 }
 
@@ -110,7 +116,7 @@ impl Content {
             Self::File(file) => Some(file.remaining()),
             Self::App(app) => match app.body.length() {
                 BodyLength::Known(remaining) => Some(remaining),
-                BodyLength::UntilClose => None,
+                BodyLength::Chunked | BodyLength::UntilClose => None,
             },
         }
     }
@@ -127,11 +133,15 @@ impl http_body::Body for Body {
         let this = self.get_mut();
         this.content.poll_chunk(cx).map(|chunk| match chunk {
             Some(Ok(bytes)) => {
-                this.record.sent(bytes.len());
+                if let Some(record) = &mut this.record {
+                    record.sent(bytes.len());
+                }
                 Some(Ok(Frame::data(bytes)))
             }
             Some(Err(error)) => {
-                this.record.broke_off(&error);
+                if let Some(record) = &this.record {
+                    record.broke_off(&error);
+                }
                 Some(Err(error))
             }
             None => None,

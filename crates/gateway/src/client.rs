@@ -48,6 +48,8 @@ pub struct ClientStream {
 pub struct ClientState {
     /// Whether a request is being answered. Its time is bounded by who answers.
     busy: AtomicBool,
+    /// What the client sends is no HTTP any more.
+    tunnel: AtomicBool,
     /// Why the connection's last head was refused.
     refusal: Mutex<Option<Failure>>,
 }
@@ -93,6 +95,15 @@ impl ClientState {
         }
         let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take();
         Some(refusal.unwrap_or(Failure::BadRequest("its target is not one")))
+    }
+
+    /// From here on, what the client sends is passed on unseen. Call before the client is told.
+    pub fn leave_http(&self) {
+        self.tunnel.store(true, Ordering::Relaxed);
+    }
+
+    fn is_http(&self) -> bool {
+        !self.tunnel.load(Ordering::Relaxed)
     }
 
     fn is_busy(&self) -> bool {
@@ -197,6 +208,19 @@ impl ClientStream {
         Poll::Ready(Ok(Received::Held))
     }
 
+    /// Reads what is no HTTP, beginning with what has been held.
+    fn poll_read_tunnel(
+        &mut self,
+        cx: &mut Context<'_>,
+        buffer: &mut ReadBuf<'_>,
+    ) -> Poll<io::Result<()>> {
+        self.checked = self.held.len();
+        match self.pass_on(buffer) {
+            true => Poll::Ready(Ok(())),
+            false => Pin::new(&mut self.stream).poll_read(cx, buffer),
+        }
+    }
+
     /// Passes on what has been held and may pass. Returns whether that was anything.
     fn pass_on(&mut self, buffer: &mut ReadBuf<'_>) -> bool {
         let count = self.checked.min(buffer.remaining());
@@ -243,6 +267,9 @@ impl AsyncRead for ClientStream {
         buffer: &mut ReadBuf<'_>,
     ) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if !this.shared.is_http() {
+            return this.poll_read_tunnel(cx, buffer);
+        }
         loop {
             if this.pass_on(buffer) {
                 return Poll::Ready(Ok(()));

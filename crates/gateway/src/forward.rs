@@ -4,30 +4,32 @@
 //! instances are but take no connection, for a moment. Until an instance has taken the connection
 //! nothing has been sent, so any request may try the next one. After that, one that the app can't
 //! have seen is sent again, once; never one of whose body anything has been sent.
+//!
+//! Over HTTP, requests that are safe to repeat share connections with others. If such a connection
+//! turns out to have ended, they are sent again on one of their own, like any other request.
 
 use std::io;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ace_types::HostName;
-use ace_upstream::{Connection, ReceiveError, ResponseHead};
-use http::{Method, Response};
+use ace_types::{HostName, Protocol};
+use ace_upstream::{Connection, HeadError, ReceiveError, ResponseHead, Tunnel};
+use http::{Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
+use crate::app_head::{AppHead, is_upgrade};
 use crate::body::{AppContent, Content, Pump};
 use crate::failure::Failure;
 use crate::headers;
 use crate::request_body::{PumpError, RequestBody};
-use crate::routes::{AppRoute, HoldPermit, InstancePermit, Routes};
+use crate::routes::{AppRoute, HoldPermit, Instance, InstancePermit, Routes};
 
 /// A request, ready to be sent.
 pub struct Outgoing {
-    pub method: Method,
-    /// Its head in uwsgi's protocol.
-    pub packet: Vec<u8>,
+    pub head: AppHead,
     pub body: Option<RequestBody>,
     /// The longest wait for the next bytes of `body`.
     pub pace: Duration,
@@ -38,6 +40,8 @@ pub struct Outgoing {
 /// An instance's answer.
 pub struct Answer {
     pub response: Response<Content>,
+    /// The app has agreed to an upgrade, and this is what the connection becomes.
+    pub tunnel: Option<Tunnel>,
     /// To be kept until the answer has been passed on.
     pub permit: InstancePermit,
 }
@@ -78,13 +82,33 @@ pub async fn forward(
     let bodiless = request.body.is_none();
     let mut repeatable = true;
     loop {
-        let (connection, permit) = connect(routes, host, &mut hold, bounds).await?;
-        match request.exchange(connection).await {
-            Ok(response) => return Ok(Answer { response, permit }),
+        let manner = request.manner(repeatable);
+        let Ready { connection, head, permit } =
+            connect(routes, host, &mut hold, bounds, &request.head, manner).await?;
+        match request.exchange(connection, &head).await {
+            Ok((response, tunnel)) => return Ok(Answer { response, tunnel, permit }),
             Err(failure) if repeatable && is_unseen(&failure, bodiless) => repeatable = false,
             Err(failure) => return Err(failure),
         }
     }
+}
+
+/// How a connection to a server that speaks HTTP may be used.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Manner {
+    /// By other requests before and after.
+    Shared,
+    /// By other requests after.
+    FreshAndKept,
+    /// By this one request.
+    Single,
+}
+
+/// A connection to an instance, and the request's head in what it speaks.
+struct Ready {
+    connection: Connection,
+    head: Vec<u8>,
+    permit: InstancePermit,
 }
 
 /// Connects to the least busy instance that takes the connection, waiting for one if need be.
@@ -93,14 +117,14 @@ async fn connect(
     host: &HostName,
     hold: &mut Option<Hold>,
     bounds: HoldBounds,
-) -> Result<(Connection, InstancePermit), Failure> {
+    head: &AppHead,
+    manner: Manner,
+) -> Result<Ready, Failure> {
     loop {
         let route = routes.table().route(host).cloned();
         let route = route.ok_or_else(|| Failure::UnknownHost { host: host.to_string() })?;
-        let refusal = match connect_to_any(&route).await {
-            Attempt::Connected(connection, permit) => {
-                return Ok((connection, permit));
-            }
+        let refusal = match connect_to_any(&route, head, manner).await? {
+            Attempt::Connected(ready) => return Ok(ready),
             Attempt::OldTable => continue,
             Attempt::Refused(error) => Some(Arc::new(error)),
             Attempt::NoInstance => None,
@@ -115,25 +139,44 @@ async fn connect(
 
 /// What came of trying the instances of a route.
 enum Attempt {
-    Connected(Connection, InstancePermit),
+    Connected(Ready),
     /// An instance is in no table any more; so there is a newer table.
     OldTable,
     Refused(io::Error),
     NoInstance,
 }
 
-async fn connect_to_any(route: &AppRoute) -> Attempt {
+/// Errors: the request does not fit into what an instance speaks.
+async fn connect_to_any(
+    route: &AppRoute,
+    head: &AppHead,
+    manner: Manner,
+) -> Result<Attempt, Failure> {
     let mut tried = Vec::new();
     let mut refusal = None;
     while let Some(instance) = route.least_busy(&tried) {
-        let Some(permit) = instance.enter() else { return Attempt::OldTable };
-        match Connection::connect(&instance.socket).await {
-            Ok(connection) => return Attempt::Connected(connection, permit),
+        let Some(permit) = instance.enter() else { return Ok(Attempt::OldTable) };
+        // Before connecting: a server should not see connections that nothing comes on.
+        let head = head.encode(instance.protocol, manner != Manner::Single)?;
+        match connect_to(instance, manner).await {
+            Ok(connection) => return Ok(Attempt::Connected(Ready { connection, head, permit })),
             Err(error) => refusal = Some(error),
         }
         tried.push(&instance.id);
     }
-    refusal.map_or(Attempt::NoInstance, Attempt::Refused)
+    Ok(refusal.map_or(Attempt::NoInstance, Attempt::Refused))
+}
+
+async fn connect_to(instance: &Instance, manner: Manner) -> io::Result<Connection> {
+    let (socket, pool) = (&instance.socket, instance.pool());
+    match (instance.protocol, manner) {
+        (Protocol::Http, Manner::Shared) => match pool.take() {
+            Some(connection) => Ok(connection),
+            None => Connection::connect_for(pool, socket).await,
+        },
+        (Protocol::Http, Manner::FreshAndKept) => Connection::connect_for(pool, socket).await,
+        (protocol, _) => Connection::connect(socket, protocol).await,
+    }
 }
 
 /// A request that waits for an instance.
@@ -176,9 +219,25 @@ impl Hold {
 }
 
 impl Outgoing {
+    /// How its connection may be used, at the first try or a later one.
+    fn manner(&self, is_first: bool) -> Manner {
+        match self.body.is_none() && self.head.is_safe() {
+            false => Manner::Single,
+            true if is_first => Manner::Shared,
+            true => Manner::FreshAndKept,
+        }
+    }
+
     /// Sends the request and receives the answer's head; the rest comes with its body.
-    async fn exchange(&mut self, mut connection: Connection) -> Result<Response<Content>, Failure> {
-        let sent = timeout(self.timeout, connection.sender().send(&self.packet)).await;
+    async fn exchange(
+        &mut self,
+        mut connection: Connection,
+        head: &[u8],
+    ) -> Result<(Response<Content>, Option<Tunnel>), Failure> {
+        if self.head.upgrade.is_some() && connection.protocol() == Protocol::Http {
+            connection.allow_upgrade();
+        }
+        let sent = timeout(self.timeout, connection.sender().send(head)).await;
         sent.map_err(|_| self.timed_out())?.map_err(Failure::Send)?;
         let mut pump = self.body.take().map(|body| -> Pump {
             Box::pin(body.pump(connection.sender(), self.pace, self.timeout))
@@ -200,7 +259,10 @@ impl Outgoing {
                 head.map_err(|_| self.timed_out())?.map_err(Failure::Answer)?
             }
         };
-        Ok(self.respond(head, connection, pump))
+        if head.status == StatusCode::SWITCHING_PROTOCOLS {
+            return upgrade(head, connection);
+        }
+        Ok((self.respond(head, connection, pump), None))
     }
 
     fn respond(
@@ -209,11 +271,9 @@ impl Outgoing {
         connection: Connection,
         pump: Option<Pump>,
     ) -> Response<Content> {
-        let body = connection.into_body(head.body_length(&self.method));
+        let body = connection.into_body(&head, &self.head.method);
         let content = AppContent::new(body, pump, self.timeout);
-        let mut response = Response::new(Content::App(Box::new(content)));
-        *response.status_mut() = head.status;
-        *response.headers_mut() = head.headers;
+        let mut response = begin(head.status, head.headers, Content::App(Box::new(content)));
         headers::to_client(response.headers_mut(), head.status, head.content_length);
         if head.status.canonical_reason() != Some(head.reason.as_str())
             && let Ok(reason) = ReasonPhrase::try_from(head.reason)
@@ -226,6 +286,26 @@ impl Outgoing {
     fn timed_out(&self) -> Failure {
         Failure::Timeout { waited: self.timeout }
     }
+}
+
+fn begin(status: StatusCode, headers: http::HeaderMap, content: Content) -> Response<Content> {
+    let mut response = Response::new(content);
+    *response.status_mut() = status;
+    *response.headers_mut() = headers;
+    response
+}
+
+/// What the app's 101 makes of `connection`.
+fn upgrade(
+    head: ResponseHead,
+    connection: Connection,
+) -> Result<(Response<Content>, Option<Tunnel>), Failure> {
+    // Nothing else has hold of the connection: the request had no body.
+    let tunnel = connection.into_tunnel().filter(|_| is_upgrade(&head.headers));
+    let tunnel = tunnel.ok_or_else(|| Failure::Answer(HeadError::Upgrade.into()))?;
+    let mut response = begin(head.status, head.headers, Content::Empty);
+    headers::to_upgraded_client(response.headers_mut());
+    Ok((response, Some(tunnel)))
 }
 
 /// Receives a head as long as the request's body goes out; `None` when that has ended first.
@@ -251,6 +331,8 @@ fn is_unseen(failure: &Failure, bodiless: bool) -> bool {
     match failure {
         // Nothing but the head is sent by then, and not all of it went out.
         Failure::Send(_) => true,
+        // Only requests that are safe to repeat share connections.
+        Failure::Answer(ReceiveError::Stale) => true,
         // With a body, it may be the body that the app has not read.
         Failure::Answer(ReceiveError::Reset) => bodiless,
         _ => false,

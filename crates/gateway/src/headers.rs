@@ -64,6 +64,16 @@ pub fn to_client(headers: &mut HeaderMap, status: StatusCode, length: Option<u64
     }
 }
 
+/// As [`to_client`], for a response with status 101.
+pub fn to_upgraded_client(headers: &mut HeaderMap) {
+    let protocol = headers.get(UPGRADE).cloned();
+    drop_hop_by_hop(headers);
+    headers.insert(CONNECTION, HeaderValue::from_static("upgrade"));
+    if let Some(protocol) = protocol {
+        headers.insert(UPGRADE, protocol);
+    }
+}
+
 /// Puts the gateway's own headers on any response.
 pub fn sign(headers: &mut HeaderMap, request_id: &str) {
     headers.insert(SERVER, HeaderValue::from_static("ace"));

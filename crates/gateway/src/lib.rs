@@ -3,13 +3,14 @@
 //! The life of a request reads in this order: `server` accepts the connection, `client` keeps its
 //! deadlines, `framing` refuses what is ambiguous, hyper parses, `service` finds the route (`target`,
 //! `routes`), and then either `statics` answers from a release's files or `forward` takes the request
-//! to an instance. `failure` is what the client sees otherwise.
+//! to an instance; a WebSocket goes on in `tunnel`. `failure` is what the client sees otherwise.
 //!
 //! The gateway serves from its last known routes: it calls nobody on a request's path.
 
 #![forbid(unsafe_code)]
 
 mod access;
+mod app_head;
 mod body;
 mod client;
 mod conditional;
@@ -26,5 +27,6 @@ mod service;
 mod statics;
 mod stopwatch;
 mod target;
+mod tunnel;
 
 pub use server::{GatewayConfig, GatewayServer, StartError};

@@ -18,7 +18,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ace_api::{Route, RouteTable};
-use ace_types::{AppName, HostName, InstanceId, Limits, StaticRule};
+use ace_types::{AppName, HostName, InstanceId, Limits, Protocol, StaticRule};
+use ace_upstream::Pool;
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::{Notify, watch};
 
@@ -59,6 +60,7 @@ pub struct AppRoute {
 pub struct Instance {
     pub id: InstanceId,
     pub socket: PathBuf,
+    pub protocol: Protocol,
     load: Arc<InstanceLoad>,
 }
 
@@ -103,6 +105,8 @@ struct Known {
 struct InstanceLoad {
     /// The number of requests, and [`RETIRED`].
     state: AtomicU64,
+    /// Connections between two requests. Closed while it is retired.
+    pool: Arc<Pool>,
     /// Notified when the last request has left a retired instance.
     empty: Notify,
 }
@@ -226,6 +230,13 @@ impl Instance {
     }
 }
 
+impl Instance {
+    /// Its connections between two requests.
+    pub fn pool(&self) -> &Arc<Pool> {
+        &self.load.pool
+    }
+}
+
 impl InstancePermit {
     pub fn instance(&self) -> &InstanceId {
         &self.id
@@ -259,9 +270,11 @@ impl InstanceLoad {
 
     fn retire(&self) {
         self.state.fetch_or(RETIRED, Ordering::AcqRel);
+        self.pool.close();
     }
 
     fn revive(&self) {
+        self.pool.open();
         self.state.fetch_and(!RETIRED, Ordering::AcqRel);
     }
 
@@ -297,7 +310,7 @@ impl Known {
         let instances = route.instances.into_iter().map(|instance| {
             let load = Arc::clone(self.instances.entry(instance.id.clone()).or_default());
             load.revive();
-            Instance { id: instance.id, socket: instance.socket, load }
+            Instance { id: instance.id, socket: instance.socket, protocol: instance.protocol, load }
         });
         AppRoute {
             load: Arc::clone(self.apps.entry(route.app.clone()).or_default()),
@@ -361,7 +374,11 @@ mod tests {
     }
 
     fn table(instances: &[&str]) -> RouteTable {
-        let socket = |name: &&str| InstanceSocket { id: id(name), socket: PathBuf::from(*name) };
+        let socket = |name: &&str| InstanceSocket {
+            id: id(name),
+            socket: PathBuf::from(*name),
+            protocol: Protocol::Uwsgi,
+        };
         RouteTable {
             routes: vec![Route {
                 hosts: vec!["shop.localhost".parse().unwrap()],

@@ -239,18 +239,19 @@ impl Worker {
     }
 
     /// Serves one connection, to the end of the answer it is at when the gateway closes.
-    async fn serve(self, stream: TcpStream, address: SocketAddr, _permit: OwnedSemaphorePermit) {
+    async fn serve(self, stream: TcpStream, address: SocketAddr, permit: OwnedSemaphorePermit) {
         // Answers go out when they are complete; holding back their last part only delays them.
         _ = stream.set_nodelay(true);
-        let client = Client { address, state: Arc::new(ClientState::default()) };
+        let lease = Arc::new(Lease { _permit: permit, phase: self.phase.clone() });
+        let client = Client { address, state: Arc::new(ClientState::default()), lease };
         let stream = ClientStream::new(stream, Arc::clone(&client.state), self.deadlines);
         let service = Arc::clone(&self.service);
         let handle = service_fn(move |request| {
             let (service, client) = (Arc::clone(&service), client.clone());
             async move { Ok::<_, std::convert::Infallible>(service.handle(client, request).await) }
         });
-        let mut connection =
-            std::pin::pin!(http_builder().serve_connection(TokioIo::new(stream), handle));
+        let connection = http_builder().serve_connection(TokioIo::new(stream), handle);
+        let mut connection = std::pin::pin!(connection.with_upgrades());
         let result = tokio::select! {
             result = connection.as_mut() => result,
             () = reached(self.phase, Phase::Closing) => {
@@ -261,6 +262,20 @@ impl Worker {
         if let Err(error) = result {
             tracing::debug!(client = %address, %error, "a connection ended early");
         }
+    }
+}
+
+/// A client's place among the connections; given back when dropped.
+#[derive(Debug)]
+pub struct Lease {
+    _permit: OwnedSemaphorePermit,
+    phase: watch::Receiver<Phase>,
+}
+
+impl Lease {
+    /// Returns when the gateway closes.
+    pub async fn closing(&self) {
+        reached(self.phase.clone(), Phase::Closing).await;
     }
 }
 

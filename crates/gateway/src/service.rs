@@ -5,20 +5,23 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ace_types::{HostName, Limits};
-use ace_upstream::{Request as AppRequest, encode_uwsgi};
+use ace_upstream::Tunnel;
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Request, Response};
 use hyper::body::Incoming;
+use hyper::upgrade::OnUpgrade;
 
 use crate::access::{RequestIds, RequestRecord};
+use crate::app_head::{AppHead, wanted_upgrade};
 use crate::body::{Body, Content};
 use crate::client::ClientState;
 use crate::failure::Failure;
-use crate::forward::{HoldBounds, Outgoing, await_routes, forward};
+use crate::forward::{Answer, HoldBounds, Outgoing, await_routes, forward};
 use crate::request_body::{BodyBounds, RequestBody, Spool};
 use crate::routes::{AppPermit, AppRoute, Routes};
-use crate::{headers, statics, target};
+use crate::server::Lease;
+use crate::{headers, statics, target, tunnel};
 
 /// What every request is handled with.
 #[derive(Debug)]
@@ -38,6 +41,13 @@ pub struct Service {
 pub struct Client {
     pub address: SocketAddr,
     pub state: Arc<ClientState>,
+    pub lease: Arc<Lease>,
+}
+
+/// An answer, and what its connection is to become after it.
+struct Reply {
+    response: Response<Content>,
+    tunnel: Option<(OnUpgrade, Tunnel)>,
 }
 
 /// Connections are not encrypted.
@@ -55,11 +65,14 @@ impl Service {
             Some(failure) => Err(failure),
             None => self.answer(client.address, parts, body, &mut record).await,
         };
-        let response = result.unwrap_or_else(|failure| {
+        let Reply { response, tunnel } = result.unwrap_or_else(|failure| {
             record.failed(&failure);
-            error_page(&failure, accept, &record.id)
+            error_page(&failure, accept, &record.id).into()
         });
-        finish(response, record)
+        match tunnel {
+            None => finish(response, record),
+            Some((upgrade, app)) => open_tunnel(response, upgrade, app, record, client.lease),
+        }
     }
 
     /// Finds the route and follows it, noting in `record` where it leads.
@@ -69,7 +82,7 @@ impl Service {
         parts: Parts,
         body: Incoming,
         record: &mut RequestRecord,
-    ) -> Result<Response<Content>, Failure> {
+    ) -> Result<Reply, Failure> {
         let host = target::host(&parts)?;
         let path = target::normalise(parts.uri.path())?;
         let route = self.route(&host).await?;
@@ -78,7 +91,7 @@ impl Service {
         match statics::rule_for(&route.statics, &path) {
             Some(rule) => {
                 let code = route.code.as_ref().ok_or(Failure::NoSuchFile)?;
-                statics::serve(code, rule, &path, &parts)
+                statics::serve(code, rule, &path, &parts).map(Reply::from)
             }
             None => self.ask_app(&host, &route.limits, client, parts, body, record).await,
         }
@@ -89,48 +102,49 @@ impl Service {
         host: &HostName,
         limits: &Limits,
         client: SocketAddr,
-        parts: Parts,
+        mut parts: Parts,
         body: Incoming,
         record: &mut RequestRecord,
-    ) -> Result<Response<Content>, Failure> {
+    ) -> Result<Reply, Failure> {
         let bytes_max = limits.body.map(|bytes| bytes.0);
         let bounds = BodyBounds { bytes_max, pace: self.body_pace };
         let body = RequestBody::accept(body, bounds, &self.spool).await?;
+        let upgrade = parts.extensions.remove::<OnUpgrade>();
         let request = Outgoing {
-            packet: self.encode(host, client, &record.id, &parts, body.as_ref())?,
-            method: parts.method,
+            head: self.app_head(host, client, &record.id, parts, body.as_ref()),
             body,
             pace: self.body_pace,
             timeout: limits.timeout,
         };
-        let answer = forward(&self.routes, host, request, self.hold).await?;
-        record.instance = Some(answer.permit);
-        Ok(answer.response)
+        let Answer { response, tunnel, permit } =
+            forward(&self.routes, host, request, self.hold).await?;
+        record.instance = Some(permit);
+        Ok(Reply { response, tunnel: upgrade.zip(tunnel) })
     }
 
-    fn encode(
+    fn app_head(
         &self,
         host: &HostName,
         client: SocketAddr,
         request_id: &str,
-        parts: &Parts,
+        mut parts: Parts,
         body: Option<&RequestBody>,
-    ) -> Result<Vec<u8>, Failure> {
+    ) -> AppHead {
         let announced = parts.headers.contains_key(CONTENT_LENGTH).then_some(0);
-        let mut headers = parts.headers.clone();
-        headers::to_app(&mut headers, client.ip(), SCHEME, request_id);
-        let packet = encode_uwsgi(&AppRequest {
-            method: &parts.method,
-            path_and_query: parts.uri.path_and_query().map_or("/", |target| target.as_str()),
+        let upgrade = wanted_upgrade(&parts).filter(|_| body.is_none());
+        headers::to_app(&mut parts.headers, client.ip(), SCHEME, request_id);
+        AppHead {
+            method: parts.method,
+            uri: parts.uri,
             version: parts.version,
-            headers: &headers,
+            headers: parts.headers,
             scheme: SCHEME,
-            server_name: host.as_str(),
-            server_port: self.address.port(),
-            remote: client,
+            host: host.clone(),
+            port: self.address.port(),
+            client,
             content_length: body.map(RequestBody::length).or(announced),
-        })?;
-        Ok(packet)
+            upgrade,
+        }
     }
 
     async fn route(&self, host: &HostName) -> Result<Arc<AppRoute>, Failure> {
@@ -139,6 +153,12 @@ impl Service {
         }
         let route = self.routes.table().route(host).cloned();
         route.ok_or_else(|| Failure::UnknownHost { host: host.to_string() })
+    }
+}
+
+impl From<Response<Content>> for Reply {
+    fn from(response: Response<Content>) -> Self {
+        Self { response, tunnel: None }
     }
 }
 
@@ -159,4 +179,19 @@ fn finish(mut response: Response<Content>, mut record: RequestRecord) -> Respons
     headers::sign(response.headers_mut(), &record.id);
     record.status = Some(response.status());
     response.map(|content| Body::new(content, record))
+}
+
+/// As [`finish`], for a request that goes on as a tunnel.
+fn open_tunnel(
+    mut response: Response<Content>,
+    upgrade: OnUpgrade,
+    app: Tunnel,
+    mut record: RequestRecord,
+    lease: Arc<Lease>,
+) -> Response<Body> {
+    headers::sign(response.headers_mut(), &record.id);
+    record.status = Some(response.status());
+    record.leave_http();
+    tokio::spawn(tunnel::run(upgrade, app, record, lease));
+    response.map(|_| Body::none())
 }

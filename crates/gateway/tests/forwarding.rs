@@ -8,7 +8,7 @@ mod common;
 use std::time::Duration;
 
 use ace_api::InstanceSocket;
-use ace_types::{Bytes, Limits};
+use ace_types::{Bytes, Limits, Protocol};
 use common::{AppRequest, Bench, config};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::sleep;
@@ -349,7 +349,8 @@ async fn a_request_that_no_app_has_seen_is_sent_once_more() {
     for method in ["GET", "DELETE", "POST"] {
         let socket = bench.folder.path().join(method);
         let listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
-        let ending = InstanceSocket { id: common::instance_id("x"), socket };
+        let ending =
+            InstanceSocket { id: common::instance_id("x"), socket, protocol: Protocol::Uwsgi };
         let mut route = bench.route(&[]);
         route.instances = vec![ending];
         bench.set_route(route);

@@ -343,6 +343,7 @@ mod tests {
             },
             code: "/code".into(),
             environment: "/environment".into(),
+            served_by: Default::default(),
             server: "/server".into(),
             entry: Entry::default(),
             processes: 1,

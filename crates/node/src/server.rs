@@ -1,19 +1,20 @@
-//! The app server's command line and environment: uWSGI, inside a container.
+//! The app server's command line and environment, inside a container.
+//!
+//! A server is started by a script of ours, which finds the app and hands it over. So a failing import
+//! looks the same whatever the server, and nothing of the server's is written to the app's folder.
 
 use std::time::Duration;
 
 use ace_api::InstanceSpec;
+use ace_types::Server;
+use serde_json::{Value, json};
 
 /// The descriptor under which the server finds its listening socket.
 pub const SOCKET_FD: i32 = 3;
 
-/// The status with which uWSGI ends when `--need-app` finds none. Source: `UWSGI_FAILED_APP_CODE`.
+/// The status with which a server ends when there is no app to serve. uWSGI has it from
+/// `UWSGI_FAILED_APP_CODE`, the others from our scripts.
 pub const STATUS_NOT_LOADED: i32 = 22;
-
-/// Starts uWSGI inside the environment's own interpreter. Its packages come last on `sys.path`, so
-/// that the app's copy of anything wins; the empty entry that `-c` puts first goes.
-const START: &str = "import sys; sys.path[:] = [p for p in sys.path if p] + ['/ace/server']; \
-                     import pyuwsgi; sys.exit(pyuwsgi.run())";
 
 const PYTHON: &str = "/ace/user/virtualenv/bin/python";
 
@@ -22,20 +23,53 @@ const PYTHON: &str = "/ace/user/virtualenv/bin/python";
 /// sooner to say so.
 const SOCKET_TIMEOUT: Duration = Duration::from_secs(90);
 
+/// What each server's start has in common; see there.
+const LOAD: &str = include_str!("server/load.py");
+const UWSGI: &str = include_str!("server/uwsgi.py");
+const GUNICORN: &str = include_str!("server/gunicorn.py");
+const UVICORN: &str = include_str!("server/uvicorn.py");
+
+/// How long a server keeps a connection without a request: longer than the gateway does.
+const KEEP_ALIVE_SECONDS: u32 = 75;
+
+/// The longest request head that uvicorn takes, beyond what the gateway sends.
+const HEAD_BYTES_MAX: u32 = 128 << 10;
+
 /// The program and arguments that serve `spec`'s app.
-#[rustfmt::skip] // An option and its value belong on one line.
 pub fn command(spec: &InstanceSpec) -> Vec<String> {
-    let mercy = worker_mercy(spec.stop_grace).as_secs().to_string();
+    let mercy = worker_mercy(spec.stop_grace).as_secs();
+    match spec.served_by {
+        Server::Uwsgi => start(UWSGI, spec, json!({}), uwsgi_arguments(spec, mercy)),
+        Server::Gunicorn => start(GUNICORN, spec, gunicorn_options(spec, mercy), Vec::new()),
+        Server::Uvicorn => start(UVICORN, spec, uvicorn_options(mercy), Vec::new()),
+    }
+}
+
+/// Runs `script` in the environment's interpreter. Not from a file: programs that multiprocessing
+/// starts would run it again.
+fn start(script: &str, spec: &InstanceSpec, options: Value, arguments: Vec<String>) -> Vec<String> {
+    let settings = json!({
+        "server": spec.served_by,
+        "entry": spec.entry.to_string(),
+        "processes": spec.processes,
+        "options": options,
+    });
+    let start = [PYTHON.to_owned(), "-c".to_owned(), format!("{LOAD}{script}")];
+    start.into_iter().chain([settings.to_string()]).chain(arguments).collect()
+}
+
+#[rustfmt::skip] // An option and its value belong on one line.
+fn uwsgi_arguments(spec: &InstanceSpec, mercy: u64) -> Vec<String> {
+    let mercy = mercy.to_string();
     let socket_timeout = SOCKET_TIMEOUT.as_secs().to_string();
     let socket = format!("fd://{SOCKET_FD}");
-    let module = spec.entry.to_string();
     let processes = spec.processes.to_string();
     let threads = spec.threads.to_string();
     let arguments: &[&str] = &[
         "--socket", &socket,
         "--socket-timeout", &socket_timeout,
         "--master",
-        "--module", &module,
+        "--module", "_ace_entry:load()",
         "--py-sys-executable", PYTHON, // Else it's uWSGI's idea of it, which lacks the packages.
         "--need-app", // Without an app there is nothing to serve: end, and say why.
         "--pythonpath", "/ace/code",
@@ -54,8 +88,39 @@ pub fn command(spec: &InstanceSpec) -> Vec<String> {
         "--worker-reload-mercy", &mercy,
         "--reload-mercy", &mercy,
     ];
-    let start = [PYTHON, "-c", START];
-    start.iter().chain(arguments).map(|part| (*part).to_owned()).collect()
+    arguments.iter().map(|part| (*part).to_owned()).collect()
+}
+
+/// By the names of gunicorn's settings.
+fn gunicorn_options(spec: &InstanceSpec, mercy: u64) -> Value {
+    json!({
+        "worker_class": "gthread",
+        "workers": spec.processes,
+        "threads": spec.threads,
+        "timeout": 0, // The gateway bounds a request's time, and the engine a start's.
+        "graceful_timeout": mercy,
+        "keepalive": KEEP_ALIVE_SECONDS,
+        "worker_tmp_dir": "/dev/shm", // Where a heartbeat waits for no disk.
+        "forwarded_allow_ips": "*", // Nobody but the gateway reaches the socket.
+        "limit_request_line": 0, // The gateway has bounded the head.
+        "limit_request_field_size": 0,
+        "limit_request_fields": 1000,
+        "control_socket_disable": true,
+    })
+}
+
+/// By the names of uvicorn's settings.
+fn uvicorn_options(mercy: u64) -> Value {
+    json!({
+        "fd": SOCKET_FD,
+        "access_log": false, // The gateway logs requests.
+        "lifespan": "auto",
+        "proxy_headers": true,
+        "forwarded_allow_ips": "*", // Nobody but the gateway reaches the socket.
+        "timeout_keep_alive": KEEP_ALIVE_SECONDS,
+        "timeout_graceful_shutdown": mercy,
+        "h11_max_incomplete_event_size": HEAD_BYTES_MAX,
+    })
 }
 
 /// The server's whole environment: ours first, then what the app's `env:` says.
@@ -81,7 +146,7 @@ pub fn environment(spec: &InstanceSpec) -> Vec<(String, String)> {
     all
 }
 
-/// How long uWSGI lets a worker finish its requests: a little less than init lets uWSGI.
+/// How long a server lets a worker finish its requests: a little less than init lets the server.
 fn worker_mercy(stop_grace: Duration) -> Duration {
     stop_grace.saturating_sub(Duration::from_secs(2)).max(Duration::from_secs(1))
 }

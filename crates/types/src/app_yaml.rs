@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, Limits, PythonRange};
+use crate::{Bytes, Limits, PythonRange, Server};
 
 mod parser;
 mod values;
@@ -23,10 +23,13 @@ pub use parser::{AppYamlError, Mistake, parse};
 pub struct AppYaml {
     /// Paths that the gateway answers from files, the longest path first.
     pub statics: Vec<StaticRule>,
-    /// The WSGI callable; `None` is the one that the build finds.
+    /// The WSGI or ASGI callable; `None` is the one that the build finds.
     pub entry: Option<Entry>,
     /// The wanted Python; `None` is the newest known at the first deploy.
     pub python: Option<PythonRange>,
+    /// What serves the app; `None` is what suits its callable.
+    #[serde(default)]
+    pub server: Option<Server>,
     /// Worker processes of the server in each instance.
     pub processes: u16,
     /// Threads of each worker.
@@ -116,6 +119,7 @@ impl Default for AppYaml {
             statics: Vec::new(),
             entry: None,
             python: None,
+            server: None,
             processes: 1,
             threads: 4,
             limits: Limits::for_app(),

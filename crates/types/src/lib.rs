@@ -11,6 +11,7 @@ pub mod id;
 pub mod limits;
 pub mod name;
 pub mod python;
+pub mod server;
 
 pub use app_yaml::{AppYaml, StaticRule};
 pub use bytes::Bytes;
@@ -18,3 +19,4 @@ pub use id::{BuildId, EngineId, IdRange, InstanceId, ReleaseNumber};
 pub use limits::{Limits, OutOfBounds};
 pub use name::{AppName, HostName, NameError, TenantName};
 pub use python::{NoPythonRange, PythonRange};
+pub use server::{Protocol, Server};

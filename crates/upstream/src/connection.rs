@@ -1,6 +1,7 @@
 //! One exchange with an app server over its Unix socket.
 //!
-//! uwsgi's protocol has one exchange a connection. Both directions can be used at once, since an
+//! uwsgi's protocol has one exchange a connection; over HTTP a [`Pool`] keeps what can have another.
+//! Both directions can be used at once, since an
 //! app may answer before it has read the whole request: [`Connection::sender`] gives the other half.
 //! No deadlines here: callers know how long they will wait, and for what.
 
@@ -9,9 +10,12 @@ use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use ace_types::Protocol;
 use bytes::{Bytes, BytesMut};
 use tokio::net::UnixStream;
 
+use crate::chunked::{ChunkDecoder, ChunkError, Decoded};
+use crate::pool::Pool;
 use crate::response::{BodyLength, HeadError, ResponseHead, head_end, parse_head};
 
 /// A connection on which no response has been received yet.
@@ -20,6 +24,13 @@ pub struct Connection {
     buffer: BytesMut,
     /// Whether anything has been received.
     heard: bool,
+    protocol: Protocol,
+    /// An earlier exchange has been on it.
+    reused: bool,
+    /// Whether a switch of protocols has been asked for.
+    may_upgrade: bool,
+    /// Where it goes when the exchange is complete.
+    pool: Option<Arc<Pool>>,
 }
 
 /// The way to the app. The connection stays open as long as either half of it lives.
@@ -30,9 +41,19 @@ pub struct Sender {
 
 /// A response's body, after its head.
 pub struct ResponseBody {
-    stream: Arc<UnixStream>,
+    /// `None` once all of the body has come.
+    stream: Option<Arc<UnixStream>>,
     buffer: BytesMut,
     length: BodyLength,
+    chunks: ChunkDecoder,
+    pool: Option<Arc<Pool>>,
+}
+
+/// A connection that has left HTTP behind.
+pub struct Tunnel {
+    pub stream: UnixStream,
+    /// What the app has sent since.
+    pub early: Bytes,
 }
 
 /// Why no response, or not all of one, could be received.
@@ -46,10 +67,16 @@ pub enum ReceiveError {
     /// not seen the request's head unless bytes of a body followed it: they may be what was unread.
     #[error("the connection was closed before the app had read the request")]
     Reset,
+    /// Not a byte of a response came on a connection that an earlier exchange had been on. The app may
+    /// have closed it before there was a request.
+    #[error("the app closed the connection between two requests")]
+    Stale,
     #[error("the app closed the connection in the middle of its answer")]
     Truncated,
     #[error("the app's answer can't be passed on")]
     Head(#[from] HeadError),
+    #[error("the app's answer can't be passed on")]
+    Chunks(#[from] ChunkError),
     #[error("could not read the app's answer")]
     Io(#[source] io::Error),
 }
@@ -61,10 +88,44 @@ const READ_BYTES: usize = 16 * 1024;
 const INTERIM_MAX: usize = 8;
 
 impl Connection {
-    /// Connects to `socket`. Never waits: a full backlog is [`io::ErrorKind::WouldBlock`].
-    pub async fn connect(socket: &Path) -> io::Result<Self> {
-        let stream = UnixStream::connect(socket).await?;
-        Ok(Self { stream: Arc::new(stream), buffer: BytesMut::new(), heard: false })
+    /// Connects to `socket` for one exchange over `protocol`. Never waits: a full backlog is
+    /// [`io::ErrorKind::WouldBlock`].
+    pub async fn connect(socket: &Path, protocol: Protocol) -> io::Result<Self> {
+        Ok(Self::new(UnixStream::connect(socket).await?, protocol))
+    }
+
+    /// Connects to `socket` for one exchange, and then others, over HTTP. `pool` has the connection in
+    /// between. Send only requests without a body on it.
+    pub async fn connect_for(pool: &Arc<Pool>, socket: &Path) -> io::Result<Self> {
+        let connection = Self::connect(socket, Protocol::Http).await?;
+        Ok(Self { pool: Some(Arc::clone(pool)), ..connection })
+    }
+
+    /// The next exchange on a connection that `pool` had.
+    pub(crate) fn again(stream: UnixStream, pool: &Arc<Pool>) -> Self {
+        let connection = Self::new(stream, Protocol::Http);
+        Self { reused: true, pool: Some(Arc::clone(pool)), ..connection }
+    }
+
+    fn new(stream: UnixStream, protocol: Protocol) -> Self {
+        Self {
+            stream: Arc::new(stream),
+            buffer: BytesMut::new(),
+            heard: false,
+            protocol,
+            reused: false,
+            may_upgrade: false,
+            pool: None,
+        }
+    }
+
+    pub fn protocol(&self) -> Protocol {
+        self.protocol
+    }
+
+    /// From here on, a head with status 101 is received like any other.
+    pub fn allow_upgrade(&mut self) {
+        self.may_upgrade = true;
     }
 
     pub fn sender(&self) -> Sender {
@@ -77,7 +138,7 @@ impl Connection {
     pub async fn receive_head(&mut self) -> Result<ResponseHead, ReceiveError> {
         for _ in 0..=INTERIM_MAX {
             let head = self.receive_any_head().await?;
-            if head.status == http::StatusCode::SWITCHING_PROTOCOLS {
+            if head.status == http::StatusCode::SWITCHING_PROTOCOLS && !self.may_upgrade {
                 return Err(HeadError::Upgrade.into());
             }
             if !head.is_interim() {
@@ -87,16 +148,32 @@ impl Connection {
         Err(HeadError::TooLarge.into())
     }
 
-    /// The body of `length` that follows the head.
-    pub fn into_body(self, length: BodyLength) -> ResponseBody {
-        ResponseBody { stream: self.stream, buffer: self.buffer, length }
+    /// The body that follows `head`, the response to `method`.
+    pub fn into_body(self, head: &ResponseHead, method: &http::Method) -> ResponseBody {
+        let mut body = ResponseBody {
+            stream: Some(self.stream),
+            buffer: self.buffer,
+            length: head.body_length(method),
+            chunks: ChunkDecoder::default(),
+            pool: self.pool.filter(|_| head.persistent),
+        };
+        if body.length == BodyLength::Known(0) {
+            body.complete();
+        }
+        body
+    }
+
+    /// The connection after a head with status 101; `None` while a [`Sender`] of it lives.
+    pub fn into_tunnel(self) -> Option<Tunnel> {
+        let stream = Arc::into_inner(self.stream)?;
+        Some(Tunnel { stream, early: self.buffer.freeze() })
     }
 
     async fn receive_any_head(&mut self) -> Result<ResponseHead, ReceiveError> {
         let mut scanned = 0;
         loop {
             if let Some(end) = head_end(&self.buffer, scanned)? {
-                return Ok(parse_head(&self.buffer.split_to(end))?);
+                return Ok(parse_head(&self.buffer.split_to(end), self.protocol)?);
             }
             scanned = self.buffer.len();
             let count =
@@ -106,6 +183,7 @@ impl Connection {
                 Ok(Filled::End | Filled::Reset) if self.heard => {
                     return Err(ReceiveError::Truncated);
                 }
+                Ok(Filled::End | Filled::Reset) if self.reused => return Err(ReceiveError::Stale),
                 Ok(Filled::End) => return Err(ReceiveError::NoAnswer),
                 Ok(Filled::Reset) => return Err(ReceiveError::Reset),
                 Err(error) => return Err(ReceiveError::Io(error)),
@@ -139,11 +217,14 @@ impl ResponseBody {
         &mut self,
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Bytes, ReceiveError>>> {
-        if self.length == BodyLength::Known(0) {
-            return Poll::Ready(None);
-        }
-        if self.buffer.is_empty() {
-            match ready!(poll_fill(&self.stream, &mut self.buffer, cx)) {
+        loop {
+            match self.take() {
+                Ok(Some(bytes)) => return Poll::Ready(Some(Ok(bytes))),
+                Ok(None) => {}
+                Err(error) => return Poll::Ready(Some(Err(error.into()))),
+            }
+            let Some(stream) = &self.stream else { return Poll::Ready(None) };
+            match ready!(poll_fill(stream, &mut self.buffer, cx)) {
                 // Also an app that answers before it has read the whole request resets.
                 Ok(Filled::End | Filled::Reset) => {
                     return Poll::Ready(self.closed().err().map(Err));
@@ -152,7 +233,6 @@ impl ResponseBody {
                 Err(error) => return Poll::Ready(Some(Err(ReceiveError::Io(error)))),
             }
         }
-        Poll::Ready(Some(Ok(self.take())))
     }
 
     /// As [`Self::poll_chunk`].
@@ -165,20 +245,52 @@ impl ResponseBody {
         self.length
     }
 
-    /// What has been received, as far as it belongs to the body.
-    fn take(&mut self) -> Bytes {
-        if let BodyLength::Known(remaining) = &mut self.length {
-            let wanted = usize::try_from(*remaining).unwrap_or(usize::MAX);
-            self.buffer.truncate(wanted);
-            *remaining -= self.buffer.len() as u64;
+    /// What has been received, as far as it belongs to the body; `None` where more has to come, or
+    /// the body is complete.
+    fn take(&mut self) -> Result<Option<Bytes>, ChunkError> {
+        if self.stream.is_none() || self.buffer.is_empty() {
+            return Ok(None);
         }
-        self.buffer.split().freeze()
+        match &mut self.length {
+            BodyLength::UntilClose => {}
+            BodyLength::Known(remaining) => {
+                let wanted = usize::try_from(*remaining).unwrap_or(usize::MAX);
+                let bytes = self.buffer.split_to(wanted.min(self.buffer.len())).freeze();
+                *remaining -= bytes.len() as u64;
+                if *remaining == 0 {
+                    self.complete();
+                }
+                return Ok(Some(bytes));
+            }
+            BodyLength::Chunked => {
+                return Ok(match self.chunks.decode(&mut self.buffer)? {
+                    Decoded::Data(bytes) => Some(bytes),
+                    Decoded::NeedsMore => None,
+                    Decoded::End => {
+                        self.complete();
+                        None
+                    }
+                });
+            }
+        }
+        Ok(Some(self.buffer.split().freeze()))
+    }
+
+    /// All of the body has come. What comes after it on the same connection is nobody's, so a
+    /// connection with more on it is not used again.
+    fn complete(&mut self) {
+        let stream = self.stream.take().and_then(Arc::into_inner);
+        if let (Some(stream), Some(pool)) = (stream, self.pool.take())
+            && self.buffer.is_empty()
+        {
+            pool.put(stream);
+        }
     }
 
     /// Whether the body may end here.
     fn closed(&self) -> Result<(), ReceiveError> {
         match self.length {
-            BodyLength::Known(_) => Err(ReceiveError::Truncated),
+            BodyLength::Known(_) | BodyLength::Chunked => Err(ReceiveError::Truncated),
             BodyLength::UntilClose => Ok(()),
         }
     }
@@ -227,9 +339,17 @@ mod tests {
 
     /// What a client of a server that says `answer` and closes gets: status and body.
     async fn exchange(answer: &'static [u8]) -> Result<(u16, Vec<u8>), ReceiveError> {
+        exchange_over(Protocol::Uwsgi, answer).await
+    }
+
+    async fn exchange_over(
+        protocol: Protocol,
+        answer: &[u8],
+    ) -> Result<(u16, Vec<u8>), ReceiveError> {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
+        let answer = answer.to_vec();
         tokio::spawn(async move {
             let (mut stream, _) = listener.accept().await.unwrap();
             for half in answer.chunks(answer.len().div_ceil(2).max(1)) {
@@ -237,10 +357,10 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         });
-        let mut connection = Connection::connect(&path).await.map_err(ReceiveError::Io)?;
+        let mut connection =
+            Connection::connect(&path, protocol).await.map_err(ReceiveError::Io)?;
         let head = connection.receive_head().await?;
-        let length = head.body_length(&http::Method::GET);
-        let mut body = connection.into_body(length);
+        let mut body = connection.into_body(&head, &http::Method::GET);
         let mut received = Vec::new();
         while let Some(chunk) = body.chunk().await {
             received.extend_from_slice(&chunk?);
@@ -268,6 +388,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn chunks_are_joined_and_must_end() {
+        let over_http = async |chunks: &str| {
+            let head = "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n";
+            exchange_over(Protocol::Http, format!("{head}{chunks}").as_bytes()).await
+        };
+        let whole = over_http("3\r\nabc\r\n2\r\nde\r\n0\r\n\r\n").await.unwrap();
+        assert_eq!(whole.1, b"abcde");
+        let cut = over_http("3\r\nabc\r\n").await;
+        assert!(matches!(cut, Err(ReceiveError::Truncated)), "{cut:?}");
+        let bad = over_http("x\r\nabc\r\n").await;
+        assert!(matches!(bad, Err(ReceiveError::Chunks(_))), "{bad:?}");
+    }
+
+    #[tokio::test]
     async fn interim_heads_are_skipped() {
         let (status, body) =
             exchange(b"HTTP/1.1 103 Early\r\nLink: a\r\n\r\nHTTP/1.1 201 Made\r\n\r\n")
@@ -287,7 +421,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
-        let mut connection = Connection::connect(&path).await.unwrap();
+        let mut connection = Connection::connect(&path, Protocol::Uwsgi).await.unwrap();
         connection.sender().send(&[b'a'; 10]).await.unwrap();
         serve(listener).await;
         connection.receive_head().await.unwrap_err()

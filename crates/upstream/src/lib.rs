@@ -1,19 +1,26 @@
-//! Speaks to an app server on its Unix socket: a request in uwsgi's protocol, a response in HTTP.
+//! Speaks to an app server on its Unix socket: a request in uwsgi's protocol or HTTP/1.1, a response
+//! in HTTP.
 //!
 //! Used by the gateway for requests and by the node for probes. It knows nothing of either, and
 //! nothing of routes, limits or retries: it encodes, sends, receives and checks. Whatever comes
 //! back from an app is taken as hostile: bounded, and strict about how a head is delimited.
 //!
-//! [`uwsgi`] and [`response`] are pure; [`connection`] does the I/O; [`probe()`] is one whole exchange.
+//! [`uwsgi`], [`http1`], [`chunked`] and [`response`] are pure; [`connection`] does the I/O, [`pool`]
+//! keeps connections between exchanges; [`probe()`] is one whole exchange.
 
 #![forbid(unsafe_code)]
 
+pub mod chunked;
 pub mod connection;
+pub mod http1;
+pub mod pool;
 pub mod probe;
 pub mod response;
 pub mod uwsgi;
 
-pub use connection::{Connection, ReceiveError, ResponseBody, Sender};
+pub use connection::{Connection, ReceiveError, ResponseBody, Sender, Tunnel};
+pub use http1::{Then, encode_http};
+pub use pool::Pool;
 pub use probe::{ProbeOutcome, probe};
 pub use response::{BodyLength, HEAD_BYTES_MAX, HeadError, ResponseHead};
 pub use uwsgi::{EncodeError, Request, encode_uwsgi, percent_decode};

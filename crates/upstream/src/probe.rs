@@ -5,10 +5,12 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
+use ace_types::Protocol;
 use http::header::{HOST, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
 use crate::connection::Connection;
+use crate::http1::{Then, encode_http};
 use crate::uwsgi::{Request, encode_uwsgi};
 
 /// What came of a probe.
@@ -20,11 +22,18 @@ pub enum ProbeOutcome {
     NoAnswer { why: String },
 }
 
-/// Sends `GET path` for `host` to the app server on `socket`, and receives the whole answer.
+/// Sends `GET path` for `host` to the app server that speaks `protocol` on `socket`, and receives the
+/// whole answer.
 ///
 /// `path` begins with `/` and may have a query. Takes `deadline` at most, in all.
-pub async fn probe(socket: &Path, host: &str, path: &str, deadline: Duration) -> ProbeOutcome {
-    match tokio::time::timeout(deadline, exchange(socket, host, path)).await {
+pub async fn probe(
+    socket: &Path,
+    protocol: Protocol,
+    host: &str,
+    path: &str,
+    deadline: Duration,
+) -> ProbeOutcome {
+    match tokio::time::timeout(deadline, exchange(socket, protocol, host, path)).await {
         Ok(Ok(status)) => ProbeOutcome::Answered { status },
         Ok(Err(error)) => ProbeOutcome::NoAnswer { why: with_causes(error.as_ref()) },
         Err(_) => ProbeOutcome::NoAnswer { why: format!("no whole answer within {deadline:?}") },
@@ -33,10 +42,11 @@ pub async fn probe(socket: &Path, host: &str, path: &str, deadline: Duration) ->
 
 async fn exchange(
     socket: &Path,
+    protocol: Protocol,
     host: &str,
     path: &str,
 ) -> Result<StatusCode, Box<dyn Error + Send + Sync>> {
-    let packet = encode_uwsgi(&Request {
+    let request = Request {
         method: &Method::GET,
         path_and_query: path,
         version: Version::HTTP_11,
@@ -46,11 +56,15 @@ async fn exchange(
         server_port: 80,
         remote: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
         content_length: None,
-    })?;
-    let mut connection = Connection::connect(socket).await?;
-    connection.sender().send(&packet).await?;
+    };
+    let head = match protocol {
+        Protocol::Uwsgi => encode_uwsgi(&request)?,
+        Protocol::Http => encode_http(&request, Then::Close),
+    };
+    let mut connection = Connection::connect(socket, protocol).await?;
+    connection.sender().send(&head).await?;
     let head = connection.receive_head().await?;
-    let mut body = connection.into_body(head.body_length(&Method::GET));
+    let mut body = connection.into_body(&head, &Method::GET);
     while let Some(chunk) = body.chunk().await {
         chunk?;
     }
@@ -97,7 +111,7 @@ mod tests {
                 std::future::pending::<()>().await;
             }
         });
-        probe(&path, "shop.localhost", "/", Duration::from_millis(200)).await
+        probe(&path, Protocol::Uwsgi, "shop.localhost", "/", Duration::from_millis(200)).await
     }
 
     #[tokio::test]
@@ -122,7 +136,9 @@ mod tests {
 
     #[tokio::test]
     async fn nobody_listening_is_no_answer() {
-        let outcome = probe(Path::new("/nonexistent"), "a", "/", Duration::from_secs(1)).await;
+        let outcome =
+            probe(Path::new("/nonexistent"), Protocol::Http, "a", "/", Duration::from_secs(1))
+                .await;
         assert!(matches!(outcome, ProbeOutcome::NoAnswer { .. }));
     }
 }

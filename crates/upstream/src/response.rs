@@ -3,7 +3,8 @@
 //! uWSGI copies an app's status line and headers as they are, so this is where a tenant's bytes are
 //! first looked at. Lines end in CR LF and nothing else; what is ambiguous is refused, never mended.
 
-use http::header::{CONTENT_LENGTH, TRANSFER_ENCODING};
+use ace_types::Protocol;
+use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 
 /// The head of a response.
@@ -16,6 +17,10 @@ pub struct ResponseHead {
     pub headers: HeaderMap,
     /// What `Content-Length` says.
     pub content_length: Option<u64>,
+    /// The body comes in chunks.
+    pub chunked: bool,
+    /// The server takes another request on the same connection.
+    pub persistent: bool,
 }
 
 /// How far a response's body goes.
@@ -23,6 +28,8 @@ pub struct ResponseHead {
 pub enum BodyLength {
     /// So many bytes. Less is an error; more is cut off.
     Known(u64),
+    /// To the chunk that says it is the last.
+    Chunked,
     /// To the end of the connection.
     UntilClose,
 }
@@ -42,8 +49,8 @@ pub enum HeadError {
     Header { name: String },
     #[error("the response's Content-Length is not one whole number")]
     ContentLength,
-    /// A WSGI app may not set it, and the server has not when it speaks uwsgi's protocol.
-    #[error("the response says how it is framed by itself (Transfer-Encoding)")]
+    /// Over uwsgi's protocol there is none: a WSGI app may not set it, and the server does not.
+    #[error("the response's Transfer-Encoding is not one that it may have")]
     TransferEncoding,
     #[error("the response switches protocols, which was not asked for")]
     Upgrade,
@@ -76,8 +83,8 @@ pub fn head_end(bytes: &[u8], from: usize) -> Result<Option<usize>, HeadError> {
     if bytes.len() < HEAD_BYTES_MAX { Ok(None) } else { Err(HeadError::TooLarge) }
 }
 
-/// Parses a whole head, its empty line included.
-pub fn parse_head(bytes: &[u8]) -> Result<ResponseHead, HeadError> {
+/// Parses a whole head that came over `protocol`, its empty line included.
+pub fn parse_head(bytes: &[u8], protocol: Protocol) -> Result<ResponseHead, HeadError> {
     let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut parsed = httparse::Response::new(&mut fields);
     let complete = parsed.parse(bytes).map_err(HeadError::Malformed)?;
@@ -91,16 +98,16 @@ pub fn parse_head(bytes: &[u8]) -> Result<ResponseHead, HeadError> {
         let (name, value) = header(field)?;
         headers.append(name, value);
     }
-    if headers.contains_key(TRANSFER_ENCODING) {
+    let reason = parsed.reason.unwrap_or_default().to_owned();
+    let is_http_1_1 = parsed.version == Some(1) && protocol == Protocol::Http;
+    let content_length = content_length(&headers)?;
+    let chunked = is_chunked(&headers)?;
+    if chunked && (content_length.is_some() || !is_http_1_1) {
         return Err(HeadError::TransferEncoding);
     }
-    let content_length = content_length(&headers)?;
-    Ok(ResponseHead {
-        status,
-        reason: parsed.reason.unwrap_or_default().to_owned(),
-        headers,
-        content_length,
-    })
+    headers.remove(TRANSFER_ENCODING);
+    let persistent = is_http_1_1 && !closes(&headers);
+    Ok(ResponseHead { status, reason, headers, content_length, chunked, persistent })
 }
 
 impl ResponseHead {
@@ -111,6 +118,7 @@ impl ResponseHead {
         match self.content_length {
             _ if none => BodyLength::Known(0),
             Some(length) => BodyLength::Known(length),
+            None if self.chunked => BodyLength::Chunked,
             None => BodyLength::UntilClose,
         }
     }
@@ -141,6 +149,23 @@ fn content_length(headers: &HeaderMap) -> Result<Option<u64>, HeadError> {
     Ok(agreed)
 }
 
+/// Whether the one transfer coding is `chunked`; any other, or several, are refused.
+fn is_chunked(headers: &HeaderMap) -> Result<bool, HeadError> {
+    let mut codings = headers.get_all(TRANSFER_ENCODING).iter();
+    match (codings.next(), codings.next()) {
+        (None, _) => Ok(false),
+        (Some(coding), None) if coding.as_bytes().eq_ignore_ascii_case(b"chunked") => Ok(true),
+        _ => Err(HeadError::TransferEncoding),
+    }
+}
+
+/// Whether `Connection` says that this response is the connection's last.
+fn closes(headers: &HeaderMap) -> bool {
+    let values = headers.get_all(CONNECTION).iter();
+    let mut options = values.flat_map(|value| value.as_bytes().split(|byte| *byte == b','));
+    options.any(|option| option.trim_ascii().eq_ignore_ascii_case(b"close"))
+}
+
 /// Digits only: `str::parse` would take a sign.
 fn decimal(text: &[u8]) -> Option<u64> {
     let digits = !text.is_empty() && text.iter().all(u8::is_ascii_digit);
@@ -155,7 +180,7 @@ mod tests {
 
     fn parse(text: &str) -> Result<ResponseHead, HeadError> {
         match head_end(text.as_bytes(), 0)? {
-            Some(end) => parse_head(&text.as_bytes()[..end]),
+            Some(end) => parse_head(&text.as_bytes()[..end], Protocol::Uwsgi),
             None => panic!("not a whole head: {text:?}"),
         }
     }
@@ -196,6 +221,38 @@ mod tests {
         }
     }
 
+    fn parse_http(text: &str) -> Result<ResponseHead, HeadError> {
+        parse_head(text.as_bytes(), Protocol::Http)
+    }
+
+    #[test]
+    fn over_http_a_body_may_come_in_chunks() {
+        let head = parse_http("HTTP/1.1 200 OK\r\nTransfer-Encoding: Chunked\r\n\r\n").unwrap();
+        assert_eq!(head.body_length(&Method::GET), BodyLength::Chunked);
+        assert_eq!(head.body_length(&Method::HEAD), BodyLength::Known(0));
+        assert!(head.persistent && head.headers.is_empty());
+        for bad in [
+            "HTTP/1.0 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: gzip, chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTransfer-Encoding: chunked\r\n\r\n",
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nContent-Length: 3\r\n\r\n",
+        ] {
+            assert_eq!(parse_http(bad), Err(HeadError::TransferEncoding), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn only_a_connection_that_stays_open_is_persistent() {
+        for (head, persistent) in [
+            ("HTTP/1.1 200 OK\r\n\r\n", true),
+            ("HTTP/1.1 200 OK\r\nConnection: keep-alive\r\n\r\n", true),
+            ("HTTP/1.1 200 OK\r\nConnection: a, Close\r\n\r\n", false),
+            ("HTTP/1.0 200 OK\r\nConnection: keep-alive\r\n\r\n", false),
+        ] {
+            assert_eq!(parse_http(head).unwrap().persistent, persistent, "{head:?}");
+        }
+    }
+
     #[test]
     fn a_head_is_bounded() {
         let long = format!("HTTP/1.1 200 OK\r\nA: {}", "b".repeat(HEAD_BYTES_MAX));
@@ -209,7 +266,7 @@ mod tests {
             text.extend_from_slice(&bytes);
             text.extend_from_slice(b"\r\n\r\n");
             if let Ok(Some(end)) = head_end(&text, 0) {
-                let _ = parse_head(&text[..end]);
+                let _ = parse_head(&text[..end], Protocol::Http);
             }
         }
 

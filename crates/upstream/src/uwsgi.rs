@@ -110,7 +110,7 @@ fn encode_headers(packet: &mut Packet, request: &Request<'_>) -> Result<(), Enco
 }
 
 /// Whether a header reaches the app as `HTTP_*`.
-fn becomes_variable(name: &HeaderName) -> bool {
+pub(crate) fn becomes_variable(name: &HeaderName) -> bool {
     *name != CONTENT_TYPE
         && *name != CONTENT_LENGTH
         && name.as_str() != "proxy"
@@ -125,12 +125,12 @@ fn variable_name(name: &HeaderName) -> Vec<u8> {
     b"HTTP_".iter().copied().chain(upper).collect()
 }
 
-/// All values of a header as one. `Host` can't be joined: its first one counts.
-fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Cow<'a, [u8]> {
+/// All values of a header as one. Some can't be joined: their first one counts.
+pub(crate) fn joined<'a>(headers: &'a HeaderMap, name: &HeaderName) -> Cow<'a, [u8]> {
     let mut values = headers.get_all(name).iter().map(|value| value.as_bytes());
     let first = values.next().unwrap_or_default();
     let mut whole = Cow::Borrowed(first);
-    if *name == HOST {
+    if *name == HOST || *name == CONTENT_TYPE {
         return whole;
     }
     let separator: &[u8] = if *name == COOKIE { b"; " } else { b", " };

@@ -224,6 +224,7 @@ impl Builder for FakeBuilder {
         Ok(Built {
             code,
             environment,
+            served_by: Default::default(),
             server: self.data.join("servers/uwsgi"),
             python: Interpreter {
                 version: "3.13.1".to_owned(),

@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ace_api::{Gateway, InstanceSocket, Route, RouteTable};
 use ace_gateway::{GatewayConfig, GatewayServer};
-use ace_types::{InstanceId, Limits, ReleaseNumber, StaticRule};
+use ace_types::{InstanceId, Limits, Protocol, ReleaseNumber, StaticRule};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
 use tokio::task::JoinHandle;
@@ -157,7 +157,11 @@ impl FakeApp {
                 tokio::spawn(answer(request));
             }
         });
-        let socket = InstanceSocket { id: instance_id(name), socket: path.to_owned() };
+        let socket = InstanceSocket {
+            id: instance_id(name),
+            socket: path.to_owned(),
+            protocol: Protocol::Uwsgi,
+        };
         Self { socket, taken, task }
     }
 

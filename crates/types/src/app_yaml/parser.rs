@@ -358,10 +358,10 @@ struct Check {
 impl Check {
     fn app(&mut self, raw: AppSection) -> AppYaml {
         self.set(&mut (), raw.version, values::version);
-        self.set(&mut (), raw.server, values::server);
         let mut app = AppYaml { statics: self.statics(raw.statics), ..AppYaml::default() };
         self.set(&mut app.python, raw.python, |text| values::python(text).map(Some));
         self.set(&mut app.entry, raw.entry, |text| values::entry(text).map(Some));
+        self.set(&mut app.server, raw.server, |text| values::server(text).map(Some));
         self.set(&mut app.processes, raw.processes, values::processes);
         self.set(&mut app.threads, raw.threads, values::threads);
         self.set(&mut app.volume, raw.volume, values::volume);
@@ -458,7 +458,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::Bytes;
+    use crate::{Bytes, Server};
 
     fn read(text: &str) -> AppYaml {
         parse(text.as_bytes()).unwrap_or_else(|error| panic!("{text:?}: {error}"))
@@ -485,7 +485,7 @@ mod tests {
             "  - {path: /static/live/, files: ./live/, expire: off}\n",
             "python: 3.10\n",
             "entry: shop.wsgi:app\n",
-            "server: uwsgi\n",
+            "server: gunicorn\n",
             "processes: 2\n",
             "threads: 8\n",
             "limits: {cpu: 0.5, memory: 256M, pids: 64, tmp: 16M, shm: 1M, files: 512, log: 10M, ",
@@ -495,6 +495,7 @@ mod tests {
             "startup: 90\n",
             "env: {DEBUG: yes, VERSION: 1.10, EMPTY: , QUOTED: \"a b\"}\n",
         ));
+        assert_eq!(app.server, Some(Server::Gunicorn));
         let paths: Vec<&str> = app.statics.iter().map(|rule| rule.path.as_str()).collect();
         assert_eq!(paths, ["/static/live/", "/favicon.ico", "/static/"]);
         assert_eq!(app.statics[0].files, "live/");

@@ -8,10 +8,10 @@ use std::str::FromStr;
 use std::time::Duration;
 
 use super::{Entry, is_identifier};
-use crate::{Bytes, OutOfBounds, PythonRange};
+use crate::{Bytes, OutOfBounds, PythonRange, Server};
 
 /// Servers that the documentation names and this version can't run yet.
-const SERVERS_LATER: [&str; 4] = ["gunicorn", "granian", "uvicorn", "none"];
+const SERVERS_LATER: [&str; 2] = ["granian", "none"];
 const PATH_MAX: usize = 1024;
 const ENV_VALUE_MAX: usize = 32 * 1024;
 const DAY: u64 = 86_400;
@@ -26,12 +26,12 @@ pub fn version(text: &str) -> Result<(), String> {
     }
 }
 
-pub fn server(text: &str) -> Result<(), String> {
-    match text {
-        "uwsgi" => Ok(()),
-        _ if SERVERS_LATER.contains(&text) => Err(format!("server {text:?} is not supported yet")),
-        _ => Err(format!("server: {text:?} is unknown; it can be uwsgi")),
-    }
+pub fn server(text: &str) -> Result<Server, String> {
+    let known = Server::ALL.into_iter().find(|server| server.name() == text);
+    known.ok_or_else(|| match SERVERS_LATER.contains(&text) {
+        true => format!("server {text:?} is not supported yet"),
+        false => format!("server: {text:?} is unknown; it can be uwsgi, gunicorn or uvicorn"),
+    })
 }
 
 /// A Python as in `3.13`, `2.7`, `>=3.11` or `>=3.8,<3.12`.

@@ -1,0 +1,67 @@
+//! A connection that has left HTTP behind: bytes between a client and an app, until either ends.
+//!
+//! There is no limit on its time. It counts as a request of the app and of the instance, so an
+//! instance that is drained waits for it within its deadline; when the instance ends, so does this.
+
+use std::io;
+use std::sync::Arc;
+
+use ace_upstream::Tunnel;
+use hyper::upgrade::{OnUpgrade, Upgraded};
+use hyper_util::rt::TokioIo;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
+
+use crate::access::RequestRecord;
+use crate::server::Lease;
+
+/// How much is moved at once, each way.
+const BUFFER_BYTES: usize = 16 * 1024;
+
+/// Carries bytes both ways once the client has its answer. Ends with either side, or when the gateway
+/// closes.
+pub async fn run(client: OnUpgrade, app: Tunnel, mut record: RequestRecord, lease: Arc<Lease>) {
+    let moved = async {
+        let client = client.await.map_err(io::Error::other)?;
+        carry(client, app, &mut record).await
+    };
+    let result = tokio::select! {
+        result = moved => result,
+        () = lease.closing() => Ok(()),
+    };
+    if let Err(error) = result {
+        tracing::debug!(request = record.id, %error, "a tunnel ended early");
+    }
+}
+
+async fn carry(client: Upgraded, app: Tunnel, record: &mut RequestRecord) -> io::Result<()> {
+    let (mut from_client, mut to_client) = tokio::io::split(TokioIo::new(client));
+    let (mut from_app, mut to_app) = app.stream.into_split();
+    to_client.write_all(&app.early).await?;
+    record.sent(app.early.len());
+    let outward = copy(&mut from_app, &mut to_client, |count| record.sent(count));
+    let inward = copy(&mut from_client, &mut to_app, |_| {});
+    // A WebSocket is closed as a whole: who has closed one half reads no more of the other.
+    tokio::select! {
+        result = outward => result?,
+        result = inward => result?,
+    }
+    to_client.shutdown().await
+}
+
+async fn copy(
+    from: &mut (impl AsyncRead + Unpin),
+    to: &mut (impl AsyncWrite + Unpin),
+    mut count: impl FnMut(usize),
+) -> io::Result<()> {
+    let mut buffer = vec![0; BUFFER_BYTES];
+    loop {
+        match from.read(&mut buffer).await? {
+            0 => return Ok(()),
+            length => {
+                to.write_all(&buffer[..length]).await?;
+                to.flush().await?;
+                count(length);
+            }
+        }
+    }
+}

@@ -1,0 +1,75 @@
+# The beginning of every app server's start: finds the app. Runs on Python 2.7 and later.
+#
+# Called as: python -c START SETTINGS ..., where SETTINGS is a document in JSON.
+
+import importlib
+import inspect
+import json
+import os
+import sys
+import traceback
+
+# The engine takes this status as: the app could not be loaded.
+NOT_LOADED = 22
+
+settings = json.loads(sys.argv.pop(1))
+
+# The app's own copy of a package wins over the server's. The empty entry comes from -c.
+sys.path[:] = ["/ace/code"] + [path for path in sys.path if path] + ["/ace/server"]
+
+
+def load(status=NOT_LOADED):
+    """Returns what the entry names. Where that fails, says why and ends with this status."""
+    module, _, name = settings["entry"].partition(":")
+    try:
+        app = getattr(importlib.import_module(module), name.replace("()", ""))
+        return app() if name.endswith("()") else app
+    except BaseException:
+        kind, error, trace = sys.exc_info()
+        traceback.print_exception(kind, error, own_part(trace))
+        leave(status)
+
+
+def own_part(trace):
+    """Returns the part of a traceback that is the app's, without what brought it there."""
+    strangers = ("<string>", "<frozen", os.path.dirname(importlib.__file__))
+    while trace and trace.tb_frame.f_code.co_filename.startswith(strangers):
+        trace = trace.tb_next
+    return trace
+
+
+def interface(app):
+    """Returns "wsgi", "asgi2" or "asgi3", by how `app` can be called."""
+    is_async = getattr(inspect, "iscoroutinefunction", None)
+    if not is_async:
+        return "wsgi"
+    if is_async(app) or is_async(getattr(app, "__call__", None)):
+        return "asgi3"
+    try:
+        parameters = inspect.signature(app).parameters.values()
+    except (TypeError, ValueError):
+        return "wsgi"
+    positional = [p for p in parameters if p.kind in (p.POSITIONAL_ONLY, p.POSITIONAL_OR_KEYWORD)]
+    required = len([p for p in positional if p.default is p.empty])
+    others = any(p.kind == p.VAR_POSITIONAL for p in parameters)
+    return "wsgi" if others else {1: "asgi2", 3: "asgi3"}.get(required, "wsgi")
+
+
+def load_wsgi(status=NOT_LOADED):
+    """As `load`, for servers that can't serve ASGI."""
+    app = load(status)
+    if interface(app) == "asgi3":
+        sys.stderr.write(
+            "ace: %(entry)s is an ASGI application, which %(server)s can't serve; "
+            "say \"server: uvicorn\" in app.yaml\n" % settings
+        )
+        leave(status)
+    return app
+
+
+def leave(status):
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
+
+
