@@ -626,6 +626,7 @@ mod tests {
             "memory.memsw.limit_in_bytes=-1",
             "memory.limit_in_bytes=1048576",
             "memory.memsw.limit_in_bytes=1048576",
+            "memory.kmem.tcp.limit_in_bytes=131072",
         ];
         assert_eq!(written(Version::V1, &[Controller::Memory]), expected);
     }
