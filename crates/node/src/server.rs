@@ -70,7 +70,6 @@ fn uwsgi_arguments(spec: &InstanceSpec, mercy: u64) -> Vec<String> {
         "--socket-timeout", &socket_timeout,
         "--master",
         "--module", "_ace_entry:load()",
-        "--py-sys-executable", PYTHON, // Else it's uWSGI's idea of it, which lacks the packages.
         "--need-app", // Without an app there is nothing to serve: end, and say why.
         "--pythonpath", "/ace/code",
         "--chdir", "/ace/code",
