@@ -91,8 +91,8 @@ fn tests(tally: &mut Tally, left_out: &mut Vec<&str>) -> Result<()> {
         };
     }
     left_out.push("cargo nextest (a process and a deadline for each test): not installed; cargo test ran instead");
-    // Engines share the kernel and two cores may be all there is: few of them at once.
-    let arguments = ["test", "--workspace", "--no-fail-fast", "--", "--test-threads=2"];
+    // Engines share the kernel, and one test takes away what all of them rely on: one at a time.
+    let arguments = ["test", "--workspace", "--no-fail-fast", "--", "--test-threads=1"];
     counted(Command::new("cargo").args(arguments), tally)
 }
 
