@@ -1,5 +1,6 @@
 //! Apps whose server speaks HTTP: connections that are kept, and WebSockets.
 
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)] // All of it is for tests.
 
 mod common;
