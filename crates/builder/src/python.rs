@@ -13,13 +13,12 @@ use std::process::Stdio;
 use std::time::Duration;
 
 use ace_api::{BuildError, Interpreter};
-use ace_types::PythonRange;
+use ace_types::{PythonRange, error_chain};
 use serde::Deserialize;
 use tokio::process::Command;
 use tokio::sync::Mutex;
 
 use crate::site::engine;
-use crate::unpack::sentence;
 
 /// How long an interpreter may take to say what it is.
 const QUESTION_DEADLINE: Duration = Duration::from_secs(10);
@@ -163,7 +162,7 @@ impl Pythons {
 
     /// Makes `program` known, for good.
     pub async fn add(&self, program: &Path) -> Result<Python, BuildError> {
-        let unfit = |error: UnfitPython| BuildError::Rejected(sentence(&error));
+        let unfit = |error: UnfitPython| BuildError::Rejected(error_chain(&error));
         let missing = |error| unfit(UnfitPython::Missing(program.to_owned(), error));
         let program = program.canonicalize().map_err(missing)?;
         let python = examine(program.clone()).await.map_err(unfit)?;

@@ -16,7 +16,7 @@ use std::io::{self, Read, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use ace_types::{AppYaml, Bytes, PythonRange};
+use ace_types::{AppYaml, Bytes, PythonRange, error_chain};
 use serde::{Deserialize, Serialize};
 
 pub use needs::Requirements;
@@ -105,7 +105,7 @@ pub fn unpack_main() -> ExitCode {
     let report = match unpack_into(io::stdin().lock(), Path::new(CODE)) {
         Ok(inspection) => Report::Ok(Box::new(inspection)),
         Err(error @ UnpackError::Write { .. }) => return fail(&error),
-        Err(error) => Report::Rejected(sentence(&error)),
+        Err(error) => Report::Rejected(error_chain(&error)),
     };
     let written = serde_json::to_writer(io::stdout().lock(), &report)
         .map_err(io::Error::from)
@@ -125,19 +125,8 @@ pub fn unpack_into(packed: impl Read, folder: &Path) -> Result<Inspection, Unpac
 }
 
 fn fail(error: &dyn Error) -> ExitCode {
-    eprintln!("{}", sentence(error));
+    eprintln!("{}", error_chain(error));
     ExitCode::FAILURE
-}
-
-/// An error and its causes, between colons.
-pub fn sentence(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        text = format!("{text}: {error}");
-        cause = error.source();
-    }
-    text
 }
 
 #[cfg(test)]

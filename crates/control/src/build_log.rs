@@ -3,11 +3,9 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
-use ace_types::Bytes;
+use ace_types::{Bytes, error_chain};
 use tokio::fs::{File, OpenOptions};
 use tokio::io::{AsyncWriteExt, BufWriter};
-
-use crate::refusal::chain;
 
 /// The largest file.
 const SIZE_MAX: Bytes = Bytes::mib(8);
@@ -63,7 +61,7 @@ impl BuildLog {
 
     fn warn(&self, error: &io::Error) {
         let path = self.path.display();
-        tracing::warn!(%path, error = %chain(error), "could not keep a build's log");
+        tracing::warn!(%path, error = %error_chain(error), "could not keep a build's log");
     }
 }
 

@@ -16,7 +16,7 @@ use std::time::{Duration, Instant};
 use ace_api::http::{ApiError, DeployEvent, DeployPhase, LogLine};
 use ace_api::{BuildError, BuildRequest, Built, InstanceState, InstanceStatus};
 use ace_store::Revision;
-use ace_types::{AppName, BuildId, InstanceId, ReleaseNumber, TenantName};
+use ace_types::{AppName, BuildId, InstanceId, ReleaseNumber, TenantName, error_chain};
 use axum::http::StatusCode;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
@@ -32,7 +32,7 @@ use crate::engine::{Engine, new_instance_id};
 use crate::lanes::{Ticket, Turn};
 use crate::log_file::Follower;
 use crate::recover;
-use crate::refusal::{Refusal, chain};
+use crate::refusal::Refusal;
 
 /// Events that may wait for a slow client.
 const EVENTS: usize = 256;
@@ -350,7 +350,7 @@ impl Deploy {
         }
         self.engine.applied(revision).await;
         if let Err(error) = self.remove_leftovers().await {
-            tracing::warn!(app = %self.app, error = %chain(&error), "a failed deploy left something");
+            tracing::warn!(app = %self.app, error = %error_chain(&error), "a failed deploy left something");
         }
     }
 

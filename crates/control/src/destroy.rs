@@ -8,13 +8,13 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ace_types::AppName;
+use ace_types::{AppName, error_chain};
 
 use crate::changes;
 use crate::engine::Engine;
 use crate::names;
 use crate::recover;
-use crate::refusal::{Refusal, chain};
+use crate::refusal::Refusal;
 
 /// How long an instance of an app that is to go has for what it has under way: nobody will ask for
 /// the outcome, so no longer than a request usually takes.
@@ -61,7 +61,7 @@ pub async fn run(engine: Arc<Engine>, app: AppName) {
         let _turn = ticket.turn().await;
         let mut pause = FIRST_PAUSE;
         while let Err(error) = attempt(&engine, &app).await {
-            tracing::warn!(%app, error = %chain(&error), "an app is not gone yet");
+            tracing::warn!(%app, error = %error_chain(&error), "an app is not gone yet");
             tokio::time::sleep(pause).await;
             pause = (pause * 2).min(LONGEST_PAUSE);
         }
@@ -93,7 +93,7 @@ pub async fn attempt(engine: &Engine, app: &AppName) -> Result<(), DestroyError>
     let change = |state: &_| Ok((changes::forget_app(state, app), ()));
     engine.records.transact(change).await.map_err(DestroyError::Records)?;
     if let Err(error) = recover::sweep(engine, app).await {
-        tracing::warn!(%app, error = %chain(&error), "could not remove an app's build logs");
+        tracing::warn!(%app, error = %error_chain(&error), "could not remove an app's build logs");
     }
     tracing::info!(%app, "destroyed");
     Ok(())

@@ -7,13 +7,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ace_api::http::LogLine;
-use ace_types::{AppName, InstanceId};
+use ace_types::{AppName, InstanceId, error_chain};
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use crate::engine::Engine;
 use crate::log_file::Follower;
-use crate::refusal::chain;
 
 /// The most lines that may be asked for.
 pub const TAIL_MAX: usize = 10_000;
@@ -43,7 +42,7 @@ pub async fn start(engine: &Arc<Engine>, request: LogRequest) -> mpsc::Receiver<
     let current = log_folders(engine, &request.app);
     let read = spawn_blocking(move || {
         let mut folders = node.old_logs(&app).unwrap_or_else(|error| {
-            tracing::warn!(%app, error = %chain(&error), "could not find its old logs");
+            tracing::warn!(%app, error = %error_chain(&error), "could not find its old logs");
             Vec::new()
         });
         folders.extend(current);
@@ -137,7 +136,7 @@ fn look(
 }
 
 fn warn(instance: &InstanceId, error: &io::Error) {
-    tracing::warn!(%instance, error = %chain(error), "could not read a log");
+    tracing::warn!(%instance, error = %error_chain(error), "could not read a log");
 }
 
 /// What a blocking function returned, or nothing where it has panicked.

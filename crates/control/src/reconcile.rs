@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use ace_api::{InstanceSpec, RouteTable};
 use ace_store::Revision;
-use ace_types::{AppName, InstanceId};
+use ace_types::{AppName, InstanceId, error_chain};
 use futures_util::FutureExt;
 use jiff::Timestamp;
 use tokio::time::{Instant, sleep, sleep_until};
@@ -15,7 +15,7 @@ use crate::changes;
 use crate::engine::{Engine, new_instance_id};
 use crate::plan::{Plan, Statuses, plan};
 use crate::records::RecordsError;
-use crate::refusal::{Refusal, chain};
+use crate::refusal::Refusal;
 
 /// How often everything is looked at though nothing seems to have changed.
 const RESYNC: Duration = Duration::from_secs(5);
@@ -39,7 +39,7 @@ pub async fn reconcile(engine: Arc<Engine>) {
         match AssertUnwindSafe(pass(&engine, &now, &mut told)).catch_unwind().await {
             Ok(Ok(revision)) => seen = revision,
             Ok(Err(error)) => {
-                tracing::error!(error = %chain(&error), "could not bring the machine up to date");
+                tracing::error!(error = %error_chain(&error), "could not bring the machine up to date");
                 sleep(PAUSE).await;
             }
             Err(_) => {

@@ -9,7 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use ace_types::AppName;
+use ace_types::{AppName, error_chain};
 use jiff::Timestamp;
 
 use crate::changes;
@@ -17,7 +17,7 @@ use crate::config::ControlConfig;
 use crate::destroy;
 use crate::engine::Engine;
 use crate::records::RecordsError;
-use crate::refusal::{Refusal, chain};
+use crate::refusal::Refusal;
 use crate::state::State;
 
 /// Why the engine could not take up where it was left.
@@ -125,7 +125,7 @@ async fn remove(engine: &Engine, paths: Vec<PathBuf>) {
     }
     tracing::info!(count = paths.len(), "removing files that no release needs");
     if let Err(error) = engine.builder.remove(paths).await {
-        tracing::warn!(error = %chain(&error), "could not remove files that no release needs");
+        tracing::warn!(error = %error_chain(&error), "could not remove files that no release needs");
     }
 }
 

@@ -3,7 +3,7 @@
 use std::io;
 
 use ace_api::http::ApiError;
-use ace_types::{AppName, NameError, TenantName};
+use ace_types::{AppName, NameError, TenantName, error_chain};
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -28,7 +28,7 @@ impl Refusal {
     /// Something of ours failed at `doing`. What it was goes to the log, not to the tenant, but for
     /// a disk that is full: that has one remedy.
     pub fn engine(doing: &str, error: &(dyn std::error::Error + 'static)) -> Self {
-        tracing::error!(doing, error = %chain(error), "the engine failed");
+        tracing::error!(doing, error = %error_chain(error), "the engine failed");
         if let Some(state) = state_of_disk(error) {
             let message = format!("the engine could not {doing}: its disk {state}");
             return Self::new(StatusCode::INSUFFICIENT_STORAGE, "no_storage", message);
@@ -77,17 +77,6 @@ impl Refusal {
         let message = "the engine is about to stop; try again when it's back";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", message)
     }
-}
-
-/// An error and its causes, in one line.
-pub fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut line = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        line = format!("{line}: {cause}");
-        next = cause.source();
-    }
-    line
 }
 
 /// What is wrong with the disk, if that is what caused `error`.

@@ -17,7 +17,7 @@ use ace_sandbox::network::{self, WayOut};
 use ace_sandbox::process::{self, ProcessRef};
 use ace_sandbox::spec::ExitRecord;
 use ace_sandbox::volume;
-use ace_types::{Bytes, EngineId, IdRange};
+use ace_types::{Bytes, EngineId, IdRange, error_chain};
 use rustix::process::Signal;
 use tokio::io::unix::AsyncFd;
 
@@ -146,12 +146,12 @@ pub fn mend(
         Ok(WayOut::Gone) => return Err(Damage { what: "its network interface" }),
         Ok(WayOut::Whole) => {}
         Ok(WayOut::Mended) => tracing::warn!(instance = id, "its route was gone; it is set again"),
-        Err(error) => tracing::warn!(instance = id, "its network: {}", tell(&error)),
+        Err(error) => tracing::warn!(instance = id, "its network: {}", error_chain(&error)),
     }
     match world.cgroups.restore_limits(id, &spec.limits) {
         Ok(false) => {}
         Ok(true) => tracing::warn!(instance = id, "its limits were changed; they are set again"),
-        Err(error) => tracing::warn!(instance = id, "its limits: {}", tell(&error)),
+        Err(error) => tracing::warn!(instance = id, "its limits: {}", error_chain(&error)),
     }
     Ok(())
 }
@@ -185,17 +185,6 @@ impl Container {
 
 /// SIGKILL's number, the same on every architecture.
 const KILL: i32 = 9;
-
-/// An error with all that caused it, in one line.
-pub fn tell(error: &(dyn Error + 'static)) -> String {
-    let mut told = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        told = format!("{told}: {error}");
-        cause = error.source();
-    }
-    told
-}
 
 fn prepare_log(folder: &InstanceFolder, ids: IdRange) -> io::Result<()> {
     folder.ensure()?;

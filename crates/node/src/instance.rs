@@ -9,6 +9,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ace_api::{EndReason, InstanceSpec, InstanceState, InstanceStatus};
+use ace_types::error_chain;
 use ace_upstream::{ProbeOutcome, probe};
 use jiff::Timestamp;
 use tokio::sync::watch;
@@ -184,7 +185,7 @@ impl Instance {
                 self.start_probe();
             }
             Err(error) => {
-                let message = container::tell(&*error);
+                let message = error_chain(&*error);
                 tracing::error!(instance = %self.spec.id, app = %self.spec.app, "not started: {message}");
                 self.pending.push_back(Event::Ended(EndReason::NotStarted { message }));
             }

@@ -11,7 +11,7 @@ use ace_api::{InstanceSpec, InstanceStatus, Node};
 use ace_sandbox::cgroup::CgroupTree;
 use ace_sandbox::launch::LauncherProgram;
 use ace_sandbox::{network, volume};
-use ace_types::{AppName, EngineId, InstanceId};
+use ace_types::{AppName, EngineId, InstanceId, error_chain};
 use async_trait::async_trait;
 use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
@@ -264,9 +264,9 @@ impl Node for ContainerNode {
         let mut failures: Vec<String> = self.wait_until_empty().await.err().into_iter().collect();
         let (cgroups, engine) = (Arc::clone(&self.world.cgroups), self.world.engine.clone());
         let removed = tokio::task::spawn_blocking(move || {
-            let groups = cgroups.remove_all().map_err(|error| container::tell(&error));
+            let groups = cgroups.remove_all().map_err(|error| error_chain(&error));
             let veths =
-                network::remove_leftover_veths(&engine).map_err(|error| container::tell(&error));
+                network::remove_leftover_veths(&engine).map_err(|error| error_chain(&error));
             [groups.err(), veths.err()]
         });
         match removed.await {

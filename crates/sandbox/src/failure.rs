@@ -1,8 +1,8 @@
 //! What a launcher or an init could not do, on its way to the engine.
 
-use std::error::Error;
 use std::io;
 
+use ace_types::error_chain;
 use serde::{Deserialize, Serialize};
 
 /// A step that failed. `step` goes on from "could not": `mount /dev/loop3 at /ace/data`.
@@ -37,7 +37,7 @@ impl From<Failure> for FailureReport {
         Self {
             step: failure.step,
             errno: failure.source.raw_os_error(),
-            causes: causes(&failure.source),
+            causes: error_chain(&failure.source),
         }
     }
 }
@@ -50,18 +50,6 @@ impl From<FailureReport> for Failure {
         };
         Self { step: report.step, source }
     }
-}
-
-/// The texts of `error` and of all that caused it.
-fn causes(error: &dyn Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text.push_str(": ");
-        text.push_str(&cause.to_string());
-        next = cause.source();
-    }
-    text
 }
 
 #[cfg(test)]

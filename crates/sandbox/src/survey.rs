@@ -11,7 +11,7 @@ use std::net::Ipv4Addr;
 use std::path::Path;
 use std::time::{Duration, Instant};
 
-use ace_types::{EngineId, IdRange, Limits};
+use ace_types::{EngineId, IdRange, Limits, error_chain};
 use rustix::fs::{FlockOperation, flock};
 use rustix::thread::UnshareFlags;
 use serde::Serialize;
@@ -64,7 +64,7 @@ pub fn survey(scratch: &Path) -> Vec<Finding> {
     let locked = lock().and_then(|lock| Ok((lock, ID.parse().map_err(io::Error::other)?)));
     let (_lock, engine) = match locked {
         Ok(locked) => locked,
-        Err(error) => return vec![fail("survey", tell(&error), None)],
+        Err(error) => return vec![fail("survey", error_chain(&error), None)],
     };
     let mut findings = vec![ok("root", "running as root".to_owned())];
     findings.push(user_namespaces());
@@ -124,7 +124,7 @@ fn cgroups(engine: &EngineId) -> Vec<Finding> {
     const NAME: &str = "cgroup";
     let tree = match CgroupTree::find(engine) {
         Ok(tree) => tree,
-        Err(error) => return vec![fail(NAME, tell(&error), None)],
+        Err(error) => return vec![fail(NAME, error_chain(&error), None)],
     };
     let tried = tree.create("survey", &Limits::for_app());
     let mut findings = Vec::new();
@@ -136,10 +136,10 @@ fn cgroups(engine: &EngineId) -> Vec<Finding> {
                 folder.version == Version::V2 && folder.path.join("cgroup.kill").exists()
             })));
         }
-        Err(error) => findings.push(fail(NAME, tell(error), None)),
+        Err(error) => findings.push(fail(NAME, error_chain(error), None)),
     }
     if let Err(error) = tree.remove_all() {
-        findings.push(warn(NAME, tell(&error), None));
+        findings.push(warn(NAME, error_chain(&error), None));
     }
     findings
 }
@@ -181,8 +181,8 @@ fn veth(engine: &EngineId) -> Finding {
     let removed = network::remove_leftover_veths(engine);
     match (tried, removed) {
         (Ok(Ok(())), Ok(_)) => ok(NAME, "veth pairs in namespaces of their own".to_owned()),
-        (Ok(Err(error)), _) => fail(NAME, tell(error.as_ref()), None),
-        (_, Err(error)) => fail(NAME, tell(&error), None),
+        (Ok(Err(error)), _) => fail(NAME, error_chain(error.as_ref()), None),
+        (_, Err(error)) => fail(NAME, error_chain(&error), None),
         (Err(_), Ok(_)) => fail(NAME, "the attempt did not end".to_owned(), None),
     }
 }
@@ -192,7 +192,7 @@ fn firewall(engine: &EngineId) -> Vec<Finding> {
     let tried = firewall::ensure(engine, LAST.subnet(), &[LAST.gateway()])
         .and_then(|()| firewall::remove(engine));
     if let Err(error) = tried {
-        return vec![fail(NAME, tell(&error), None)];
+        return vec![fail(NAME, error_chain(&error), None)];
     }
     let mut findings = vec![ok(NAME, "nftables, with address translation".to_owned())];
     for foreign in firewall::foreign_drops().unwrap_or_default() {
@@ -210,7 +210,7 @@ fn forwarding() -> Finding {
     match fs::read_to_string("/proc/sys/net/ipv4/ip_forward") {
         Ok(text) if text.trim() == "1" => ok(NAME, "on".to_owned()),
         Ok(_) => ok(NAME, "off; on while an engine has claims".to_owned()),
-        Err(error) => fail(NAME, tell(&error), None),
+        Err(error) => fail(NAME, error_chain(&error), None),
     }
 }
 
@@ -227,14 +227,8 @@ fn volumes(scratch: &Path) -> Finding {
     match tried.and(removed) {
         Ok(()) => ok(NAME, "ext4 images on loop devices".to_owned()),
         // Apps without a volume run all the same.
-        Err(error) => warn(NAME, tell(&error), None),
+        Err(error) => warn(NAME, error_chain(&error), None),
     }
-}
-
-/// An error with all that caused it, in one line.
-fn tell(error: &(dyn Error + 'static)) -> String {
-    let causes = std::iter::successors(Some(error), |error| (*error).source());
-    causes.map(ToString::to_string).collect::<Vec<_>>().join(": ")
 }
 
 fn ok(name: &'static str, detail: String) -> Finding {

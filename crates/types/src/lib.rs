@@ -7,6 +7,7 @@
 
 pub mod app_yaml;
 pub mod bytes;
+pub mod error_chain;
 pub mod id;
 pub mod limits;
 pub mod name;
@@ -15,6 +16,7 @@ pub mod server;
 
 pub use app_yaml::{AppYaml, StaticRule};
 pub use bytes::Bytes;
+pub use error_chain::error_chain;
 pub use id::{BuildId, EngineId, IdRange, InstanceId, ReleaseNumber};
 pub use limits::{Limits, OutOfBounds};
 pub use name::{AppName, HostName, NameError, TenantName};

@@ -5,7 +5,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
-use ace_types::Protocol;
+use ace_types::{Protocol, error_chain};
 use http::header::{HOST, USER_AGENT};
 use http::{HeaderMap, HeaderValue, Method, StatusCode, Version};
 
@@ -35,7 +35,7 @@ pub async fn probe(
 ) -> ProbeOutcome {
     match tokio::time::timeout(deadline, exchange(socket, protocol, host, path)).await {
         Ok(Ok(status)) => ProbeOutcome::Answered { status },
-        Ok(Err(error)) => ProbeOutcome::NoAnswer { why: with_causes(error.as_ref()) },
+        Ok(Err(error)) => ProbeOutcome::NoAnswer { why: error_chain(error.as_ref()) },
         Err(_) => ProbeOutcome::NoAnswer { why: format!("no whole answer within {deadline:?}") },
     }
 }
@@ -76,18 +76,6 @@ fn probe_headers(host: &str) -> Result<HeaderMap, http::header::InvalidHeaderVal
     headers.insert(HOST, HeaderValue::from_str(host)?);
     headers.insert(USER_AGENT, HeaderValue::from_static("ace-probe"));
     Ok(headers)
-}
-
-/// `error` and what caused it, in one line.
-fn with_causes(error: &(dyn Error + 'static)) -> String {
-    let mut line = error.to_string();
-    let mut cause = error.source();
-    while let Some(error) = cause {
-        line.push_str(": ");
-        line.push_str(&error.to_string());
-        cause = error.source();
-    }
-    line
 }
 
 #[cfg(test)]

@@ -71,7 +71,7 @@ fn unpack(archive: &[u8]) -> (TempDir, Result<Inspection, UnpackError>) {
 
 fn refusal(archive: Archive) -> String {
     let (_folder, unpacked) = unpack(&archive.end());
-    sentence(&unpacked.expect_err("it was taken"))
+    error_chain(&unpacked.expect_err("it was taken"))
 }
 
 fn gzip(plain: &[u8]) -> Vec<u8> {
