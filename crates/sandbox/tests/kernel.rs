@@ -484,7 +484,16 @@ impl Namespace {
                 .unwrap_or_else(|error| panic!("{error}: {error:?}"));
             File::open("/proc/thread-self/ns/net").unwrap()
         };
-        std::thread::scope(|scope| Self(scope.spawn(connect).join().unwrap()))
+        let connected = std::thread::scope(|scope| Self(scope.spawn(connect).join().unwrap()));
+        connected.wait_until_up(host_interface);
+        connected
+    }
+
+    /// The kernel puts links into service at most once a second, and drops what is sent before.
+    fn wait_until_up(&self, host_interface: &str) {
+        let is_up = |name: &str| output("ip", &["-br", "link", "show", name]).contains(" UP ");
+        wait_for("the link outside", || is_up(host_interface));
+        wait_for("the link inside", || self.run(|| is_up("eth0")));
     }
 
     /// Runs `inside` in it, on a thread of its own.
