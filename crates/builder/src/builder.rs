@@ -242,7 +242,8 @@ impl Inner {
         }
         let _making = self.making_pip.lock().await;
         let tools = self.data.join("tools");
-        Ok(Installer::Pip(Pip::ensure(uv, pythons, &tools, job.bench, job.site).await?))
+        let pip = Pip::ensure(uv, pythons, python, &tools, job.bench, job.site).await?;
+        Ok(Installer::Pip(pip))
     }
 
     async fn unpack(&self, job: &Job<'_>) -> Result<Inspection, BuildError> {

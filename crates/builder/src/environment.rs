@@ -34,7 +34,7 @@ pub const PIP_CONSTRAINTS: &str = "/ace/lock/constraints.txt";
 /// Where the installer's cache stands.
 pub const CACHE: &str = "/ace/cache";
 /// Where packages are installed that are no environment.
-const APART: &str = "/ace/user/server";
+pub const APART: &str = "/ace/user/server";
 const LOCK_MAX: usize = 4 << 20;
 /// Part of every environment's name; to be raised when they come to be made in another way.
 const FORMAT: &str = "2";
@@ -140,21 +140,31 @@ impl Installer {
         site: &Site,
         place: PathBuf,
     ) -> Result<(), BuildError> {
-        let fresh = site.add("apart").await?;
-        let command = match self {
+        let mut command = match self {
             Self::Uv(uv) => uv.install_apart(python, APART),
             Self::Pip(pip) => pip.install_apart(python, APART),
         };
-        let mut command = command.writable(&fresh, "/ace/user");
         command.files.push((PIP_LOCK.into(), requirement.to_owned()));
-        let ended = bench.run(command).await?;
-        if !ended.success {
-            let message = "its installer failed; see the build's log";
-            return Err(engine("install the app server", message));
-        }
-        site.keep(fresh.join("server"), place).await?;
-        site.remove_added("apart").await
+        make_apart(command, bench, site, place).await
     }
+}
+
+/// Runs `command`, which makes the folder [`APART`] and sees nothing of a tenant's, and keeps what it
+/// made in the folder `place`, which belongs to root afterwards.
+pub async fn make_apart(
+    command: Command,
+    bench: &Bench,
+    site: &Site,
+    place: PathBuf,
+) -> Result<(), BuildError> {
+    let fresh = site.add("apart").await?;
+    let ended = bench.run(command.writable(&fresh, "/ace/user")).await?;
+    if !ended.success {
+        let message = "its installer failed; see the build's log";
+        return Err(engine("install what serves or installs apps", message));
+    }
+    site.keep(fresh.join("server"), place).await?;
+    site.remove_added("apart").await
 }
 
 /// A command in the source's folder, with the cache and the environment.

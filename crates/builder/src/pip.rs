@@ -1,9 +1,10 @@
 //! pip 20.3 and virtualenv 20.15, as a build's commands run them. They install for Python 2.7, which
 //! uv can't.
 //!
-//! Both come out of one folder of the engine's: virtualenv carries the wheels of the last pip and
-//! setuptools that run on Python 2.7. virtualenv itself runs on a newer Python beside it, and pip on
-//! the environment's own. An app that asks for another pip or virtualenv gets it as a package; it
+//! virtualenv carries the wheels of the last pip and setuptools that run on Python 2.7. It runs itself
+//! on a newer Python beside it, and pip on the environment's own. pip is unpacked: out of its wheel it
+//! can't run what builds a package that names its build system. It's unpacked without its record, so
+//! that it does not take itself for a package of the environment. An app that asks for another pip or virtualenv gets it as a package; it
 //! never installs anything.
 //!
 //! pip has no lock. Resolved is what it downloads: the lock is the list of these files with their
@@ -15,7 +16,7 @@ use ace_api::BuildError;
 
 use crate::container::{Bench, Command};
 use crate::environment::{
-    CACHE, ENVIRONMENT, Installer, PIP_CONSTRAINTS, PIP_LOCK, PYTHON, see_python,
+    APART, CACHE, ENVIRONMENT, Installer, PIP_CONSTRAINTS, PIP_LOCK, PYTHON, make_apart, see_python,
 };
 use crate::python::Python;
 use crate::site::Site;
@@ -26,8 +27,20 @@ use crate::uv::Uv;
 const FOLDER: &str = "virtualenv-20.15.1";
 const REQUIREMENT: &str = include_str!("virtualenv.txt");
 const VIRTUALENV: &str = "/ace/virtualenv";
-const PIP: &str =
-    "/ace/virtualenv/virtualenv/seed/wheels/embed/pip-20.3.4-py2.py3-none-any.whl/pip";
+const PIP_WHEEL: &str =
+    "/ace/virtualenv/virtualenv/seed/wheels/embed/pip-20.3.4-py2.py3-none-any.whl";
+/// The folder of pip alone, by its name in the engine's and in containers.
+const PIP_FOLDER: &str = "pip-20.3.4";
+const PIP: &str = "/ace/pip";
+const PIP_PROGRAM: &str = "/ace/pip/pip";
+/// Unpacks pip from a wheel to a folder, and compiles it for where that will stand.
+const UNPACK: &str = "
+import compileall, sys, zipfile
+wheel, folder, place = sys.argv[1:]
+files = zipfile.ZipFile(wheel)
+files.extractall(folder, [name for name in files.namelist() if name.startswith('pip/')])
+compileall.compile_dir(folder, ddir=place, quiet=True)
+";
 const SETUPTOOLS: &str =
     "/ace/virtualenv/virtualenv/seed/wheels/embed/setuptools-44.1.1-py2.py3-none-any.whl";
 const DOWNLOADS: &str = "/ace/user/downloads";
@@ -45,17 +58,21 @@ for name in sorted(os.listdir(sys.argv[1])):
 /// The programs, and where packages come from.
 pub struct Pip {
     /// virtualenv's folder on the host.
-    folder: PathBuf,
+    virtualenv: PathBuf,
+    /// pip's.
+    pip: PathBuf,
     /// What virtualenv runs on.
     helper: Python,
     index: String,
 }
 
 impl Pip {
-    /// Makes virtualenv's folder below `tools` if it isn't there. `pythons` are all that there are.
+    /// Makes virtualenv's and pip's folder below `tools` if they aren't there, for `python`, one of
+    /// `pythons`, which are all that there are.
     pub async fn ensure(
         uv: Uv,
         pythons: &[Python],
+        python: &Python,
         tools: &Path,
         bench: &Bench,
         site: &Site,
@@ -66,13 +83,21 @@ impl Pip {
             let message = "apps on Python 2.7 need a Python 3.8 or newer beside it on this server";
             BuildError::Rejected(message.to_owned())
         })?;
-        let (folder, index) = (tools.join(FOLDER), uv.index.clone());
-        if !folder.is_dir() {
+        let index = uv.index.clone();
+        let (virtualenv, pip) = (tools.join(FOLDER), tools.join(PIP_FOLDER));
+        if !virtualenv.is_dir() {
             bench.log().say("installing virtualenv and pip, once for this server").await;
             let uv = Installer::Uv(uv);
-            uv.install_apart(REQUIREMENT, &helper, bench, site, folder.clone()).await?;
+            uv.install_apart(REQUIREMENT, &helper, bench, site, virtualenv.clone()).await?;
         }
-        Ok(Self { folder, helper, index })
+        if !pip.is_dir() {
+            let program = python.interpreter.program.display().to_string();
+            let words = [&program, "-E", "-s", "-c", UNPACK, PIP_WHEEL, APART, PIP];
+            let command = see_python(Command::new(words), python);
+            let command = command.read_only(&virtualenv, VIRTUALENV);
+            make_apart(command, bench, site, pip.clone()).await?;
+        }
+        Ok(Self { virtualenv, pip, helper, index })
     }
 
     pub fn make_empty(&self, python: &Python) -> Command {
@@ -120,7 +145,7 @@ impl Pip {
     }
 
     fn pip(&self, python: &Python, program: &str, words: &[&str]) -> Command {
-        let argv = [program, "-s", PIP].into_iter().chain(words.iter().copied());
+        let argv = [program, "-s", PIP_PROGRAM].into_iter().chain(words.iter().copied());
         self.see_tools(Command::new(argv), python)
             .env("PIP_CACHE_DIR", CACHE)
             .env("PIP_CERT", "/etc/ssl/certs/ca-certificates.crt")
@@ -134,6 +159,7 @@ impl Pip {
     }
 
     fn see_tools(&self, command: Command, python: &Python) -> Command {
-        see_python(command, python).read_only(&self.folder, VIRTUALENV)
+        let command = see_python(command, python).read_only(&self.virtualenv, VIRTUALENV);
+        command.read_only(&self.pip, PIP)
     }
 }

@@ -290,6 +290,18 @@ async fn an_environment_for_python_2_is_made_by_virtualenv_and_pip() {
 }
 
 #[tokio::test]
+async fn a_package_for_python_2_may_name_its_build_system() {
+    let Some(kit) = Kit::new() else { return };
+    if !has_python(&kit, "2.7").await {
+        return;
+    }
+    let app_yaml = ("app.yaml", "python: \"2.7\"\n");
+    let source = ("requirements.txt", "--no-binary attrs\nattrs==21.4.0\n");
+    let built = kit.build(&[INDEX, app_yaml, source]).await.built();
+    assert!(has_file(&site_packages(&built.environment), "attrs-21.4.0."));
+}
+
+#[tokio::test]
 async fn every_python_3_gets_its_app_server() {
     let Some(kit) = Kit::new() else { return };
     for python in ["3.6", "3.7", "3.8", "3.9", "3.10", "3.12", "3.13", "3.14"] {
