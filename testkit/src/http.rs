@@ -29,7 +29,7 @@ impl Answer {
     }
 }
 
-/// Sends one request and reads the whole answer.
+/// Sends one request and reads the whole answer. A `Transfer-Encoding` says that `body` is encoded so.
 ///
 /// Errors: no connection, none or half an answer.
 pub fn request(
@@ -47,7 +47,8 @@ pub fn request(
     for (name, value) in headers {
         head += &format!("{name}: {value}\r\n");
     }
-    if !body.is_empty() {
+    let in_chunks = headers.iter().any(|(name, _)| name.eq_ignore_ascii_case("transfer-encoding"));
+    if !body.is_empty() && !in_chunks {
         head += &format!("Content-Length: {}\r\n", body.len());
     }
     head += "\r\n";

@@ -1,0 +1,5 @@
+import radicale
+import radicale.log
+
+radicale.log.start()
+application = radicale.Application()
