@@ -2,11 +2,12 @@
 
 use std::path::{Path, PathBuf};
 
-use ace_types::app_yaml::Entry;
-use ace_types::{AppName, AppYaml, BuildId, Bytes, IdRange, Server, TenantName};
+use ace_types::{AppName, AppYaml, BuildId, Bytes, IdRange, TenantName};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
+
+use crate::Serving;
 
 /// Makes releases' contents. One build runs in containers of its own and leaves nothing behind but
 /// what [`Built`] names.
@@ -58,21 +59,11 @@ pub struct BuildRequest {
 pub struct Built {
     /// The unpacked source with its byte code: `/ace/code`.
     pub code: PathBuf,
-    /// The virtual environment, made to stand at `/ace/user/virtualenv`.
-    pub environment: PathBuf,
-    /// What serves the app.
-    #[serde(default)]
-    pub served_by: Server,
-    /// The app server's own packages, the last on `sys.path`: `/ace/server`. Shared between apps.
-    pub server: PathBuf,
-    pub python: Interpreter,
-    /// What the server calls: the one in `app_yaml`, or the one that was found.
-    pub entry: Entry,
+    pub serving: Serving,
+    /// With the rules that a release of files alone gets where it names none.
     pub app_yaml: AppYaml,
     /// What `code` takes on disk.
     pub code_size: Bytes,
-    /// What `environment` takes on disk.
-    pub environment_size: Bytes,
 }
 
 /// A Python on this machine.

@@ -40,10 +40,30 @@ pub struct Route {
     pub code: PathBuf,
     /// The longest path first.
     pub statics: Vec<StaticRule>,
-    /// Ready instances. None: requests wait, bounded, for the next table.
-    pub instances: Vec<InstanceSocket>,
+    /// What answers where none of `statics` does.
+    pub backend: Backend,
     /// Of these the gateway keeps `connections`, `body` and `timeout`.
     pub limits: Limits,
+}
+
+/// What is behind the files of a release.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Backend {
+    /// Nothing: the release is files alone, and what none of its rules covers is not found.
+    Files,
+    /// Its ready instances. Without any, requests wait, bounded, for the next table.
+    Instances(Vec<InstanceSocket>),
+}
+
+impl Backend {
+    /// Its ready instances; files have none.
+    pub fn instances(&self) -> &[InstanceSocket] {
+        match self {
+            Self::Files => &[],
+            Self::Instances(instances) => instances,
+        }
+    }
 }
 
 /// Where one instance takes requests.

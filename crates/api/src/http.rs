@@ -16,7 +16,7 @@
 
 use std::path::PathBuf;
 
-use ace_types::{AppName, Bytes, InstanceId, ReleaseNumber, TenantName};
+use ace_types::{AppName, Bytes, InstanceId, ReleaseNumber, Server, TenantName};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -59,12 +59,27 @@ pub struct AppView {
     /// The release that the route leads to; `None` before the first deploy has succeeded.
     pub release: Option<ReleaseNumber>,
     pub deployed_at: Option<Timestamp>,
+    /// What answers its requests.
+    pub served_by: Option<ServedBy>,
+    /// Without one where files are served alone; so are the next two.
     pub python: Option<String>,
     pub memory_limit: Option<Bytes>,
     pub volume: Option<Bytes>,
     pub instances: Vec<InstanceView>,
     /// How the newest deploy ended.
     pub last_deploy: Option<DeployView>,
+}
+
+/// What answers an app's requests.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum ServedBy {
+    /// The gateway, from the release's files; nothing of the app runs.
+    Files,
+    /// One of the engine's servers.
+    Server { name: Server },
+    /// A command of the app's own.
+    Command { line: String, port: u16 },
 }
 
 /// An app in one word.

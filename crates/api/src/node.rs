@@ -5,14 +5,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ace_types::app_yaml::Entry;
-use ace_types::{AppName, Bytes, IdRange, InstanceId, Limits, ReleaseNumber, Server, TenantName};
+use ace_types::{AppName, Bytes, IdRange, InstanceId, Limits, ReleaseNumber, TenantName};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::Interpreter;
+use crate::Runtime;
 
 /// Runs instances. Level-triggered: it is told all that should run, and says all that does.
 #[async_trait]
@@ -51,16 +50,9 @@ pub struct InstanceSpec {
     pub release: ReleaseNumber,
     /// The app's own user ids; all its instances share them, since they share its volume.
     pub ids: IdRange,
-    pub python: Interpreter,
     /// See [`crate::Built`].
     pub code: PathBuf,
-    pub environment: PathBuf,
-    /// What serves the app.
-    #[serde(default)]
-    pub served_by: Server,
-    /// Its packages.
-    pub server: PathBuf,
-    pub entry: Entry,
+    pub runtime: Runtime,
     pub processes: u16,
     pub threads: u16,
     pub env: BTreeMap<String, String>,

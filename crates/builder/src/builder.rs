@@ -18,10 +18,10 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ace_api::{BuildError, BuildRequest, Builder, Built, KnownPython};
+use ace_api::{BuildError, BuildRequest, Builder, Built, KnownPython, Program, Runtime, Serving};
 use ace_sandbox::cgroup::CgroupTree;
 use ace_sandbox::launch::LauncherProgram;
-use ace_types::{AppName, AppYaml, Limits};
+use ace_types::{AppName, AppYaml, Limits, ServerChoice};
 use async_trait::async_trait;
 use rustix::fs::{Mode, OFlags};
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -192,12 +192,12 @@ impl Inner {
         bench.log().say(format!("Python {}", python.interpreter.version)).await;
         bench.log().set_python(python.minor_version());
         let entry = entry::find(&source.app_yaml, python, bench, site).await?;
-        let served_by = match source.app_yaml.server {
-            Some(server) => server,
-            None => suitable_server(&entry, python, bench, site).await?,
+        let kind = match source.app_yaml.server {
+            Some(ServerChoice::Engine(server)) => server,
+            _ => suitable_server(&entry, python, bench, site).await?,
         };
         let installer = self.installer(job, &pythons, python).await?;
-        let server = self.servers.ensure(served_by, python, &installer, bench, site).await?;
+        let packages = self.servers.ensure(kind, python, &installer, bench, site).await?;
         site.borrow_cache(self.cache_of(request)).await?;
         let (environment, is_new) = self.environment(job, &source, python, &installer).await?;
         let standing = if is_new { site.environment() } else { environment.clone() };
@@ -213,18 +213,11 @@ impl Inner {
         let release = self.data.join("releases").join(request.app.as_str());
         let code = release.join(request.id.as_str()).join("code");
         let code_size = site.keep(site.code(), code.clone()).await?.size;
-        let (app_yaml, python) = (source.app_yaml, python.interpreter.clone());
-        Ok(Built {
-            code,
-            environment,
-            served_by,
-            server,
-            python,
-            entry,
-            app_yaml,
-            code_size,
-            environment_size,
-        })
+        let program = Program::Server { kind, packages, entry };
+        let python = python.interpreter.clone();
+        let runtime = Runtime { python, environment, environment_size, program };
+        let serving = Serving::Program(runtime);
+        Ok(Built { code, serving, app_yaml: source.app_yaml, code_size })
     }
 
     /// What installs packages for `python`, one of `pythons`.

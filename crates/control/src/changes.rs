@@ -85,14 +85,6 @@ pub fn propose(
     now: Timestamp,
 ) -> Result<Vec<Op>, Refusal> {
     let (_, deploy) = running_deploy(state, app)?;
-    let release = ReleaseRow {
-        app: app.clone(),
-        tenant: deploy.tenant.clone(),
-        number: deploy.release,
-        build: deploy.build.clone(),
-        built: built.clone(),
-        created_at: now,
-    };
     let candidate = InstanceRow {
         id: instance.clone(),
         app: app.clone(),
@@ -102,7 +94,7 @@ pub fn propose(
     };
     let starting = DeployState::Starting { instance: instance.clone() };
     let mut ops = vec![
-        create(&release),
+        create(&release(deploy, built, now)),
         create(&candidate),
         deploy.replace(&DeployRow { state: starting, ..DeployRow::clone(deploy) }),
     ];
@@ -110,18 +102,27 @@ pub fn propose(
     Ok(ops)
 }
 
+/// The build has ended well, and made files alone: its release is kept, and served from this commit
+/// on.
+pub fn publish(
+    state: &State,
+    app: &AppName,
+    built: &Built,
+    now: Timestamp,
+) -> Result<Vec<Op>, Refusal> {
+    let (app, deploy) = running_deploy(state, app)?;
+    let mut ops = vec![create(&release(deploy, built, now))];
+    ops.extend(serve_from_now_on(app, deploy, None, now));
+    ops.extend(free_build_ids(state, &deploy.build));
+    Ok(ops)
+}
+
 /// The new instance is ready: the app serves the new release from this commit on.
 pub fn switch(state: &State, app: &AppName, now: Timestamp) -> Result<Vec<Op>, Refusal> {
     let (app, deploy) = running_deploy(state, app)?;
-    let python = state.release(&app.name, deploy.release).map(|row| row.built.python.clone());
-    let switched = AppRow {
-        serving: Some(deploy.release),
-        deployed_at: Some(now),
-        python,
-        ..AppRow::clone(app)
-    };
-    let draining = DeployRow { state: DeployState::Draining, ..DeployRow::clone(deploy) };
-    Ok(vec![app.replace(&switched), deploy.replace(&draining)])
+    let release = state.release(&app.name, deploy.release);
+    let python = release.and_then(|row| Some(row.built.serving.runtime()?.python.clone()));
+    Ok(serve_from_now_on(app, deploy, python, now).into())
 }
 
 /// Ends the newest deploy of an app, wherever it was left.
@@ -197,6 +198,34 @@ pub fn replace_instance(
     vec![row.delete(), create(&successor)]
 }
 
+fn release(deploy: &DeployRow, built: &Built, now: Timestamp) -> ReleaseRow {
+    ReleaseRow {
+        app: deploy.app.clone(),
+        tenant: deploy.tenant.clone(),
+        number: deploy.release,
+        build: deploy.build.clone(),
+        built: built.clone(),
+        created_at: now,
+    }
+}
+
+/// `app` keeps its Python where the release that `deploy` brings has none.
+fn serve_from_now_on(
+    app: &Row<AppRow>,
+    deploy: &Row<DeployRow>,
+    python: Option<Interpreter>,
+    now: Timestamp,
+) -> [Op; 2] {
+    let switched = AppRow {
+        serving: Some(deploy.release),
+        deployed_at: Some(now),
+        python: python.or_else(|| app.python.clone()),
+        ..AppRow::clone(app)
+    };
+    let draining = DeployRow { state: DeployState::Draining, ..DeployRow::clone(deploy) };
+    [app.replace(&switched), deploy.replace(&draining)]
+}
+
 /// The rows of an app and its deploy, if the deploy is one that can still go on.
 fn running_deploy<'a>(
     state: &'a State,
@@ -264,7 +293,7 @@ fn surplus_releases<'a>(
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::testing::{Rows, at, build_id, built, instance_id, name};
+    use crate::testing::{Rows, at, build_id, built, built_files, instance_id, name};
 
     fn begin(app: &str) -> Begin {
         Begin {
@@ -336,10 +365,28 @@ mod tests {
         state.commit(switch(&state, &name("shop"), at(5)).unwrap());
         let app = state.app(&name("shop")).unwrap();
         assert_eq!((app.serving, app.deployed_at), (Some(ReleaseNumber(2)), Some(at(5))));
-        assert_eq!(app.python, Some(built("shop", 2).python));
+        let python = |n| built("shop", n).serving.runtime().map(|runtime| runtime.python.clone());
+        assert_eq!(app.python, python(2));
         assert_eq!(instances(&state), [1, 2]);
         state.commit(settle(&state, &name("shop"), "", at(6)));
         assert_eq!(instances(&state), [2]);
+    }
+
+    #[test]
+    fn files_are_served_without_an_instance_and_the_python_is_kept() {
+        let mut state = deployed(1);
+        state.commit(begin_deploy(&state, &begin("shop")).unwrap().0);
+        let ops = publish(&state, &name("shop"), &built_files("shop", 2), at(5));
+        state.commit(ops.unwrap());
+        let app = state.app(&name("shop")).unwrap();
+        assert_eq!((app.serving, app.deployed_at), (Some(ReleaseNumber(2)), Some(at(5))));
+        assert!(app.python.is_some());
+        assert_eq!(instances(&state), [1]);
+        state.commit(settle(&state, &name("shop"), "", at(6)));
+        assert_eq!(instances(&state), [0; 0]);
+        start(&mut state, 3);
+        state.commit(switch(&state, &name("shop"), at(7)).unwrap());
+        assert_eq!(instances(&state), [3]);
     }
 
     #[test]

@@ -2,6 +2,7 @@
 //!
 //! ```text
 //! queue ─▶ begin ─▶ build ─▶ propose ─▶ ready ─▶ switch ─▶ drain ─▶ done
+//!                     └─────── publish ────────────▲     (files alone)
 //! ```
 //!
 //! Each step is a commit (see `changes`) followed by what it announces. Up to the switch anything may
@@ -14,7 +15,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ace_api::http::{ApiError, DeployEvent, DeployPhase, LogLine};
-use ace_api::{BuildError, BuildRequest, Built, InstanceState, InstanceStatus};
+use ace_api::{BuildError, BuildRequest, Built, InstanceState, InstanceStatus, Serving};
 use ace_store::Revision;
 use ace_types::{AppName, BuildId, InstanceId, ReleaseNumber, TenantName, error_chain};
 use axum::http::StatusCode;
@@ -146,16 +147,38 @@ impl Deploy {
         self.phase(DeployPhase::Building).await;
         let built = self.build(&begun).await?;
         drop(room);
-        let instance = self.propose(&built).await?;
+        let revision = match &built.serving {
+            Serving::Files => self.publish(&built).await?,
+            Serving::Program(_) => self.start_and_switch(&built, begun.release).await?,
+        };
+        Ok((begun.release, revision))
+    }
+
+    /// Starts an instance of the new release, and moves requests to it once it is ready.
+    async fn start_and_switch(
+        &self,
+        built: &Built,
+        release: ReleaseNumber,
+    ) -> Result<Revision, Refusal> {
+        let instance = self.propose(built).await?;
         self.phase(DeployPhase::Starting).await;
         tokio::select! {
-            ready = self.ready(&instance, begun.release, built.app_yaml.startup) => ready?,
+            ready = self.ready(&instance, release, built.app_yaml.startup) => ready?,
             refusal = self.given_up() => return Err(refusal),
         }
         self.phase(DeployPhase::Switching).await;
         let change = |state: &_| Ok((changes::switch(state, &self.app, Timestamp::now())?, ()));
         let ((), revision) = self.engine.records.transact(change).await?;
-        Ok((begun.release, revision))
+        Ok(revision)
+    }
+
+    /// Moves requests to files, which nothing has to start for.
+    async fn publish(&self, built: &Built) -> Result<Revision, Refusal> {
+        self.phase(DeployPhase::Switching).await;
+        let change =
+            |state: &_| Ok((changes::publish(state, &self.app, built, Timestamp::now())?, ()));
+        let ((), revision) = self.engine.records.transact(change).await?;
+        Ok(revision)
     }
 
     async fn begin(&self) -> Result<Begun, Refusal> {

@@ -6,7 +6,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ace_api::{
-    InstanceSocket, InstanceSpec, InstanceState, InstanceStatus, Route, RouteTable, VolumeSpec,
+    Backend, InstanceSocket, InstanceSpec, InstanceState, InstanceStatus, Route, RouteTable,
+    Serving, VolumeSpec,
 };
 use ace_types::{AppName, InstanceId};
 use jiff::Timestamp;
@@ -50,7 +51,8 @@ pub fn plan(config: &ControlConfig, state: &State, statuses: &Statuses, now: Tim
     }
 }
 
-/// `None` where the engine has no such range of user ids: then its claim has shrunk under it.
+/// `None` where the engine has no such range of user ids, since its claim has shrunk under it, and
+/// for files, which nothing runs for.
 fn spec(
     config: &ControlConfig,
     app: &AppRow,
@@ -64,12 +66,8 @@ fn spec(
         app: row.app.clone(),
         release: row.release,
         ids: config.id_range(app.ids)?,
-        python: built.python.clone(),
         code: built.code.clone(),
-        environment: built.environment.clone(),
-        served_by: built.served_by,
-        server: built.server.clone(),
-        entry: built.entry.clone(),
+        runtime: built.serving.runtime()?.clone(),
         processes: yaml.processes,
         threads: yaml.threads,
         env: yaml.env.clone(),
@@ -82,7 +80,7 @@ fn spec(
     })
 }
 
-/// The way to the release that `app` serves, by those of its instances that run.
+/// The way to the release that `app` serves.
 fn route(
     config: &ControlConfig,
     app: &AppRow,
@@ -90,24 +88,32 @@ fn route(
     statuses: &Statuses,
 ) -> Option<Route> {
     let number = app.serving.filter(|_| !app.destroying)?;
-    let built = &state.release(&app.name, number)?.built;
-    let protocol = built.served_by.protocol();
-    let ready =
-        |row: &InstanceRow| {
-            let status = statuses.get(&row.id)?;
-            (row.release == number && status.state == InstanceState::Running).then(|| {
-                InstanceSocket { id: row.id.clone(), socket: status.socket.clone(), protocol }
-            })
-        };
+    let release = state.release(&app.name, number)?;
+    let built = &release.built;
     Some(Route {
         hosts: vec![config.host(&app.name).ok()?],
         app: app.name.clone(),
         release: number,
         code: built.code.clone(),
         statics: built.app_yaml.statics.clone(),
-        instances: state.instances_of(&app.name).filter_map(|row| ready(row)).collect(),
+        backend: backend(release, state, statuses),
         limits: built.app_yaml.limits.clone(),
     })
+}
+
+/// What is behind the files of `release`: those of its instances that run.
+fn backend(release: &ReleaseRow, state: &State, statuses: &Statuses) -> Backend {
+    let protocol = match &release.built.serving {
+        Serving::Files => return Backend::Files,
+        Serving::Program(runtime) => runtime.program.protocol(),
+    };
+    let ready = |row: &InstanceRow| {
+        let status = statuses.get(&row.id)?;
+        let runs = row.release == release.number && status.state == InstanceState::Running;
+        let socket = || status.socket.clone();
+        runs.then(|| InstanceSocket { id: row.id.clone(), socket: socket(), protocol })
+    };
+    Backend::Instances(state.instances_of(&release.app).filter_map(|row| ready(row)).collect())
 }
 
 /// A node never tries an instance again that has failed at its first start. For a candidate that is
@@ -138,7 +144,8 @@ mod tests {
 
     /// The instances that each app's route leads to.
     fn routed(plan: &Plan) -> Vec<(u32, Vec<InstanceId>)> {
-        let sockets = |route: &Route| route.instances.iter().map(|to| to.id.clone()).collect();
+        let sockets =
+            |route: &Route| route.backend.instances().iter().map(|to| to.id.clone()).collect();
         plan.routes.routes.iter().map(|route| (route.release.0, sockets(route))).collect()
     }
 

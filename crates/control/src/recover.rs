@@ -9,6 +9,7 @@ use std::io;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use ace_api::Built;
 use ace_types::{AppName, error_chain};
 use jiff::Timestamp;
 
@@ -108,9 +109,11 @@ async fn sweep_all(engine: &Engine) -> Result<(), RecordsError> {
 
 /// Everything on disk that a release needs.
 fn used_paths(state: &State) -> BTreeSet<PathBuf> {
-    let paths =
-        |row: &crate::rows::ReleaseRow| [row.built.code.clone(), row.built.environment.clone()];
-    state.releases().flat_map(|row| paths(row)).collect()
+    let paths = |built: &Built| {
+        let environment = built.serving.runtime().map(|runtime| runtime.environment.clone());
+        [Some(built.code.clone()), environment].into_iter().flatten()
+    };
+    state.releases().flat_map(|row| paths(&row.built)).collect()
 }
 
 /// What stands in `folder` and neither is nor holds anything `used`.

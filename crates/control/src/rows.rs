@@ -59,7 +59,7 @@ pub struct DeployRow {
 /// How far a deploy has come.
 ///
 /// ```text
-/// Building ──▶ Starting ──▶ Draining ──▶ Done
+/// Building ──▶ Starting ──▶ Draining ──▶ Done     (files alone skip Starting)
 ///     └────────────┴──▶ Failed
 /// ```
 ///

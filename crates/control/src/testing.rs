@@ -5,7 +5,7 @@ use std::ops::Deref;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ace_api::{Built, InstanceState, InstanceStatus, Interpreter};
+use ace_api::{Built, InstanceState, InstanceStatus, Interpreter, Program, Runtime, Serving};
 use ace_store::{Change, Op, Revision};
 use ace_types::{
     AppName, AppYaml, BuildId, Bytes, IdRange, InstanceId, ReleaseNumber, Server, TenantName,
@@ -46,19 +46,28 @@ pub fn config() -> ControlConfig {
 pub fn built(app: &str, n: u32) -> Built {
     Built {
         code: format!("/data/releases/{app}/{n:08}/code").into(),
-        environment: format!("/data/environments/{app}/none").into(),
-        served_by: Server::Uwsgi,
-        server: "/data/servers/uwsgi".into(),
-        python: Interpreter {
-            version: format!("3.13.{n}"),
-            program: "/usr/bin/python3.13".into(),
-            prefix: "/usr".into(),
-        },
-        entry: Default::default(),
+        serving: Serving::Program(Runtime {
+            python: Interpreter {
+                version: format!("3.13.{n}"),
+                program: "/usr/bin/python3.13".into(),
+                prefix: "/usr".into(),
+            },
+            environment: format!("/data/environments/{app}/none").into(),
+            environment_size: Bytes(1),
+            program: Program::Server {
+                kind: Server::Uwsgi,
+                packages: "/data/servers/uwsgi".into(),
+                entry: Default::default(),
+            },
+        }),
         app_yaml: AppYaml::default(),
         code_size: Bytes(1),
-        environment_size: Bytes(1),
     }
+}
+
+/// What build `n` of `app` made of files alone.
+pub fn built_files(app: &str, n: u32) -> Built {
+    Built { serving: Serving::Files, ..built(app, n) }
 }
 
 /// The status of instance `n` of `app`, in `state` since second 0.

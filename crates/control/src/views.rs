@@ -1,7 +1,7 @@
 //! Apps as the API shows them, worked out from the rows and what is.
 
-use ace_api::InstanceState;
-use ace_api::http::{AppState, AppView, DeployView, InstanceView};
+use ace_api::http::{AppState, AppView, DeployView, InstanceView, ServedBy};
+use ace_api::{Built, InstanceState, Program, Serving};
 use ace_types::{AppName, ReleaseNumber};
 
 use crate::config::ControlConfig;
@@ -26,20 +26,34 @@ pub fn app(
 
 fn view(config: &ControlConfig, state: &State, statuses: &Statuses, app: &AppRow) -> AppView {
     let release = app.serving.and_then(|number| state.release(&app.name, number));
-    let yaml = release.map(|release| &release.built.app_yaml);
+    let built = release.map(|release| &release.built);
+    // What follows is an instance's, and files have none.
+    let runtime = built.and_then(|built| built.serving.runtime());
+    let yaml = built.filter(|_| runtime.is_some()).map(|built| &built.app_yaml);
     let instances = instances(statuses, &app.name);
     AppView {
         name: app.name.clone(),
         tenant: app.tenant.clone(),
         url: config.url(&app.name),
-        state: in_one_word(app, &instances),
+        state: in_one_word(app, built, &instances),
         release: app.serving,
         deployed_at: app.deployed_at,
-        python: release.map(|release| release.built.python.version.clone()),
+        served_by: built.map(|built| served_by(&built.serving)),
+        python: runtime.map(|runtime| runtime.python.version.clone()),
         memory_limit: yaml.map(|yaml| yaml.limits.memory),
         volume: yaml.and_then(|yaml| yaml.volume),
         instances,
         last_deploy: state.deploy(&app.name).map(|deploy| deploy_view(deploy)),
+    }
+}
+
+fn served_by(serving: &Serving) -> ServedBy {
+    match serving.runtime().map(|runtime| &runtime.program) {
+        None => ServedBy::Files,
+        Some(Program::Server { kind, .. }) => ServedBy::Server { name: *kind },
+        Some(Program::Command { line, port }) => {
+            ServedBy::Command { line: line.clone(), port: *port }
+        }
     }
 }
 
@@ -58,7 +72,7 @@ fn instances(statuses: &Statuses, app: &AppName) -> Vec<InstanceView> {
         .collect()
 }
 
-fn in_one_word(app: &AppRow, instances: &[InstanceView]) -> AppState {
+fn in_one_word(app: &AppRow, built: Option<&Built>, instances: &[InstanceView]) -> AppState {
     let Some(serving) = app.serving else {
         return if app.destroying { AppState::Destroying } else { AppState::New };
     };
@@ -66,7 +80,8 @@ fn in_one_word(app: &AppRow, instances: &[InstanceView]) -> AppState {
         return AppState::Destroying;
     }
     let any = |is: fn(&InstanceView) -> bool| serves(instances, serving).any(is);
-    if any(|instance| instance.state == InstanceState::Running) {
+    let needs_none = built.is_some_and(|built| built.serving == Serving::Files);
+    if needs_none || any(|instance| instance.state == InstanceState::Running) {
         AppState::Running
     } else if any(keeps_ending) {
         AppState::Crashing

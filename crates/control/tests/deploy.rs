@@ -7,7 +7,7 @@ mod common;
 use std::time::Duration;
 
 use ace_api::InstanceState;
-use ace_api::http::{DeployEvent, DeployPhase};
+use ace_api::http::{DeployEvent, DeployPhase, ServedBy};
 use common::client::{begin, deploy, done, failure, get, read_until, send};
 use common::{Machine, assert_sound, block_on, eventually};
 
@@ -69,6 +69,24 @@ fn an_app_that_does_not_start_shows_its_own_words_and_the_old_release_stays() {
     let last = app.last_deploy.as_ref().unwrap();
     assert_eq!((last.release.0, last.error.as_deref()), (2, Some(error.message.as_str())));
     assert_eq!(done(&deploy(&life.socket, "shop", "run")), 3);
+}
+
+#[test]
+fn files_alone_are_served_without_an_instance() {
+    let machine = Machine::new();
+    let life = machine.live();
+    let events = deploy(&life.socket, "shop", "files");
+    assert_eq!(done(&events), 1);
+    assert_eq!(phases(&events), [DeployPhase::Building, DeployPhase::Switching]);
+    assert_eq!(life.routed("shop"), Some((1, 0)));
+    assert_sound(&machine, &life);
+    let app = &life.apps()[0];
+    assert_eq!((app.served_by.clone(), app.python.clone()), (Some(ServedBy::Files), None));
+    for (archive, release) in [("run", 2), ("files", 3)] {
+        assert_eq!(done(&deploy(&life.socket, "shop", archive)), release);
+        assert_sound(&machine, &life);
+    }
+    assert_eq!(machine.node.running(), 0);
 }
 
 #[test]

@@ -46,6 +46,16 @@ pub struct Answer {
     pub permit: InstancePermit,
 }
 
+/// What came of a request that was to be taken to an instance.
+pub enum Forwarded {
+    Answer(Answer),
+    /// By now the app is files alone, along this route; the request has not been sent.
+    Files {
+        route: Arc<AppRoute>,
+        head: AppHead,
+    },
+}
+
 /// How long and how many may wait for an instance.
 #[derive(Debug, Clone, Copy)]
 pub struct HoldBounds {
@@ -77,16 +87,21 @@ pub async fn forward(
     host: &HostName,
     mut request: Outgoing,
     bounds: HoldBounds,
-) -> Result<Answer, Failure> {
+) -> Result<Forwarded, Failure> {
     let mut hold = None;
     let bodiless = request.body.is_none();
     let mut repeatable = true;
     loop {
         let manner = request.manner(repeatable);
         let Ready { connection, head, permit } =
-            connect(routes, host, &mut hold, bounds, &request.head, manner).await?;
+            match connect(routes, host, &mut hold, bounds, &request.head, manner).await? {
+                Found::Instance(ready) => ready,
+                Found::Files(route) => return Ok(Forwarded::Files { route, head: request.head }),
+            };
         match request.exchange(connection, &head).await {
-            Ok((response, tunnel)) => return Ok(Answer { response, tunnel, permit }),
+            Ok((response, tunnel)) => {
+                return Ok(Forwarded::Answer(Answer { response, tunnel, permit }));
+            }
             Err(failure) if repeatable && is_unseen(&failure, bodiless) => repeatable = false,
             Err(failure) => return Err(failure),
         }
@@ -111,6 +126,12 @@ struct Ready {
     permit: InstancePermit,
 }
 
+/// Where a route leads.
+enum Found {
+    Instance(Ready),
+    Files(Arc<AppRoute>),
+}
+
 /// Connects to the least busy instance that takes the connection, waiting for one if need be.
 async fn connect(
     routes: &Routes,
@@ -119,12 +140,15 @@ async fn connect(
     bounds: HoldBounds,
     head: &AppHead,
     manner: Manner,
-) -> Result<Ready, Failure> {
+) -> Result<Found, Failure> {
     loop {
         let route = routes.table().route(host).cloned();
         let route = route.ok_or_else(|| Failure::UnknownHost { host: host.to_string() })?;
+        if route.is_files_alone() {
+            return Ok(Found::Files(route));
+        }
         let refusal = match connect_to_any(&route, head, manner).await? {
-            Attempt::Connected(ready) => return Ok(ready),
+            Attempt::Connected(ready) => return Ok(Found::Instance(ready)),
             Attempt::OldTable => continue,
             Attempt::Refused(error) => Some(Arc::new(error)),
             Attempt::NoInstance => None,

@@ -17,7 +17,7 @@ use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use ace_api::{Route, RouteTable};
+use ace_api::{Backend, InstanceSocket, Route, RouteTable};
 use ace_types::{AppName, HostName, InstanceId, Limits, Protocol, StaticRule};
 use ace_upstream::Pool;
 use arc_swap::{ArcSwap, Guard};
@@ -49,7 +49,8 @@ pub struct AppRoute {
     pub statics: Vec<StaticRule>,
     /// Where `statics` find their files; `None` where it could not be opened, or there are none.
     pub code: Option<Arc<Folder>>,
-    pub instances: Vec<Instance>,
+    /// `None` where the release is files alone.
+    pub instances: Option<Vec<Instance>>,
     pub limits: Limits,
     load: Arc<AppLoad>,
     code_path: PathBuf,
@@ -178,7 +179,7 @@ impl Table {
     }
 
     fn instances(&self) -> HashSet<&InstanceId> {
-        let instances = self.routes().flat_map(|route| &route.instances);
+        let instances = self.routes().flat_map(|route| route.instances.iter().flatten());
         instances.map(|instance| &instance.id).collect()
     }
 
@@ -188,9 +189,15 @@ impl Table {
 }
 
 impl AppRoute {
+    /// Whether what its rules don't cover is not found.
+    pub fn is_files_alone(&self) -> bool {
+        self.instances.is_none()
+    }
+
     /// The least busy instance that is not among `but`.
     pub fn least_busy(&self, but: &[&InstanceId]) -> Option<&Instance> {
-        let candidates = self.instances.iter().filter(|instance| !but.contains(&&instance.id));
+        let candidates = self.instances.iter().flatten();
+        let candidates = candidates.filter(|instance| !but.contains(&&instance.id));
         candidates.min_by_key(|instance| instance.load.count())
     }
 
@@ -307,20 +314,27 @@ impl Known {
             true => None,
             false => open_code(&route.code, &route.app, old),
         };
-        let instances = route.instances.into_iter().map(|instance| {
-            let load = Arc::clone(self.instances.entry(instance.id.clone()).or_default());
-            load.revive();
-            Instance { id: instance.id, socket: instance.socket, protocol: instance.protocol, load }
-        });
+        let instances = match route.backend {
+            Backend::Files => None,
+            Backend::Instances(sockets) => {
+                Some(sockets.into_iter().map(|socket| self.prepare_instance(socket)).collect())
+            }
+        };
         AppRoute {
             load: Arc::clone(self.apps.entry(route.app.clone()).or_default()),
-            instances: instances.collect(),
+            instances,
             app: route.app,
             statics: route.statics,
             code,
             limits: route.limits,
             code_path: route.code,
         }
+    }
+
+    fn prepare_instance(&mut self, instance: InstanceSocket) -> Instance {
+        let load = Arc::clone(self.instances.entry(instance.id.clone()).or_default());
+        load.revive();
+        Instance { id: instance.id, socket: instance.socket, protocol: instance.protocol, load }
     }
 
     /// Retires what `table` leaves out, and forgets it once nothing is under way to it.
@@ -362,7 +376,6 @@ impl fmt::Debug for Routes {
 
 #[cfg(test)]
 mod tests {
-    use ace_api::InstanceSocket;
     use ace_types::ReleaseNumber;
 
     use super::*;
@@ -386,7 +399,7 @@ mod tests {
                 release: ReleaseNumber(1),
                 code: PathBuf::from("/nonexistent"),
                 statics: Vec::new(),
-                instances: instances.iter().map(socket).collect(),
+                backend: Backend::Instances(instances.iter().map(socket).collect()),
                 limits: Limits::for_app(),
             }],
         }
@@ -395,6 +408,10 @@ mod tests {
     fn route(routes: &Routes) -> Arc<AppRoute> {
         let table = routes.table();
         Arc::clone(table.route(&"shop.localhost".parse().unwrap()).unwrap())
+    }
+
+    fn first(route: &AppRoute) -> &Instance {
+        route.least_busy(&[]).unwrap()
     }
 
     #[test]
@@ -414,7 +431,7 @@ mod tests {
         routes.replace(table(&["x"]));
         let old = route(&routes);
         routes.replace(table(&["y"]));
-        assert!(old.instances[0].enter().is_none());
+        assert!(first(&old).enter().is_none());
         assert!(routes.drained(&id("x"), SOON).await);
     }
 
@@ -422,7 +439,7 @@ mod tests {
     async fn a_request_that_entered_before_is_waited_for() {
         let routes = Arc::new(Routes::new());
         routes.replace(table(&["x"]));
-        let permit = route(&routes).instances[0].enter().unwrap();
+        let permit = first(&route(&routes)).enter().unwrap();
         routes.replace(table(&["y"]));
         routes.replace(table(&["y"]));
         assert!(!routes.drained(&id("x"), SOON).await);
@@ -439,7 +456,7 @@ mod tests {
         for instances in [&["x"][..], &[], &["x"]] {
             routes.replace(table(instances));
         }
-        assert!(route(&routes).instances[0].enter().is_some());
+        assert!(first(&route(&routes)).enter().is_some());
     }
 
     #[test]
@@ -466,7 +483,7 @@ mod tests {
                 scope.spawn(|| {
                     while !stop.load(Ordering::Relaxed) {
                         let route = route(&routes);
-                        let Some(instance) = route.instances.first() else { continue };
+                        let Some(instance) = route.least_busy(&[]) else { continue };
                         let Some(_permit) = instance.enter() else { continue };
                         let mine = if instance.id == id("x") { 1 } else { 1 << 32 };
                         inside.fetch_add(mine, Ordering::SeqCst);

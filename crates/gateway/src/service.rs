@@ -17,10 +17,11 @@ use crate::app_head::{AppHead, wanted_upgrade};
 use crate::body::{Body, Content};
 use crate::client::ClientState;
 use crate::failure::Failure;
-use crate::forward::{Answer, HoldBounds, Outgoing, await_routes, forward};
+use crate::forward::{Answer, Forwarded, HoldBounds, Outgoing, await_routes, forward};
 use crate::request_body::{BodyBounds, RequestBody, Spool};
 use crate::routes::{AppPermit, AppRoute, Routes};
 use crate::server::Lease;
+use crate::statics::Asked;
 use crate::{headers, statics, target, tunnel};
 
 /// What every request is handled with.
@@ -42,6 +43,13 @@ pub struct Client {
     pub address: SocketAddr,
     pub state: Arc<ClientState>,
     pub lease: Arc<Lease>,
+}
+
+/// What a request is for.
+struct Place {
+    host: HostName,
+    /// Normalised.
+    path: Vec<u8>,
 }
 
 /// An answer, and what its connection is to become after it.
@@ -88,18 +96,17 @@ impl Service {
         let route = self.route(&host).await?;
         let connections = route.limits.connections;
         record.app = Some(AppPermit::take(&route).ok_or(Failure::Busy { connections })?);
-        match statics::rule_for(&route.statics, &path) {
-            Some(rule) => {
-                let code = route.code.as_ref().ok_or(Failure::NoSuchFile)?;
-                statics::serve(code, rule, &path, &parts).map(Reply::from)
-            }
-            None => self.ask_app(&host, &route.limits, client, parts, body, record).await,
+        let asked = Asked { method: &parts.method, uri: &parts.uri, headers: &parts.headers };
+        if let Some(file) = file(&route, &path, asked) {
+            return file.map(Reply::from);
         }
+        let place = Place { host, path };
+        self.ask_app(&place, &route.limits, client, parts, body, record).await
     }
 
     async fn ask_app(
         &self,
-        host: &HostName,
+        Place { host, path }: &Place,
         limits: &Limits,
         client: SocketAddr,
         mut parts: Parts,
@@ -116,10 +123,16 @@ impl Service {
             pace: self.body_pace,
             timeout: limits.timeout,
         };
-        let Answer { response, tunnel, permit } =
-            forward(&self.routes, host, request, self.hold).await?;
-        record.instance = Some(permit);
-        Ok(Reply { response, tunnel: upgrade.zip(tunnel) })
+        match forward(&self.routes, host, request, self.hold).await? {
+            Forwarded::Answer(Answer { response, tunnel, permit }) => {
+                record.instance = Some(permit);
+                Ok(Reply { response, tunnel: upgrade.zip(tunnel) })
+            }
+            Forwarded::Files { route, head } => {
+                let asked = Asked { method: &head.method, uri: &head.uri, headers: &head.headers };
+                file(&route, path, asked).unwrap_or(Err(Failure::NoSuchFile)).map(Reply::from)
+            }
+        }
     }
 
     fn app_head(
@@ -153,6 +166,21 @@ impl Service {
         }
         let route = self.routes.table().route(host).cloned();
         route.ok_or_else(|| Failure::UnknownHost { host: host.to_string() })
+    }
+}
+
+/// The file that `route` has at `path`; `None` where its app is to be asked.
+fn file(
+    route: &AppRoute,
+    path: &[u8],
+    asked: Asked<'_>,
+) -> Option<Result<Response<Content>, Failure>> {
+    match statics::rule_for(&route.statics, path) {
+        Some(rule) => Some(match &route.code {
+            Some(code) => statics::serve(code, rule, path, asked),
+            None => Err(Failure::NoSuchFile),
+        }),
+        None => route.is_files_alone().then_some(Err(Failure::NoSuchFile)),
     }
 }
 

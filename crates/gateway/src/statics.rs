@@ -9,8 +9,7 @@ use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, EXPIRES,
     LAST_MODIFIED, LOCATION, X_CONTENT_TYPE_OPTIONS,
 };
-use http::request::Parts;
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri};
 use jiff::Timestamp;
 
 use crate::body::Content;
@@ -21,6 +20,14 @@ use crate::media_type;
 
 /// The file that stands for its folder.
 const INDEX: &str = "index.html";
+
+/// What is asked of a file.
+#[derive(Debug, Clone, Copy)]
+pub struct Asked<'a> {
+    pub method: &'a Method,
+    pub uri: &'a Uri,
+    pub headers: &'a HeaderMap,
+}
 
 /// The rule that `path`, normalised, falls under: the longest.
 pub fn rule_for<'a>(rules: &'a [StaticRule], path: &[u8]) -> Option<&'a StaticRule> {
@@ -39,7 +46,7 @@ pub fn serve(
     folder: &Folder,
     rule: &StaticRule,
     path: &[u8],
-    request: &Parts,
+    request: Asked<'_>,
 ) -> Result<Response<Content>, Failure> {
     if request.method != Method::GET && request.method != Method::HEAD {
         return Err(Failure::Method { allow: "GET, HEAD" });
@@ -83,11 +90,11 @@ fn send(
     file: &OpenFile,
     file_path: &[u8],
     rule: &StaticRule,
-    request: &Parts,
+    request: Asked<'_>,
 ) -> Result<Response<Content>, Failure> {
     let size = file.version().size;
     let mut response = Response::new(Content::Empty);
-    let (status, first, end) = match select(&request.headers, file.version()) {
+    let (status, first, end) = match select(request.headers, file.version()) {
         Selection::Whole => (StatusCode::OK, 0, size),
         Selection::Part { first, last } => (StatusCode::PARTIAL_CONTENT, first, last + 1),
         Selection::NotModified => (StatusCode::NOT_MODIFIED, 0, 0),

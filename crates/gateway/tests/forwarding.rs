@@ -7,7 +7,7 @@ mod common;
 
 use std::time::Duration;
 
-use ace_api::InstanceSocket;
+use ace_api::{Backend, InstanceSocket};
 use ace_types::{Bytes, Limits, Protocol};
 use common::{AppRequest, Bench, config};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -352,7 +352,7 @@ async fn a_request_that_no_app_has_seen_is_sent_once_more() {
         let ending =
             InstanceSocket { id: common::instance_id("x"), socket, protocol: Protocol::Uwsgi };
         let mut route = bench.route(&[]);
-        route.instances = vec![ending];
+        route.backend = Backend::Instances(vec![ending]);
         bench.set_route(route);
         let request = format!("{method} / HTTP/1.1\r\nHost: shop.localhost\r\n\r\n");
         let (answer, ()) = tokio::join!(bench.ask(&request), async {

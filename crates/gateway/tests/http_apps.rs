@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ace_api::InstanceSocket;
+use ace_api::{Backend, InstanceSocket};
 use ace_types::Protocol;
 use common::Bench;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -35,7 +35,8 @@ where
     });
     let id = common::instance_id("x");
     let mut route = bench.route(&[]);
-    route.instances = vec![InstanceSocket { id, socket, protocol: Protocol::Http }];
+    let instance = InstanceSocket { id, socket, protocol: Protocol::Http };
+    route.backend = Backend::Instances(vec![instance]);
     bench.set_route(route);
     connections
 }

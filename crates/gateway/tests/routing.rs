@@ -9,9 +9,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use ace_api::{Gateway, RouteTable};
+use ace_api::{Backend, Gateway, Route, RouteTable};
 use ace_gateway::GatewayConfig;
-use common::{Bench, Client, config};
+use common::{Bench, Client, config, rule};
 use tokio::time::sleep;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: shop.localhost\r\n\r\n";
@@ -65,6 +65,39 @@ async fn a_request_waits_until_an_instance_is_there() {
         bench.set_route(bench.route(&[&app]));
     });
     assert_eq!(answer.text(), "hello");
+}
+
+#[tokio::test]
+async fn an_app_of_files_alone_answers_at_once() {
+    let bench = Bench::start();
+    bench.write("index.html", "hello");
+    bench.set_route(files_alone(&bench));
+    assert_eq!(bench.get("/").await.text(), "hello");
+    let missing = bench.get("/missing").await;
+    assert_eq!((missing.status, missing.header("retry-after")), (404, ""));
+    let mut no_rules = files_alone(&bench);
+    no_rules.statics.clear();
+    bench.set_route(no_rules);
+    assert_eq!(bench.get("/").await.status, 404);
+}
+
+#[tokio::test]
+async fn a_request_that_waits_for_an_app_gets_the_file_that_takes_its_place() {
+    let bench = Bench::start();
+    bench.write("index.html", "hello");
+    bench.set_route(bench.route(&[]));
+    let post = "POST / HTTP/1.1\r\nHost: shop.localhost\r\nContent-Length: 2\r\n\r\nhi";
+    let (file, missing, refused, ()) =
+        tokio::join!(bench.get("/"), bench.get("/missing"), bench.ask(post), async {
+            sleep(Duration::from_millis(100)).await;
+            bench.set_route(files_alone(&bench));
+        });
+    assert_eq!((file.status, file.text()), (200, "hello"));
+    assert_eq!((missing.status, refused.status), (404, 405));
+}
+
+fn files_alone(bench: &Bench) -> Route {
+    Route { statics: vec![rule("/", "")], backend: Backend::Files, ..bench.route(&[]) }
 }
 
 #[tokio::test]

@@ -330,7 +330,7 @@ async fn wake(at: Option<Timestamp>) {
 async fn until_ready(spec: InstanceSpec, socket: impl AsRef<Path> + Send + 'static) -> Event {
     let deadline = Instant::now() + spec.startup;
     let path = spec.health.as_deref().unwrap_or("/");
-    let protocol = spec.served_by.protocol();
+    let protocol = spec.runtime.program.protocol();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let outcome = probe(socket.as_ref(), protocol, &spec.host, path, left).await;

@@ -319,9 +319,9 @@ fn plan(desired: &Desired, have: &BTreeSet<InstanceId>) -> Vec<Step> {
 mod tests {
     use std::time::Duration;
 
-    use ace_api::Interpreter;
+    use ace_api::{Interpreter, Program, Runtime};
     use ace_types::app_yaml::Entry;
-    use ace_types::{IdRange, Limits, ReleaseNumber, TenantName};
+    use ace_types::{Bytes, IdRange, Limits, ReleaseNumber, Server, TenantName};
 
     use super::*;
 
@@ -336,16 +336,21 @@ mod tests {
             app: "shop".parse().expect("a name"),
             release: ReleaseNumber(1),
             ids: IdRange::new(0).expect("there is a first range"),
-            python: Interpreter {
-                version: "3.13.1".into(),
-                program: "/usr/bin/python3.13".into(),
-                prefix: "/usr".into(),
-            },
             code: "/code".into(),
-            environment: "/environment".into(),
-            served_by: Default::default(),
-            server: "/server".into(),
-            entry: Entry::default(),
+            runtime: Runtime {
+                python: Interpreter {
+                    version: "3.13.1".into(),
+                    program: "/usr/bin/python3.13".into(),
+                    prefix: "/usr".into(),
+                },
+                environment: "/environment".into(),
+                environment_size: Bytes(1),
+                program: Program::Server {
+                    kind: Server::Uwsgi,
+                    packages: "/server".into(),
+                    entry: Entry::default(),
+                },
+            },
             processes: 1,
             threads: 4,
             env: BTreeMap::new(),

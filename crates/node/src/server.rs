@@ -5,8 +5,9 @@
 
 use std::time::Duration;
 
-use ace_api::InstanceSpec;
+use ace_api::{InstanceSpec, Program};
 use ace_types::Server;
+use ace_types::app_yaml::Entry;
 use serde_json::{Value, json};
 
 /// The descriptor under which the server finds its listening socket.
@@ -17,6 +18,8 @@ pub const SOCKET_FD: i32 = 3;
 pub const STATUS_NOT_LOADED: i32 = 22;
 
 const PYTHON: &str = "/ace/user/virtualenv/bin/python";
+/// What reads a command of the app's own. As its last act, it becomes the program it starts.
+const SHELL: &str = "/bin/sh";
 
 /// How long uWSGI lets a read or a write of its socket wait. By default four seconds, after which it
 /// cuts the answer to a client that pauses. The gateway knows better when a client has left, and is
@@ -37,23 +40,26 @@ const HEAD_BYTES_MAX: u32 = 128 << 10;
 
 /// The program and arguments that serve `spec`'s app.
 pub fn command(spec: &InstanceSpec) -> Vec<String> {
-    let mercy = worker_mercy(spec.stop_grace).as_secs();
-    match spec.served_by {
-        Server::Uwsgi => start(UWSGI, spec, json!({}), uwsgi_arguments(spec, mercy)),
-        Server::Gunicorn => start(GUNICORN, spec, gunicorn_options(spec, mercy), Vec::new()),
-        Server::Uvicorn => start(UVICORN, spec, uvicorn_options(mercy), Vec::new()),
+    match &spec.runtime.program {
+        Program::Server { kind, entry, .. } => server(*kind, entry, spec),
+        Program::Command { line, .. } => [SHELL, "-c", line].map(str::to_owned).into(),
     }
 }
 
-/// Runs `script` in the environment's interpreter. Not from a file: programs that multiprocessing
-/// starts would run it again.
-fn start(script: &str, spec: &InstanceSpec, options: Value, arguments: Vec<String>) -> Vec<String> {
+fn server(kind: Server, entry: &Entry, spec: &InstanceSpec) -> Vec<String> {
+    let mercy = worker_mercy(spec.stop_grace).as_secs();
+    let (script, options, arguments) = match kind {
+        Server::Uwsgi => (UWSGI, json!({}), uwsgi_arguments(spec, mercy)),
+        Server::Gunicorn => (GUNICORN, gunicorn_options(spec, mercy), Vec::new()),
+        Server::Uvicorn => (UVICORN, uvicorn_options(mercy), Vec::new()),
+    };
     let settings = json!({
-        "server": spec.served_by,
-        "entry": spec.entry.to_string(),
+        "server": kind,
+        "entry": entry.to_string(),
         "processes": spec.processes,
         "options": options,
     });
+    // Not from a file: programs that multiprocessing starts would run it again.
     let start = [PYTHON.to_owned(), "-c".to_owned(), format!("{LOAD}{script}")];
     start.into_iter().chain([settings.to_string()]).chain(arguments).collect()
 }

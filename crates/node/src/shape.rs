@@ -3,7 +3,7 @@
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 
-use ace_api::InstanceSpec;
+use ace_api::{InstanceSpec, Program, Runtime};
 use ace_sandbox::ContainerSpec;
 use ace_sandbox::cgroup::Cgroup;
 use ace_sandbox::spec::{
@@ -59,14 +59,15 @@ fn root(
     nameservers: Vec<Ipv4Addr>,
     volume_device: Option<PathBuf>,
 ) -> RootSpec {
-    let mut binds = vec![
-        read_only(&spec.code, "/ace/code"),
-        read_only(&spec.environment, "/ace/user/virtualenv"),
-        read_only(&spec.server, "/ace/server"),
-    ];
+    let Runtime { python, environment, program, .. } = &spec.runtime;
+    let mut binds =
+        vec![read_only(&spec.code, "/ace/code"), read_only(environment, "/ace/user/virtualenv")];
+    if let Program::Server { packages, .. } = program {
+        binds.push(read_only(packages, "/ace/server"));
+    }
     // An interpreter below /usr is there already.
-    if !spec.python.prefix.starts_with("/usr") {
-        binds.push(read_only(&spec.python.prefix, &spec.python.prefix));
+    if !python.prefix.starts_with("/usr") {
+        binds.push(read_only(&python.prefix, &python.prefix));
     }
     let limits = &spec.limits;
     RootSpec {

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, Limits, PythonRange, Server};
+use crate::{Bytes, Limits, PythonRange, ServerChoice};
 
 mod parser;
 mod values;
@@ -27,9 +27,8 @@ pub struct AppYaml {
     pub entry: Option<Entry>,
     /// The wanted Python; `None` is the newest known at the first deploy.
     pub python: Option<PythonRange>,
-    /// What serves the app; `None` is what suits its callable.
-    #[serde(default)]
-    pub server: Option<Server>,
+    /// What serves the app; `None` is what suits what the build finds.
+    pub server: Option<ServerChoice>,
     /// Worker processes of the server in each instance.
     pub processes: u16,
     /// Threads of each worker.

@@ -21,4 +21,4 @@ pub use id::{BuildId, EngineId, IdRange, InstanceId, ReleaseNumber};
 pub use limits::{Limits, OutOfBounds};
 pub use name::{AppName, HostName, NameError, TenantName};
 pub use python::{NoPythonRange, PythonRange};
-pub use server::{Protocol, Server};
+pub use server::{Protocol, Server, ServerChoice};

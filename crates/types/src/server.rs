@@ -17,6 +17,16 @@ pub enum Server {
     Uvicorn,
 }
 
+/// What `server:` of an `app.yaml` says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum ServerChoice {
+    /// One of the engine's servers.
+    Engine(Server),
+    /// None of them: a command of the app's own serves it, or it is files alone.
+    None,
+}
+
 /// What a server speaks on its socket.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

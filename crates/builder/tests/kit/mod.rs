@@ -7,14 +7,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use ace_api::{BuildError, BuildRequest, Builder, Built, Interpreter};
+use ace_api::{BuildError, BuildRequest, Builder, Built, Interpreter, Program, Runtime, Serving};
 use ace_builder::{BuilderConfig, ContainerBuilder, Network, NetworkLease, Places};
 use ace_sandbox::cgroup::CgroupTree;
 use ace_sandbox::claims::{self, Claim};
 use ace_sandbox::launch::LauncherProgram;
 use ace_sandbox::spec::NetworkSpec;
 use ace_sandbox::{firewall, network};
-use ace_types::{BuildId, EngineId};
+use ace_types::app_yaml::Entry;
+use ace_types::{AppYaml, BuildId, EngineId};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use tempfile::TempDir;
@@ -35,6 +36,17 @@ type Archive = tar::Builder<GzEncoder<File>>;
 pub struct Outcome {
     pub result: Result<Built, BuildError>,
     pub log: Vec<String>,
+}
+
+/// A release that one of the engine's servers serves.
+pub struct Made {
+    pub code: PathBuf,
+    pub environment: PathBuf,
+    pub python: Interpreter,
+    /// The server's packages.
+    pub server: PathBuf,
+    pub entry: Entry,
+    pub app_yaml: AppYaml,
 }
 
 impl Kit {
@@ -147,7 +159,19 @@ impl Drop for Kit {
 }
 
 impl Outcome {
-    pub fn built(self) -> Built {
+    /// The release, which one of the engine's servers serves.
+    pub fn built(self) -> Made {
+        let Built { code, serving, app_yaml, .. } = self.release();
+        let Serving::Program(Runtime { python, environment, program, .. }) = serving else {
+            panic!("it is files alone");
+        };
+        let Program::Server { packages, entry, .. } = program else {
+            panic!("it has a command: {program:?}");
+        };
+        Made { code, environment, python, server: packages, entry, app_yaml }
+    }
+
+    pub fn release(self) -> Built {
         let log = self.log.join("\n");
         self.result.unwrap_or_else(|error| {
             panic!("{error}: {:?}\n{log}", std::error::Error::source(&error))

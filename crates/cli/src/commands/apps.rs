@@ -1,7 +1,7 @@
 //! `ace apps`: all apps, a line each.
 
 use ace_api::InstanceState;
-use ace_api::http::{AppState, AppView};
+use ace_api::http::{AppState, AppView, ServedBy};
 use clap::Args;
 
 use crate::client::Client;
@@ -36,7 +36,10 @@ fn row(app: &AppView, screen: &Screen) -> Vec<String> {
         app.name.to_string(),
         state(app.state, screen),
         app.release.map_or("-".to_owned(), |release| release.to_string()),
-        format!("{ready}/{}", app.instances.len()),
+        match app.served_by {
+            Some(ServedBy::Files) => "-".to_owned(),
+            _ => format!("{ready}/{}", app.instances.len()),
+        },
         screen::escape(&app.url),
     ]
 }

@@ -1,7 +1,7 @@
 //! `ace status`: one app and its instances.
 
 use ace_api::InstanceState;
-use ace_api::http::{AppView, DeployView, InstanceView};
+use ace_api::http::{AppView, DeployView, InstanceView, ServedBy};
 use ace_types::AppName;
 use clap::Args;
 use jiff::Timestamp;
@@ -51,6 +51,7 @@ fn facts(app: &AppView, now: Timestamp) -> String {
     };
     let facts = [
         ("release", Some(release)),
+        ("served", app.served_by.as_ref().map(served_by)),
         ("python", app.python.as_deref().map(screen::escape)),
         ("memory", app.memory_limit.map(|limit| format!("{limit} at most, each instance"))),
         ("volume", app.volume.map(|size| format!("{size} at /ace/data"))),
@@ -60,6 +61,16 @@ fn facts(app: &AppView, now: Timestamp) -> String {
         .filter_map(|(name, fact)| fact.map(|fact| format!("{name:<9}{fact}")))
         .collect();
     lines.join("\n")
+}
+
+fn served_by(served_by: &ServedBy) -> String {
+    match served_by {
+        ServedBy::Files => "from files alone; nothing runs".to_owned(),
+        ServedBy::Server { name } => format!("by {name}"),
+        ServedBy::Command { line, port } => {
+            format!("by its own command on port {port}: {}", screen::escape(line))
+        }
+    }
 }
 
 fn instances(instances: &[InstanceView], now: Timestamp) -> String {
@@ -140,7 +151,7 @@ fn ago(then: Timestamp, now: Timestamp) -> String {
 pub mod tests {
     use ace_api::EndReason;
     use ace_api::http::AppState;
-    use ace_types::{Bytes, ReleaseNumber, TenantName};
+    use ace_types::{Bytes, ReleaseNumber, Server, TenantName};
 
     use super::*;
 
@@ -157,6 +168,7 @@ pub mod tests {
             state: AppState::Running,
             release: Some(ReleaseNumber(3)),
             deployed_at: Some(at(0)),
+            served_by: Some(ServedBy::Server { name: Server::Uwsgi }),
             python: Some("3.13.1".to_owned()),
             memory_limit: Some(Bytes::mib(512)),
             volume: None,
@@ -179,10 +191,28 @@ pub mod tests {
             render(&shop(), &Screen::plain(), at(600)),
             "shop  running  http://shop.localhost:8080\n\n\
              release  3, deployed 10 min ago\n\
+             served   by uwsgi\n\
              python   3.13.1\n\
              memory   512M at most, each instance\n\n\
              INSTANCE  RELEASE  STATE    FOR     RESTARTS  LAST ENDED BECAUSE\n\
              abcd1234  3        running  10 min  1         out of memory: its limit is 512M"
+        );
+    }
+
+    #[test]
+    fn files_alone_have_neither_python_nor_instances() {
+        let app = AppView {
+            served_by: Some(ServedBy::Files),
+            python: None,
+            memory_limit: None,
+            instances: Vec::new(),
+            ..shop()
+        };
+        assert_eq!(
+            render(&app, &Screen::plain(), at(600)),
+            "shop  running  http://shop.localhost:8080\n\n\
+             release  3, deployed 10 min ago\n\
+             served   from files alone; nothing runs"
         );
     }
 

@@ -9,9 +9,9 @@ use std::time::Duration;
 
 use ace_api::{
     BuildError, BuildRequest, Builder, Built, EndReason, Gateway, InstanceSpec, InstanceState,
-    InstanceStatus, Interpreter, KnownPython, Node, RouteTable,
+    InstanceStatus, Interpreter, KnownPython, Node, Program, RouteTable, Runtime, Serving,
 };
-use ace_types::{AppName, AppYaml, Bytes, InstanceId};
+use ace_types::{AppName, AppYaml, Bytes, InstanceId, Server};
 use async_trait::async_trait;
 use jiff::Timestamp;
 use tokio::sync::{mpsc, watch};
@@ -148,7 +148,7 @@ impl Gateway for FakeGateway {
 
     async fn drained(&self, instance: &InstanceId, _: Duration) -> bool {
         let routes = self.routes();
-        let mut routed = routes.routes.iter().flat_map(|route| &route.instances);
+        let mut routed = routes.routes.iter().flat_map(|route| route.backend.instances());
         assert!(!routed.any(|to| to.id == *instance), "{instance} still has its route");
         self.drained.lock().unwrap().push(instance.clone());
         true
@@ -187,12 +187,22 @@ impl Drop for Counted<'_> {
     }
 }
 
+fn interpreter(program: &str) -> Interpreter {
+    Interpreter { version: "3.13.1".to_owned(), program: program.into(), prefix: "/usr".into() }
+}
+
+fn program(environment: PathBuf, packages: PathBuf) -> Serving {
+    let kind = Server::Uwsgi;
+    Serving::Program(Runtime {
+        python: interpreter("/usr/bin/python3"),
+        environment,
+        environment_size: Bytes(1),
+        program: Program::Server { kind, packages, entry: Default::default() },
+    })
+}
+
 fn known_python(program: &str) -> KnownPython {
-    let interpreter = Interpreter {
-        version: "3.13.1".to_owned(),
-        program: program.into(),
-        prefix: "/usr".into(),
-    };
+    let interpreter = interpreter(program);
     KnownPython { interpreter, servers: vec!["uwsgi-2.0.30".to_owned()] }
 }
 
@@ -220,21 +230,15 @@ impl Builder for FakeBuilder {
         fs::create_dir_all(&code).unwrap();
         fs::create_dir_all(&environment).unwrap();
         let mut app_yaml = AppYaml { startup: Duration::from_secs(1), ..AppYaml::default() };
-        app_yaml.env.insert(BEHAVIOUR.to_owned(), behaviour);
+        app_yaml.env.insert(BEHAVIOUR.to_owned(), behaviour.clone());
         Ok(Built {
             code,
-            environment,
-            served_by: Default::default(),
-            server: self.data.join("servers/uwsgi"),
-            python: Interpreter {
-                version: "3.13.1".to_owned(),
-                program: "/usr/bin/python3".into(),
-                prefix: "/usr".into(),
+            serving: match behaviour.as_str() {
+                "files" => Serving::Files,
+                _ => program(environment, self.data.join("servers/uwsgi")),
             },
-            entry: Default::default(),
             app_yaml,
             code_size: Bytes(1),
-            environment_size: Bytes(1),
         })
     }
 

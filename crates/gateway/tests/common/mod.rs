@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ace_api::{Gateway, InstanceSocket, Route, RouteTable};
+use ace_api::{Backend, Gateway, InstanceSocket, Route, RouteTable};
 use ace_gateway::{GatewayConfig, GatewayServer};
 use ace_types::{InstanceId, Limits, Protocol, ReleaseNumber, StaticRule};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -94,7 +94,7 @@ impl Bench {
             release: ReleaseNumber(1),
             code: self.code(),
             statics: Vec::new(),
-            instances: apps.iter().map(|app| app.socket.clone()).collect(),
+            backend: Backend::Instances(apps.iter().map(|app| app.socket.clone()).collect()),
             limits: Limits { timeout: Duration::from_millis(500), ..Limits::for_app() },
         }
     }

@@ -458,7 +458,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Bytes, Server};
+    use crate::{Bytes, Server, ServerChoice};
 
     fn read(text: &str) -> AppYaml {
         parse(text.as_bytes()).unwrap_or_else(|error| panic!("{text:?}: {error}"))
@@ -495,7 +495,7 @@ mod tests {
             "startup: 90\n",
             "env: {DEBUG: yes, VERSION: 1.10, EMPTY: , QUOTED: \"a b\"}\n",
         ));
-        assert_eq!(app.server, Some(Server::Gunicorn));
+        assert_eq!(app.server, Some(ServerChoice::Engine(Server::Gunicorn)));
         let paths: Vec<&str> = app.statics.iter().map(|rule| rule.path.as_str()).collect();
         assert_eq!(paths, ["/static/live/", "/favicon.ico", "/static/"]);
         assert_eq!(app.statics[0].files, "live/");
