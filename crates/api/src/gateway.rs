@@ -4,7 +4,10 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ace_types::{AppName, HostName, InstanceId, Limits, Protocol, ReleaseNumber, StaticRule};
+use ace_types::{
+    AppName, HostName, InstanceId, Limits, Protocol, ReleaseNumber, RewriteRule, StaticRule,
+    TryRule,
+};
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
@@ -40,6 +43,12 @@ pub struct Route {
     pub code: PathBuf,
     /// The longest path first.
     pub statics: Vec<StaticRule>,
+    /// Followed before anything else, in this order.
+    #[serde(default)]
+    pub rewrites: Vec<RewriteRule>,
+    /// For what `statics` have no file for; the longest path first.
+    #[serde(default)]
+    pub tries: Vec<TryRule>,
     /// What answers where none of `statics` does.
     pub backend: Backend,
     /// Of these the gateway keeps `connections`, `body` and `timeout`.

@@ -96,6 +96,8 @@ fn route(
         release: number,
         code: built.code.clone(),
         statics: built.app_yaml.statics.clone(),
+        rewrites: built.app_yaml.rewrites.clone(),
+        tries: built.app_yaml.tries.clone(),
         backend: backend(release, state, statuses),
         limits: built.app_yaml.limits.clone(),
     })

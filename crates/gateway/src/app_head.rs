@@ -12,7 +12,10 @@ use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 #[derive(Debug)]
 pub struct AppHead {
     pub method: Method,
+    /// What the client asked for.
     pub uri: Uri,
+    /// What the app is asked for instead, where rules have led elsewhere.
+    pub rewritten: Option<String>,
     pub version: Version,
     /// As [`crate::headers::to_app`] made them.
     pub headers: HeaderMap,
@@ -30,9 +33,11 @@ impl AppHead {
     /// Encodes it for a server that speaks `protocol`; `keep_alive` if another request may follow on
     /// the connection. An upgrade is asked for over HTTP only.
     pub fn encode(&self, protocol: Protocol, keep_alive: bool) -> Result<Vec<u8>, EncodeError> {
+        let request_uri = self.uri.path_and_query().map_or("/", |target| target.as_str());
         let request = Request {
             method: &self.method,
-            path_and_query: self.uri.path_and_query().map_or("/", |target| target.as_str()),
+            path_and_query: self.rewritten.as_deref().unwrap_or(request_uri),
+            request_uri,
             version: self.version,
             headers: &self.headers,
             scheme: self.scheme,

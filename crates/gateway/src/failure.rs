@@ -18,6 +18,12 @@ pub enum Failure {
     BadRequest(&'static str),
     #[error("the request's head is larger than any may be")]
     HeadTooLarge,
+    #[error("the request's path is longer than the app's rules take")]
+    TargetTooLong,
+    #[error("`last` in the app's rewrite rules led back to the first one more than {rounds} times")]
+    RewriteCycle { rounds: usize },
+    #[error("the app's rewrite rules lead to a path or query that is too long")]
+    RewriteTooLong,
     #[error("the request is of another version than HTTP/1.0 or HTTP/1.1")]
     Version,
     #[error("no route has the host {host:?}")]
@@ -74,8 +80,11 @@ impl Failure {
             Self::Precondition => StatusCode::PRECONDITION_FAILED,
             Self::Range { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::HeadTooLarge | Self::Encode(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
+            Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
-            Self::File(_) | Self::Spool(_) => StatusCode::INTERNAL_SERVER_ERROR,
+            Self::RewriteCycle { .. } | Self::RewriteTooLong | Self::File(_) | Self::Spool(_) => {
+                StatusCode::INTERNAL_SERVER_ERROR
+            }
             Self::Answer(_) | Self::Send(_) => StatusCode::BAD_GATEWAY,
             Self::SpoolFull
             | Self::Busy { .. }
@@ -103,6 +112,11 @@ impl Failure {
             Self::HeadTooLarge | Self::Encode(_) => {
                 "The request's headers are too large.".to_owned()
             }
+            Self::TargetTooLong => "The request's address is too long.".to_owned(),
+            Self::RewriteCycle { .. } => {
+                "The app's rewrite rules lead in a circle; `break` ends one.".to_owned()
+            }
+            Self::RewriteTooLong => "The app's rewrite rules lead too far.".to_owned(),
             Self::Version => "Only HTTP/1.0 and HTTP/1.1 are spoken here.".to_owned(),
             Self::File(_) | Self::Spool(_) => "The request could not be handled.".to_owned(),
             Self::Answer(ReceiveError::NoAnswer | ReceiveError::Reset) => {

@@ -2,7 +2,7 @@
 //!
 //! The life of a request reads in this order: `server` accepts the connection, `client` keeps its
 //! deadlines, `framing` refuses what is ambiguous, hyper parses, `service` finds the route (`target`,
-//! `routes`), and then either `statics` answers from a release's files or `forward` takes the request
+//! `routes`) and follows its rules (`rewrite`), and then either `statics` answers from a release's files or `forward` takes the request
 //! to an instance; a WebSocket goes on in `tunnel`. `failure` is what the client sees otherwise.
 //!
 //! The gateway serves from its last known routes: it calls nobody on a request's path.
@@ -21,6 +21,7 @@ mod framing;
 mod headers;
 mod media_type;
 mod request_body;
+mod rewrite;
 mod routes;
 mod server;
 mod service;

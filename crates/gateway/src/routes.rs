@@ -18,7 +18,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ace_api::{Backend, InstanceSocket, Route, RouteTable};
-use ace_types::{AppName, HostName, InstanceId, Limits, Protocol, StaticRule};
+use ace_types::{
+    AppName, HostName, InstanceId, Limits, Protocol, RewriteRule, StaticRule, TryRule,
+};
 use ace_upstream::Pool;
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::{Notify, watch};
@@ -47,6 +49,8 @@ pub struct Table {
 pub struct AppRoute {
     pub app: AppName,
     pub statics: Vec<StaticRule>,
+    pub rewrites: Vec<RewriteRule>,
+    pub tries: Vec<TryRule>,
     /// Where `statics` find their files; `None` where it could not be opened, or there are none.
     pub code: Option<Arc<Folder>>,
     /// `None` where the release is files alone.
@@ -325,6 +329,8 @@ impl Known {
             instances,
             app: route.app,
             statics: route.statics,
+            rewrites: route.rewrites,
+            tries: route.tries,
             code,
             limits: route.limits,
             code_path: route.code,
@@ -399,6 +405,8 @@ mod tests {
                 release: ReleaseNumber(1),
                 code: PathBuf::from("/nonexistent"),
                 statics: Vec::new(),
+                rewrites: Vec::new(),
+                tries: Vec::new(),
                 backend: Backend::Instances(instances.iter().map(socket).collect()),
                 limits: Limits::for_app(),
             }],

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use ace_types::{HostName, Limits};
 use ace_upstream::Tunnel;
-use http::header::CONTENT_LENGTH;
+use http::header::{CONTENT_LENGTH, LOCATION};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
@@ -19,10 +19,11 @@ use crate::client::ClientState;
 use crate::failure::Failure;
 use crate::forward::{Answer, Forwarded, HoldBounds, Outgoing, await_routes, forward};
 use crate::request_body::{BodyBounds, RequestBody, Spool};
+use crate::rewrite::{Facts, Outcome, Place};
 use crate::routes::{AppPermit, AppRoute, Routes};
 use crate::server::Lease;
 use crate::statics::Asked;
-use crate::{headers, statics, target, tunnel};
+use crate::{headers, rewrite, statics, target, tunnel};
 
 /// What every request is handled with.
 #[derive(Debug)]
@@ -45,17 +46,20 @@ pub struct Client {
     pub lease: Arc<Lease>,
 }
 
-/// What a request is for.
-struct Place {
-    host: HostName,
-    /// Normalised.
-    path: Vec<u8>,
-}
-
 /// An answer, and what its connection is to become after it.
 struct Reply {
     response: Response<Content>,
     tunnel: Option<(OnUpgrade, Tunnel)>,
+}
+
+/// A request that no file answers.
+struct AppRequest<'a> {
+    host: &'a HostName,
+    limits: &'a Limits,
+    client: SocketAddr,
+    place: Place,
+    parts: Parts,
+    body: Incoming,
 }
 
 /// Connections are not encrypted.
@@ -96,29 +100,32 @@ impl Service {
         let route = self.route(&host).await?;
         let connections = route.limits.connections;
         record.app = Some(AppPermit::take(&route).ok_or(Failure::Busy { connections })?);
-        let asked = Asked { method: &parts.method, uri: &parts.uri, headers: &parts.headers };
-        if let Some(file) = file(&route, &path, asked) {
+        let place = match follow_rules(&route, &host, path, &parts)? {
+            Outcome::Place(place) => place,
+            Outcome::Redirect { status, location } => return Ok(redirect(status, &location).into()),
+        };
+        if let Some(file) = file(&route, &place.path, asked(&parts)) {
             return file.map(Reply::from);
         }
-        let place = Place { host, path };
-        self.ask_app(&place, &route.limits, client, parts, body, record).await
+        let request = AppRequest { host: &host, limits: &route.limits, client, place, parts, body };
+        self.ask_app(request, record).await
     }
 
     async fn ask_app(
         &self,
-        Place { host, path }: &Place,
-        limits: &Limits,
-        client: SocketAddr,
-        mut parts: Parts,
-        body: Incoming,
+        request: AppRequest<'_>,
         record: &mut RequestRecord,
     ) -> Result<Reply, Failure> {
+        let AppRequest { host, limits, client, place, mut parts, body } = request;
         let bytes_max = limits.body.map(|bytes| bytes.0);
         let bounds = BodyBounds { bytes_max, pace: self.body_pace };
         let body = RequestBody::accept(body, bounds, &self.spool).await?;
         let upgrade = parts.extensions.remove::<OnUpgrade>();
         let request = Outgoing {
-            head: self.app_head(host, client, &record.id, parts, body.as_ref()),
+            head: AppHead {
+                rewritten: place.is_rewritten.then(|| place.target()),
+                ..self.app_head(host, client, &record.id, parts, body.as_ref())
+            },
             body,
             pace: self.body_pace,
             timeout: limits.timeout,
@@ -130,7 +137,9 @@ impl Service {
             }
             Forwarded::Files { route, head } => {
                 let asked = Asked { method: &head.method, uri: &head.uri, headers: &head.headers };
-                file(&route, path, asked).unwrap_or(Err(Failure::NoSuchFile)).map(Reply::from)
+                file(&route, &place.path, asked)
+                    .unwrap_or(Err(Failure::NoSuchFile))
+                    .map(Reply::from)
             }
         }
     }
@@ -149,6 +158,7 @@ impl Service {
         AppHead {
             method: parts.method,
             uri: parts.uri,
+            rewritten: None,
             version: parts.version,
             headers: parts.headers,
             scheme: SCHEME,
@@ -188,6 +198,42 @@ impl From<Response<Content>> for Reply {
     fn from(response: Response<Content>) -> Self {
         Self { response, tunnel: None }
     }
+}
+
+fn asked(request: &Parts) -> Asked<'_> {
+    Asked { method: &request.method, uri: &request.uri, headers: &request.headers }
+}
+
+/// Where the rules of `route` lead a request for `path`.
+fn follow_rules(
+    route: &AppRoute,
+    host: &HostName,
+    path: Vec<u8>,
+    request: &Parts,
+) -> Result<Outcome, Failure> {
+    let facts = Facts { asked: asked(request), host, scheme: SCHEME };
+    let place = match rewrite::follow(&route.rewrites, facts, Place::asked(path, &request.uri))? {
+        Outcome::Place(place) => place,
+        redirect => return Ok(redirect),
+    };
+    let Some(rule) = rewrite::try_rule(&route.tries, &place.path) else {
+        return Ok(Outcome::Place(place));
+    };
+    let file = statics::rule_for(&route.statics, &place.path).zip(route.code.as_ref());
+    match file.map(|(file, code)| statics::has_file(code, file, &place.path)).transpose()? {
+        Some(true) => Ok(Outcome::Place(place)),
+        Some(false) | None => rewrite::fall_back(rule, facts, &place).map(Outcome::Place),
+    }
+}
+
+fn redirect(status: StatusCode, location: &str) -> Response<Content> {
+    let mut response = Response::new(Content::Empty);
+    *response.status_mut() = status;
+    // Whatever can't stand in a header has been escaped.
+    if let Ok(location) = HeaderValue::from_str(location) {
+        response.headers_mut().insert(LOCATION, location);
+    }
+    response
 }
 
 fn error_page(

@@ -5,6 +5,7 @@
 //! file may name any of these. The gateway decides alone: what is missing is 404, the app is not asked.
 
 use ace_types::StaticRule;
+use ace_upstream::encode_path;
 use http::header::{
     ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, EXPIRES,
     LAST_MODIFIED, LOCATION, X_CONTENT_TYPE_OPTIONS,
@@ -59,6 +60,13 @@ pub fn serve(
         }
         Some(Entry::Folder) | None => Err(Failure::NoSuchFile),
     }
+}
+
+/// Whether `rule` has a file for `path`, normalised. Errors: [`Failure::File`].
+pub fn has_file(folder: &Folder, rule: &StaticRule, path: &[u8]) -> Result<bool, Failure> {
+    let Some(file_path) = file_path(rule, path) else { return Ok(false) };
+    let entry = folder.entry(&file_path).map_err(Failure::File)?;
+    Ok(matches!(entry, Some(Entry::File(_))))
 }
 
 /// Where the file for `path` is, relative to the release's code; `None` where it must not be served.
@@ -148,21 +156,8 @@ fn redirect_into(path: &[u8], query: Option<&str>) -> Response<Content> {
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
     let mut response = Response::new(Content::Empty);
     *response.status_mut() = StatusCode::MOVED_PERMANENTLY;
-    insert(response.headers_mut(), LOCATION, Some(format!("{}/{query}", percent_encode(path))));
+    insert(response.headers_mut(), LOCATION, Some(format!("{}/{query}", encode_path(path))));
     response
-}
-
-/// Escapes every byte but `/` and those that mean nothing in a URL.
-fn percent_encode(path: &[u8]) -> String {
-    let mut text = String::with_capacity(path.len());
-    for byte in path {
-        match byte {
-            b'/' | b'-' | b'.' | b'_' | b'~' => text.push(char::from(*byte)),
-            byte if byte.is_ascii_alphanumeric() => text.push(char::from(*byte)),
-            byte => text.push_str(&format!("%{byte:02X}")),
-        }
-    }
-    text
 }
 
 fn insert(headers: &mut HeaderMap, name: HeaderName, value: Option<String>) {

@@ -56,7 +56,11 @@ fn check_target(target: &Uri, field: &Authority) -> Result<(), Failure> {
 ///
 /// Errors: [`Failure::BadRequest`] where it holds a NUL, or leads above its root.
 pub fn normalise(path: &str) -> Result<Vec<u8>, Failure> {
-    let decoded = percent_decode(path);
+    flatten(&percent_decode(path))
+}
+
+/// As [`normalise`], of a path that is decoded already.
+pub fn flatten(decoded: &[u8]) -> Result<Vec<u8>, Failure> {
     if decoded.contains(&0) {
         return Err(Failure::BadRequest("the request's path holds a NUL"));
     }

@@ -10,7 +10,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::{Bytes, Limits, PythonRange, ServerChoice};
+use crate::{Bytes, Limits, PythonRange, RewriteRule, ServerChoice, TryRule};
 
 mod parser;
 mod values;
@@ -23,6 +23,12 @@ pub use parser::{AppYamlError, Mistake, parse};
 pub struct AppYaml {
     /// Paths that the gateway answers from files, the longest path first.
     pub statics: Vec<StaticRule>,
+    /// Paths that stand for others, in the order in which they are tried.
+    #[serde(default)]
+    pub rewrites: Vec<RewriteRule>,
+    /// Folders where what is no file goes elsewhere, the longest path first.
+    #[serde(default)]
+    pub tries: Vec<TryRule>,
     /// The WSGI or ASGI callable; `None` is the one that the build finds.
     pub entry: Option<Entry>,
     /// The wanted Python; `None` is the newest known at the first deploy.
@@ -116,6 +122,8 @@ impl Default for AppYaml {
     fn default() -> Self {
         Self {
             statics: Vec::new(),
+            rewrites: Vec::new(),
+            tries: Vec::new(),
             entry: None,
             python: None,
             server: None,

@@ -12,6 +12,7 @@ pub mod id;
 pub mod limits;
 pub mod name;
 pub mod python;
+pub mod rewrite;
 pub mod server;
 
 pub use app_yaml::{AppYaml, StaticRule};
@@ -21,4 +22,5 @@ pub use id::{BuildId, EngineId, IdRange, InstanceId, ReleaseNumber};
 pub use limits::{Limits, OutOfBounds};
 pub use name::{AppName, HostName, NameError, TenantName};
 pub use python::{NoPythonRange, PythonRange};
+pub use rewrite::{RewriteRule, TryRule};
 pub use server::{Protocol, Server, ServerChoice};

@@ -81,6 +81,7 @@ mod tests {
         let request = Request {
             method: &Method::POST,
             path_and_query: "/a%20b?c",
+            request_uri: "/a%20b?c",
             version: Version::HTTP_10,
             headers: &headers,
             scheme: "http",

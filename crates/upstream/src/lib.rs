@@ -5,7 +5,7 @@
 //! nothing of routes, limits or retries: it encodes, sends, receives and checks. Whatever comes
 //! back from an app is taken as hostile: bounded, and strict about how a head is delimited.
 //!
-//! [`uwsgi`], [`http1`], [`chunked`] and [`response`] are pure; [`connection`] does the I/O, [`pool`]
+//! [`uwsgi`], [`http1`], [`percent`], [`chunked`] and [`response`] are pure; [`connection`] does the I/O, [`pool`]
 //! keeps connections between exchanges; [`probe()`] is one whole exchange.
 
 #![forbid(unsafe_code)]
@@ -13,6 +13,7 @@
 pub mod chunked;
 pub mod connection;
 pub mod http1;
+pub mod percent;
 pub mod pool;
 pub mod probe;
 pub mod response;
@@ -20,7 +21,8 @@ pub mod uwsgi;
 
 pub use connection::{Connection, ReceiveError, ResponseBody, Sender, Tunnel};
 pub use http1::{Then, encode_http};
+pub use percent::{encode_path, encode_query_value, encode_url, percent_decode};
 pub use pool::Pool;
 pub use probe::{ProbeOutcome, probe};
 pub use response::{BodyLength, HEAD_BYTES_MAX, HeadError, ResponseHead};
-pub use uwsgi::{EncodeError, Request, encode_uwsgi, percent_decode};
+pub use uwsgi::{EncodeError, Request, encode_uwsgi};

@@ -49,6 +49,7 @@ async fn exchange(
     let request = Request {
         method: &Method::GET,
         path_and_query: path,
+        request_uri: path,
         version: Version::HTTP_11,
         headers: &probe_headers(host)?,
         scheme: "http",

@@ -10,12 +10,16 @@ use std::net::SocketAddr;
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST};
 use http::{HeaderMap, HeaderName, Method, Version};
 
+use crate::percent::percent_decode;
+
 /// The head of a request, for an app.
 #[derive(Debug, Clone)]
 pub struct Request<'a> {
     pub method: &'a Method,
-    /// The request's target as the client sent it: `/a%20b?c=d`. Begins with `/`, or is `*`.
+    /// What the app is asked for: `/a%20b?c=d`. Begins with `/`, or is `*`.
     pub path_and_query: &'a str,
+    /// What the client asked for; the same, unless rules have led the request elsewhere.
+    pub request_uri: &'a str,
     pub version: Version,
     /// What the app gets as `HTTP_*`; see [`encode_uwsgi`] for what it does not.
     pub headers: &'a HeaderMap,
@@ -45,7 +49,7 @@ const HEADER_BYTES: usize = 4;
 
 /// Encodes `request` as a uwsgi packet with modifiers 0, to be followed by its body.
 ///
-/// `PATH_INFO` is the path percent-decoded, `REQUEST_URI` the target untouched. A header that
+/// `PATH_INFO` is the path percent-decoded, `REQUEST_URI` the client's target untouched. A header that
 /// comes several times is joined by `, ` (`Cookie` by `; `). Left out are names with an underscore,
 /// which an app can't tell from those with a hyphen, and `Proxy`, which many a library would take
 /// for the environment's `HTTP_PROXY`.
@@ -59,27 +63,11 @@ pub fn encode_uwsgi(request: &Request<'_>) -> Result<Vec<u8>, EncodeError> {
     Ok(packet.finish())
 }
 
-/// Decodes `%41` to `A`. A `%` that no two hexadecimal digits follow stands for itself.
-pub fn percent_decode(text: &str) -> Cow<'_, [u8]> {
-    let bytes = text.as_bytes();
-    if !bytes.contains(&b'%') {
-        return Cow::Borrowed(bytes);
-    }
-    let mut decoded = Vec::with_capacity(bytes.len());
-    let mut rest = bytes;
-    while let Some((&first, tail)) = rest.split_first() {
-        let escaped = if first == b'%' { hex_pair(tail) } else { None };
-        decoded.push(escaped.unwrap_or(first));
-        rest = if escaped.is_some() { &tail[2..] } else { tail };
-    }
-    Cow::Owned(decoded)
-}
-
 fn encode_target(packet: &mut Packet, request: &Request<'_>) -> Result<(), EncodeError> {
     let target = request.path_and_query;
     let (path, query) = target.split_once('?').unwrap_or((target, ""));
     packet.variable(b"REQUEST_METHOD", request.method.as_str().as_bytes())?;
-    packet.variable(b"REQUEST_URI", target.as_bytes())?;
+    packet.variable(b"REQUEST_URI", request.request_uri.as_bytes())?;
     packet.variable(b"SCRIPT_NAME", b"")?;
     packet.variable(b"PATH_INFO", &percent_decode(path))?;
     packet.variable(b"QUERY_STRING", query.as_bytes())?;
@@ -150,11 +138,6 @@ fn protocol(version: Version) -> &'static str {
     }
 }
 
-fn hex_pair(bytes: &[u8]) -> Option<u8> {
-    let digit = |byte: u8| char::from(byte).to_digit(16).and_then(|digit| u8::try_from(digit).ok());
-    Some(digit(*bytes.first()?)? << 4 | digit(*bytes.get(1)?)?)
-}
-
 /// A packet in the making.
 struct Packet {
     bytes: Vec<u8>,
@@ -201,6 +184,7 @@ mod tests {
         Request {
             method: &Method::GET,
             path_and_query: target,
+            request_uri: target,
             version: Version::HTTP_11,
             headers,
             scheme: "http",

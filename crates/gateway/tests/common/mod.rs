@@ -94,6 +94,8 @@ impl Bench {
             release: ReleaseNumber(1),
             code: self.code(),
             statics: Vec::new(),
+            rewrites: Vec::new(),
+            tries: Vec::new(),
             backend: Backend::Instances(apps.iter().map(|app| app.socket.clone()).collect()),
             limits: Limits { timeout: Duration::from_millis(500), ..Limits::for_app() },
         }

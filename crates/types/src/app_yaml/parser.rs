@@ -12,12 +12,15 @@ use serde_saphyr::{Location, Spanned};
 
 use super::values;
 use super::{AppYaml, StaticRule};
-use crate::Limits;
+use crate::rewrite::RewriteError;
+use crate::{Limits, RewriteRule, TryRule};
 
 /// The largest file that is read.
 const SIZE_MAX: usize = 64 * 1024;
 /// The most static rules in one file.
 const STATICS_MAX: usize = 256;
+/// The most rewriting rules in one file, and the most of `tryuri`: each request may try them all.
+const REWRITES_MAX: usize = 32;
 /// The most environment variables in one file.
 const ENV_MAX: usize = 256;
 
@@ -236,6 +239,8 @@ impl<'de> Visitor<'de> for PairsVisitor {
 struct AppSection {
     version: Option<Scalar>,
     statics: Vec<Spanned<Section<StaticSection>>>,
+    rewrites: Vec<Spanned<Section<RewriteSection>>>,
+    tries: Vec<Spanned<Section<TrySection>>>,
     python: Option<Scalar>,
     entry: Option<Scalar>,
     server: Option<Scalar>,
@@ -252,6 +257,8 @@ impl Content for AppSection {
     const KEYS: &[&str] = &[
         "version",
         "static",
+        "rewrite",
+        "tryuri",
         "python",
         "entry",
         "server",
@@ -263,22 +270,14 @@ impl Content for AppSection {
         "startup",
         "env",
     ];
-    const LATER: &[&str] = &[
-        "rewrite",
-        "tryuri",
-        "scale",
-        "build",
-        "predeploy",
-        "workers",
-        "cron",
-        "services",
-        "nginx",
-    ];
+    const LATER: &[&str] = &["scale", "build", "predeploy", "workers", "cron", "services", "nginx"];
 
     fn take<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
         match key {
             "version" => self.version = Some(map.next_value()?),
             "static" => self.statics = map.next_value::<Option<_>>()?.unwrap_or_default(),
+            "rewrite" => self.rewrites = map.next_value::<Option<_>>()?.unwrap_or_default(),
+            "tryuri" => self.tries = map.next_value::<Option<_>>()?.unwrap_or_default(),
             "python" => self.python = Some(map.next_value()?),
             "entry" => self.entry = Some(map.next_value()?),
             "server" => self.server = Some(map.next_value()?),
@@ -309,6 +308,44 @@ impl Content for StaticSection {
             "path" => self.path = Some(map.next_value()?),
             "files" => self.files = Some(map.next_value()?),
             _ => self.expire = Some(map.next_value()?),
+        }
+        Ok(())
+    }
+}
+
+/// A rule of `rewrite`.
+#[derive(Default)]
+struct RewriteSection {
+    url: Option<Scalar>,
+    script: Option<Scalar>,
+}
+
+impl Content for RewriteSection {
+    const KEYS: &[&str] = &["url", "script"];
+
+    fn take<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        match key {
+            "url" => self.url = Some(map.next_value()?),
+            _ => self.script = Some(map.next_value()?),
+        }
+        Ok(())
+    }
+}
+
+/// A rule of `tryuri`.
+#[derive(Default)]
+struct TrySection {
+    path: Option<Scalar>,
+    script: Option<Scalar>,
+}
+
+impl Content for TrySection {
+    const KEYS: &[&str] = &["path", "script"];
+
+    fn take<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        match key {
+            "path" => self.path = Some(map.next_value()?),
+            _ => self.script = Some(map.next_value()?),
         }
         Ok(())
     }
@@ -358,7 +395,12 @@ struct Check {
 impl Check {
     fn app(&mut self, raw: AppSection) -> AppYaml {
         self.set(&mut (), raw.version, values::version);
-        let mut app = AppYaml { statics: self.statics(raw.statics), ..AppYaml::default() };
+        let mut app = AppYaml {
+            statics: self.statics(raw.statics),
+            rewrites: self.rewrites(raw.rewrites),
+            tries: self.tries(raw.tries),
+            ..AppYaml::default()
+        };
         self.set(&mut app.python, raw.python, |text| values::python(text).map(Some));
         self.set(&mut app.entry, raw.entry, |text| values::entry(text).map(Some));
         self.set(&mut app.server, raw.server, |text| values::server(text).map(Some));
@@ -421,6 +463,59 @@ impl Check {
         Some(StaticRule { path, files, expire })
     }
 
+    fn rewrites(&mut self, raw: Vec<Spanned<Section<RewriteSection>>>) -> Vec<RewriteRule> {
+        self.check_number("rewrite", &raw);
+        let raw = raw.into_iter().take(REWRITES_MAX);
+        let rules =
+            raw.map(|Spanned { value: Section { content, mistakes }, referenced, .. }| {
+                self.mistakes.extend(mistakes);
+                let url = self.needed("url", content.url, referenced)?;
+                let script = self.needed("script", content.script, referenced)?;
+                let rule = RewriteRule::new(&url.value.0, &script.value.0);
+                rule.map_err(|error| self.rewrite_mistake(&error, &url, &script)).ok()
+            });
+        rules.collect::<Vec<_>>().into_iter().flatten().collect()
+    }
+
+    fn tries(&mut self, raw: Vec<Spanned<Section<TrySection>>>) -> Vec<TryRule> {
+        self.check_number("tryuri", &raw);
+        let raw = raw.into_iter().take(REWRITES_MAX);
+        let rules =
+            raw.map(|Spanned { value: Section { content, mistakes }, referenced, .. }| {
+                self.mistakes.extend(mistakes);
+                let path = self.needed("path", content.path, referenced)?;
+                let script = self.needed("script", content.script, referenced)?;
+                let rule = TryRule::new(&path.value.0, &script.value.0);
+                rule.map_err(|error| self.rewrite_mistake(&error, &path, &script)).ok()
+            });
+        let mut rules: Vec<_> = rules.collect::<Vec<_>>().into_iter().flatten().collect();
+        rules.sort_by_key(|rule| std::cmp::Reverse(rule.path.len()));
+        rules
+    }
+
+    fn rewrite_mistake(&mut self, error: &RewriteError, pattern: &Scalar, script: &Scalar) {
+        let place = match error {
+            RewriteError::Script { .. } => script.referenced,
+            _ => pattern.referenced,
+        };
+        self.mistakes.push(Mistake::at(place, error.to_string()));
+    }
+
+    fn check_number<T>(&mut self, key: &str, rules: &[Spanned<T>]) {
+        if let Some(rule) = rules.get(REWRITES_MAX) {
+            let message = format!("more than {REWRITES_MAX} rules of {key}");
+            self.mistakes.push(Mistake::at(rule.referenced, message));
+        }
+    }
+
+    /// The value of `key`, without which its rule at `place` is none.
+    fn needed(&mut self, key: &str, value: Option<Scalar>, place: Location) -> Option<Scalar> {
+        if value.is_none() {
+            self.mistakes.push(Mistake::at(place, format!("this rule needs {key:?}")));
+        }
+        value
+    }
+
     fn env(&mut self, app: &mut AppYaml, Pairs(pairs): Pairs) {
         for (name, value) in pairs {
             if app.env.len() == ENV_MAX {
@@ -466,6 +561,42 @@ mod tests {
 
     fn refusal(text: &str) -> String {
         parse(text.as_bytes()).expect_err(text).to_string()
+    }
+
+    #[test]
+    fn rewriting_keeps_its_order_and_tries_the_longest_folder() {
+        let app = read(concat!(
+            "rewrite:\n",
+            "  - {url: \"^/old/(.*)$\", script: \"/new/$1 permanent\"}\n",
+            "  - url: ^/show/(.+)$\n    script: /show?page=$1 last\n",
+            "tryuri:\n",
+            "  - {path: /, script: /index.html}\n",
+            "  - {path: /docs/, script: /docs/index.html}\n",
+        ));
+        let urls: Vec<_> = app.rewrites.iter().map(|rule| rule.regex.as_str()).collect();
+        assert_eq!(urls, ["^/old/(.*)$", "^/show/(.+)$"]);
+        let paths: Vec<_> = app.tries.iter().map(|rule| rule.path.as_str()).collect();
+        assert_eq!(paths, ["/docs/", "/"]);
+    }
+
+    #[test]
+    fn a_mistake_in_rewriting_has_its_place() {
+        assert_eq!(
+            refusal("rewrite:\n  - {url: ^/(a, script: /}\n  - {url: ^, script: / perment}\n"),
+            "app.yaml:2:11: url: \"^/(a\" is no regular expression: unclosed group, at character 3\n\
+             app.yaml:3:22: script: \"/ perment\" ends in \"perment\", which is no flag; it can be \
+             last, break, redirect or permanent"
+        );
+        assert_eq!(
+            refusal("rewrite:\n  - url: ^\ntryuri:\n  - {path: docs, script: /}\n"),
+            "app.yaml:2:5: this rule needs \"script\"\n\
+             app.yaml:4:12: path: \"docs\" does not begin and end with \"/\""
+        );
+        let many = "  - {url: ^, script: /}\n".repeat(33);
+        assert_eq!(
+            refusal(&format!("rewrite:\n{many}")),
+            "app.yaml:34:5: more than 32 rules of rewrite"
+        );
     }
 
     #[test]
