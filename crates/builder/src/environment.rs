@@ -17,6 +17,7 @@ use crate::container::{Bench, Command, Ended};
 use crate::hash::hex;
 use crate::pip::Pip;
 use crate::python::Python;
+use crate::setuptools;
 use crate::site::{Site, blocking, engine};
 use crate::unpack::{CODE, Requirements};
 use crate::uv::{self, Uv};
@@ -37,7 +38,7 @@ pub const CACHE: &str = "/ace/cache";
 pub const APART: &str = "/ace/user/server";
 const LOCK_MAX: usize = 4 << 20;
 /// Part of every environment's name; to be raised when they come to be made in another way.
-const FORMAT: &str = "2";
+const FORMAT: &str = "3";
 
 /// What requirements were resolved to.
 pub struct Lock {
@@ -122,6 +123,9 @@ impl Installer {
         command.files.push((PIP_LOCK.into(), lock.text.clone()));
         let ended = bench.run(in_source(command, site)).await?;
         check_end(&ended, bench, "the requirements could not be installed")?;
+        if let (Self::Uv(uv), false) = (self, lock.names("setuptools")) {
+            add_setuptools(uv, python, bench, site).await?;
+        }
         if matches!(self, Self::Uv(_)) && !uv::compiles(python) {
             // Packages may have files for other Pythons, which don't compile.
             let words = [PYTHON, "-E", "-s", "-m", "compileall", "-qq", ENVIRONMENT];
@@ -165,6 +169,20 @@ pub async fn make_apart(
     }
     site.keep(fresh.join("server"), place).await?;
     site.remove_added("apart").await
+}
+
+/// Gives the environment the setuptools that `python -m venv` would, if that gives any.
+async fn add_setuptools(
+    uv: &Uv,
+    python: &Python,
+    bench: &Bench,
+    site: &Site,
+) -> Result<(), BuildError> {
+    let Some(requirement) = setuptools::of_its_time(python) else { return Ok(()) };
+    let mut command = uv.add(python);
+    command.files.push((PIP_LOCK.into(), requirement.to_owned()));
+    let ended = bench.run(in_source(command, site)).await?;
+    check_end(&ended, bench, "the setuptools of this Python's time could not be installed")
 }
 
 /// A command in the source's folder, with the cache and the environment.
@@ -227,6 +245,15 @@ impl Lock {
         })
     }
 
+    /// Whether the package of this normal name is among what it installs.
+    fn names(&self, name: &str) -> bool {
+        let mut beginnings = self.text.lines().map(|line| {
+            let end = line.find(|character: char| !is_of_name(character)).unwrap_or(line.len());
+            line[..end].replace(['_', '.'], "-").to_ascii_lowercase()
+        });
+        beginnings.any(|beginning| beginning == name)
+    }
+
     /// The folder, below `environments`, of the environment that this lock makes.
     pub fn folder(
         &self,
@@ -244,6 +271,10 @@ impl Lock {
         }
         environments.join(app.as_str()).join(hex(&hash.finalize()))
     }
+}
+
+fn is_of_name(character: char) -> bool {
+    character.is_ascii_alphanumeric() || "-_.".contains(character)
 }
 
 /// Binds the interpreter where it isn't below `/usr`, which every container has.
@@ -304,6 +335,14 @@ mod tests {
         for unhashed in ["-e .\n", "./pkg\n", "--editable ./pkg\n", "a @ git+https://h/a@123\n"] {
             assert!(!lock(&format!("{HASHED}{unhashed}")).hashed, "{unhashed}");
         }
+    }
+
+    #[test]
+    fn a_lock_names_its_packages() {
+        let lock =
+            lock("SetupTools==56.0.0 \\\n    --hash=sha256:aa\nweb.py @ https://host/web.whl\n");
+        assert!(lock.names("setuptools") && lock.names("web-py"));
+        assert!(!lock.names("setup") && !lock.names("56.0.0"));
     }
 
     #[test]

@@ -29,6 +29,7 @@ mod pip;
 mod python;
 mod remedy;
 mod servers;
+mod setuptools;
 mod site;
 mod statics;
 mod tools;

@@ -52,6 +52,14 @@ impl Uv {
         self.command(python, &words).env("UV_CACHE_DIR", CACHE)
     }
 
+    /// Installs the hashed requirements at [`PIP_LOCK`] beside what the environment has.
+    pub fn add(&self, python: &Python) -> Command {
+        let mut words = vec!["pip", "install", "--quiet", "--no-deps", "--require-hashes"];
+        words.extend(["--requirements", PIP_LOCK, "--python", PYTHON]);
+        words.extend(compiles(python).then_some("--compile-bytecode"));
+        self.command(python, &words).env("UV_CACHE_DIR", CACHE)
+    }
+
     /// Installs the hashed requirements at [`PIP_LOCK`] into the folder `target`.
     pub fn install_apart(&self, python: &Python, target: &str) -> Command {
         let program = program(python);
