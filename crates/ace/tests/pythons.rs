@@ -127,6 +127,51 @@ fn a_factory_is_called_once() -> Result<()> {
 }
 
 #[test]
+fn apps_are_found_where_their_authors_put_them() -> Result<()> {
+    let engine = engine()?;
+    let answering = |expression: &str| {
+        format!(
+            "def application(environ, start_response):\n    \
+             start_response('200 OK', [])\n    return [({expression}).encode()]\n"
+        )
+    };
+    // A script beside the package of its name.
+    let script = AppFolder::empty()?;
+    script.write("wiki/__init__.py", &answering("'the wiki'"))?;
+    script.write("wiki.wsgi", "from wiki import application\n")?;
+    engine.deploy(script.path(), "script")?.ok()?;
+    assert_eq!(engine.get("script", "/")?.text(), "the wiki");
+
+    let package = AppFolder::empty()?;
+    package.write("src/shop/__init__.py", "")?;
+    package.write("src/shop/name.py", "NAME = 'the shop'\n")?;
+    let module = format!("import os\nfrom .name import NAME\n{}", answering("NAME + os.getcwd()"));
+    package.write("src/shop/wsgi.py", &module)?;
+    for python in ["2.7", "3.6", "3.13"] {
+        if has(&engine, python)? {
+            package.write("app.yaml", &format!("python: \"{python}\"\n"))?;
+            engine.deploy(package.path(), "package")?.ok()?;
+            assert_eq!(engine.get("package", "/")?.text(), "the shop/ace/code", "{python}");
+        }
+    }
+
+    // Its kind is seen, too, and its folder is where it imports from.
+    let program = AppFolder::empty()?;
+    program.write("server/say.py", "WORDS = b'from below'\n")?;
+    program.write(
+        "server/main.py",
+        "from say import WORDS\n\nasync def app(scope, receive, send):\n    \
+         assert scope['type'] == 'http'\n    \
+         await send({'type': 'http.response.start', 'status': 200, 'headers': []})\n    \
+         await send({'type': 'http.response.body', 'body': WORDS})\n",
+    )?;
+    let said = engine.deploy(program.path(), "program")?.ok()?;
+    assert!(said.stderr.contains("server/main.py:app is an ASGI application"), "{said:?}");
+    assert_eq!(engine.get("program", "/")?.text(), "from below");
+    Ok(())
+}
+
+#[test]
 fn the_legacy_example_puts_every_package_to_work() -> Result<()> {
     let engine = engine()?;
     if !has(&engine, "2.7")? {

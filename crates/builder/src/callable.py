@@ -1,7 +1,7 @@
 # Says of an entry whether it is for ASGI, by reading the source and running none of it.
 #
-# Called as: python -I -c SCRIPT MODULE:NAME, in the app's folder. Prints "asgi", or nothing where that
-# can't be seen.
+# Called as: python -I -c SCRIPT ENTRY, in the app's folder. The entry is MODULE:NAME or PATH:NAME. Prints
+# "asgi", or nothing where that can't be seen.
 
 import ast
 import os
@@ -118,9 +118,20 @@ def dotted_name(module, node):
     return origin if isinstance(origin, str) else None
 
 
+def of_file(path):
+    """Returns the module's name of a file, having gone to the folder that it is imported from."""
+    folder, name = os.path.split(os.path.splitext(path)[0])
+    parts = [] if name == "__init__" else [name]
+    while folder and os.path.isfile(folder + "/__init__.py"):
+        folder, package = os.path.split(folder)
+        parts.insert(0, package)
+    os.chdir(folder or ".")
+    return ".".join(parts)
+
+
 entry, _, name = sys.argv[1].partition(":")
 try:
-    module = Module(entry)
+    module = Module(of_file(entry) if os.path.isfile(entry) else entry)
     if name.endswith("()"):
         found = makes_asgi(module, ast.Name(id=name[:-2], ctx=ast.Load()), 0)
     else:

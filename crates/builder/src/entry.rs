@@ -4,8 +4,8 @@
 //! source and imports none of it.
 
 use ace_api::BuildError;
-use ace_types::AppYaml;
 use ace_types::app_yaml::Entry;
+use ace_types::{AppYaml, ServerChoice};
 use serde::Deserialize;
 
 use crate::container::{Bench, Command};
@@ -43,7 +43,11 @@ pub async fn find(
     }
     let settings = app_yaml.env.get(SETTINGS).map_or("", String::as_str);
     let program = python.interpreter.program.display().to_string();
-    let words = [&program, "-E", "-s", PROGRAM_PATH, settings];
+    let server = match app_yaml.server {
+        Some(ServerChoice::Engine(server)) => server.name(),
+        Some(ServerChoice::None) | None => "",
+    };
+    let words = [&program, "-E", "-s", PROGRAM_PATH, settings, server];
     let mut command =
         see_python(Command::new(words), python).read_only(&site.code(), CODE).in_folder(CODE);
     command.files.push((PROGRAM_PATH.into(), PROGRAM.to_owned()));
@@ -74,8 +78,8 @@ mod tests {
 
     use super::*;
 
-    /// What the program finds in `files`, by the system's Python.
-    fn found(files: &[(&str, &str)]) -> Option<(Option<String>, String)> {
+    /// What the program finds in `files` for `server`, by the system's Python.
+    fn found(files: &[(&str, &str)], server: &str) -> Option<(Option<String>, String)> {
         let python = Path::new("/usr/bin/python3");
         if !python.exists() {
             eprintln!("skipped: there is no {}", python.display());
@@ -88,7 +92,7 @@ mod tests {
             fs::write(path, content).unwrap();
         }
         let output = std::process::Command::new(python)
-            .args(["-c", PROGRAM])
+            .args(["-c", PROGRAM, "", server])
             .current_dir(folder.path())
             .output()
             .unwrap();
@@ -98,7 +102,11 @@ mod tests {
     }
 
     fn finds(files: &[(&str, &str)], wanted: &str) {
-        let Some((entry, looked)) = found(files) else { return };
+        finds_for("", files, wanted);
+    }
+
+    fn finds_for(server: &str, files: &[(&str, &str)], wanted: &str) {
+        let Some((entry, looked)) = found(files, server) else { return };
         assert_eq!(entry.as_deref(), Some(wanted), "{files:?}: {looked}");
     }
 
@@ -141,13 +149,94 @@ mod tests {
     }
 
     #[test]
+    fn a_django_project_with_channels_is_asgis_where_a_server_can() {
+        let files = [
+            ("manage.py", "import os\nos.environ['DJANGO_SETTINGS_MODULE'] = 'chat.settings'\n"),
+            ("chat/settings.py", "WSGI_APPLICATION = 'chat.wsgi.application'\n"),
+            ("chat/wsgi.py", ""),
+            ("chat/asgi.py", ""),
+        ];
+        finds(&files, "chat.wsgi:application");
+        finds_for("uvicorn", &files, "chat.asgi:application");
+        let mut files = files;
+        files[1].1 =
+            "WSGI_APPLICATION = 'chat.wsgi.application'\nASGI_APPLICATION = 'chat.asgi.app'\n";
+        finds(&files, "chat.asgi:app");
+        finds_for("gunicorn", &files, "chat.wsgi:application");
+    }
+
+    #[test]
+    fn what_has_no_usual_place_is_found_where_there_is_one_of_it() {
+        let package = ("wiki/__init__.py", "application = 1\n");
+        let script = ("wiki.wsgi", "from wiki import application\n");
+        finds(&[package, script], "wiki.wsgi:application");
+        finds(&[("run.py", "app = make()\n"), ("shop.py", "app = 1 + 1\n")], "run:app");
+        finds(&[("shop.py", "app = make()\n"), ("setup.py", "app = make()\n")], "shop:app");
+        let named = ("wiki/wsgi.py", "application = make()\n");
+        finds(&[("wiki/__init__.py", ""), named], "wiki.wsgi:application");
+        finds(&[named], "wiki/wsgi.py:application");
+        finds(&[("app/main.py", "from . import x\napp = make()\n")], "app.main:app");
+        finds(&[("server/main.py", "import x\napp = make()\n")], "server/main.py:app");
+        let in_src = ("src/wiki/app.py", "from . import x\ndef create_app(): ...\n");
+        finds(&[in_src, ("src/wiki/__init__.py", "")], "src/wiki/app.py:create_app()");
+        finds(&[("flaskr/__init__.py", "def create_app(c=None): ...\n")], "flaskr:create_app()");
+        let below = ("demo/site/wsgi.py", "application = make()\n");
+        finds(
+            &[below, ("demo/site/__init__.py", ""), ("demo/manage.py", "")],
+            "demo/site/wsgi.py:application",
+        );
+        let dash = ("app.py", "app = Dash()\nserver = app.server\n");
+        finds(&[dash], "app:server");
+    }
+
+    #[test]
+    fn a_procfile_names_what_a_server_is_to_serve() {
+        let files = [
+            ("Procfile", "release: x\nweb: gunicorn -b 0.0.0.0:80 -w 3 shop.run:app\n"),
+            ("shop/run.py", "app = make()\n"),
+            ("other.py", "app = make()\n"),
+        ];
+        finds(&files, "shop.run:app");
+        let files = [("Procfile", "web: python serve.py\n"), ("serve.py", "app = make()\n")];
+        finds_for("uwsgi", &files, "serve:app");
+        // It listens by itself.
+        assert!(found(&files, "").is_none_or(|(entry, _)| entry.is_none()));
+    }
+
+    #[test]
+    fn nothing_is_guessed_at_where_there_are_several_or_none() {
+        let two = [
+            ("a/wsgi.py", "application = make()\n"),
+            ("b/wsgi.py", "application = make()\n"),
+            ("b/c/wsgi.py", "application = make()\n"),
+        ];
+        let Some((entry, looked)) = found(&two, "") else { return };
+        assert_eq!(entry, None);
+        let several = "several files could be it: a/wsgi.py:application, b/wsgi.py:application";
+        assert!(looked.ends_with(several), "{looked}");
+        for files in [
+            [("cli.py", "app = typer.Typer()\n"), ("celery.py", "app = Celery('x')\n")],
+            [("tests/app.py", "app = make()\n"), ("test_app.py", "app = make()\n")],
+            [("shop/app.py", "app = None\n"), ("run.py", "def app(**options): ...\n")],
+            [("index.html", ""), ("tool/app.py", "app = make()\n")],
+        ] {
+            let Some((entry, _)) = found(&files, "") else { return };
+            assert_eq!(entry, None, "{files:?}");
+        }
+    }
+
+    #[test]
     fn what_was_looked_for_is_named() {
         let files = [("index.py", "x = 1\n"), ("app.py", "def create_app(config): ...\n")];
-        let Some((entry, looked)) = found(&files) else { return };
+        let Some((entry, looked)) = found(&files, "") else { return };
         assert_eq!(entry, None);
-        for part in
-            ["index.py defines no application", "no manage.py", "create_app needs", "no main.py"]
-        {
+        for part in [
+            "index.py defines no application",
+            "no manage.py",
+            "create_app needs",
+            "no main.py",
+            "no other file",
+        ] {
             assert!(looked.contains(part), "{part}: {looked}");
         }
     }

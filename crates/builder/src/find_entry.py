@@ -1,8 +1,9 @@
 """Finds what a server is to call in the source below the current folder.
 
-It reads the source and imports none of it. The argument is the settings module of a Django project,
-where one is known beforehand. Prints one JSON document: {"entry": "index:application" or null,
-"looked": [what was looked for and why it wasn't that]}. Runs on Python 2.7 and on 3.6 and later.
+It reads the source and imports none of it. The arguments are the settings module of a Django project,
+where one is known beforehand, and the server that was asked for; either may be empty. Prints one JSON
+document: {"entry": "index:application" or null, "looked": [what was looked for and why it wasn't that]}.
+Runs on Python 2.7 and on 3.6 and later.
 """
 
 from __future__ import print_function
@@ -10,11 +11,30 @@ from __future__ import print_function
 import ast
 import json
 import os
+import re
 import sys
 
 SIZE_MAX = 4 << 20
+# How much of a source is looked through for what has no usual place.
+DEPTH_MAX = 4
+FOLDERS_MAX = 2000
 MODULES = ("app", "wsgi", "main")
 SETTINGS = "DJANGO_SETTINGS_MODULE"
+ASGI_SERVERS = ("uvicorn",)
+
+# Other names that a file with an app often has; the earlier goes first.
+OTHER_MODULES = ("asgi", "application", "passenger_wsgi", "server", "webapp", "run", "api", "index", "__init__")
+# Where a file with an app is not this source's own, or shows how to use it.
+OTHER_FOLDERS = set(
+    "build contrib dist doc docs example examples migrations node_modules scripts site-packages "
+    "static templates test testing tests tools vendor venv".split()
+)
+NOT_APPS = ("conftest", "manage", "setup")
+# What these make is called "app", too, and serves no requests.
+OTHER_APPS = ("Celery", "QApplication", "Typer")
+# The words of a server's command in a Procfile, one of which says what it is to serve.
+SERVER_COMMAND = re.compile(r"^web:.*\b(?:gunicorn|uvicorn|hypercorn|granian|daphne|waitress-serve)\b(.*)", re.M)
+ENTRY = re.compile(r"(?<=[\s'\"])[A-Za-z_][\w.]*:\w+(?:\(\))?")
 
 
 class Module(object):
@@ -44,6 +64,30 @@ class Module(object):
         required = [argument for argument, default in keyword_only if default is None]
         return len(node.args.args) == len(node.args.defaults) and not required
 
+    def serves(self):
+        """What a server can call of it, or None."""
+        # As Dash is used: the app itself can't be called before its version 4.
+        server = getattr(self.names.get("server"), "value", None)
+        if is_a(server, "Attribute") and server.attr == "server":
+            return "server"
+        for name in ("application", "app"):
+            if self.has(name) and not self.is_something_else(name):
+                return name
+        return "create_app()" if self.makes("create_app") else None
+
+    def is_something_else(self, name):
+        """Whether `name` is bound to what no server can call."""
+        node = self.names.get(name)
+        if isinstance(node, ast.FunctionDef):
+            # A server calls it with one argument, two or three.
+            return not node.args.args and not node.args.vararg
+        function = getattr(getattr(node, "value", None), "func", None)
+        return getattr(function, "attr", getattr(function, "id", None)) in OTHER_APPS
+
+    def is_relative(self):
+        """Whether it imports from the package that it is in."""
+        return any(isinstance(node, ast.ImportFrom) and node.level for node in ast.walk(self.tree))
+
 
 def bindings(body):
     """The names that statements bind, each with the node that does."""
@@ -54,7 +98,7 @@ def bindings(body):
         if isinstance(node, ast.Assign):
             for target in node.targets:
                 for part in ast.walk(target):
-                    if isinstance(part, ast.Name):
+                    if isinstance(part, ast.Name) and isinstance(part.ctx, ast.Store):
                         yield part.id, node
         elif is_a(node, "AnnAssign") and node.value is not None and isinstance(node.target, ast.Name):
             yield node.target.id, node
@@ -97,7 +141,7 @@ def find_index(looked):
     return None
 
 
-def find_django(settings, looked):
+def find_django(settings, server, looked):
     if not os.path.isfile("manage.py"):
         looked.append("there is no manage.py of a Django project")
         return None
@@ -105,8 +149,7 @@ def find_django(settings, looked):
     if not settings:
         looked.append("manage.py names no " + SETTINGS)
         return None
-    entries = list(named_by_settings(settings)) + list(beside_settings(settings))
-    for entry in entries:
+    for entry in entries_of_django(settings, server):
         if module_file(entry.split(":")[0]):
             return entry
     looked.append("the Django project of manage.py, whose settings are %s, has no wsgi.py" % settings)
@@ -123,22 +166,32 @@ def settings_of(tree):
                 yield text(node.value)
 
 
-def named_by_settings(settings):
-    """The entry that WSGI_APPLICATION names, in the settings or in what they take all names from."""
+def entries_of_django(settings, server):
+    """What a Django project may be served by; the best goes first."""
+    wsgi = list(named_by_settings(settings, "WSGI_APPLICATION")) + list(beside_settings(settings, "wsgi"))
+    # Who names it uses Channels, which WSGI can't serve.
+    asgi = list(named_by_settings(settings, "ASGI_APPLICATION"))
+    if server in ASGI_SERVERS:
+        return asgi + list(beside_settings(settings, "asgi")) + wsgi
+    return wsgi + asgi if server else asgi + wsgi
+
+
+def named_by_settings(settings, key):
+    """The entry that `key` names, in the settings or in what they take all names from."""
     package = settings.rpartition(".")[0]
     for name in (settings, package + ".base", settings + ".base", package + ".common"):
         path = module_file(name)
         for node in ast.walk(Module(path).tree) if path else ():
-            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == "WSGI_APPLICATION":
+            if isinstance(node, ast.Assign) and getattr(node.targets[0], "id", "") == key:
                 module, _, attribute = (text(node.value) or "").rpartition(".")
                 yield module + ":" + attribute
 
 
-def beside_settings(settings):
-    """wsgi.py in the folder of the settings and in those above it."""
+def beside_settings(settings, name):
+    """wsgi.py or asgi.py in the folder of the settings and in those above it."""
     package = settings.rpartition(".")[0]
     while package:
-        yield package + ".wsgi:application"
+        yield "%s.%s:application" % (package, name)
         package = package.rpartition(".")[0]
 
 
@@ -149,20 +202,146 @@ def find_usual(looked):
             looked.append("there is no %s.py" % name)
             continue
         module = Module(path)
-        for attribute in ("application", "app"):
-            if module.has(attribute):
-                return name + ":" + attribute
-        if module.makes("create_app"):
-            return name + ":create_app()"
+        attribute = module.serves()
+        if attribute:
+            return name + ":" + attribute
         why = "whose create_app needs arguments and which has no" if module.has("create_app") else "with no"
         looked.append("%s, %s application, app or create_app()" % (path, why))
     return None
 
 
+def find_elsewhere(server, looked):
+    """What a source of a less usual shape has: the one file whose name and content speak for it."""
+    web = procfile()
+    for command in SERVER_COMMAND.findall(web):
+        for entry in ENTRY.findall(command):
+            if module_file(entry.split(":")[0]):
+                return entry
+    # What listens by itself is not guessed at, where nobody asked for a server of ours; nor is a site of pages.
+    if (web and not server) or (os.path.isfile("index.html") and not any(is_python(n) for n in os.listdir("."))):
+        return None
+    for candidates in (scripts_at_top, modules_at_top, gateways_below, modules_below):
+        found = candidates(server)
+        if len(found) == 1:
+            return found[0]
+        if found:
+            looked.append("several files could be it: " + ", ".join(sorted(found)[:8]))
+            return None
+    looked.append("no other file that looks like it")
+    return None
+
+
+def procfile():
+    """Returns the Procfile, if it has a line for web."""
+    try:
+        with open("Procfile", "rb") as file:
+            content = file.read(64 << 10).decode("utf-8", "replace")
+    except (IOError, OSError):
+        return ""
+    return content if re.search("^web:", content, re.M) else ""
+
+
+def is_python(name):
+    return name.endswith((".py", ".wsgi", ".toml")) or name.startswith(("requirements", "Pipfile"))
+
+
+def scripts_at_top(_server):
+    """Files for mod_wsgi, whatever they are called."""
+    return entries_in(".", [name for name in os.listdir(".") if name.endswith(".wsgi")])
+
+
+def modules_at_top(_server):
+    names = [name for name in os.listdir(".") if name.endswith(".py") and is_app_name(name[:-3])]
+    for name in OTHER_MODULES:
+        found = entries_in(".", [name + ".py"]) if name + ".py" in names else []
+        if found:
+            return found
+    return entries_in(".", names)
+
+
+def is_app_name(stem):
+    return stem not in NOT_APPS + ("__init__",) and not stem.startswith("test")
+
+
+def gateways_below(server):
+    """Files that are there for a server, in the folders that are least deep."""
+    first, second = ("asgi.py", "wsgi.py") if server in ASGI_SERVERS else ("wsgi.py", "asgi.py")
+    def of_folder(folder, names):
+        scripts = [name for name in names if name.endswith(".wsgi")]
+        return entries_in(folder, [first]) or entries_in(folder, [second]) or entries_in(folder, scripts)
+    return least_deep(of_folder)
+
+
+def modules_below(_server):
+    def of_folder(folder, _names):
+        for stem in MODULES + OTHER_MODULES + (os.path.basename(folder),):
+            found = entries_in(folder, [stem + ".py"])
+            if found:
+                return found
+        return []
+    return least_deep(of_folder)
+
+
+def least_deep(of_folder):
+    """What `of_folder` finds in folders of the source, in those alone that are least deep."""
+    level = ["."]
+    seen = 0
+    for _ in range(DEPTH_MAX):
+        level = sorted(below for folder in level for below in folders_in(folder))
+        seen += len(level)
+        if seen > FOLDERS_MAX:
+            return []
+        found = [entry for folder in level for entry in of_folder(folder, os.listdir(folder))]
+        if found:
+            return found
+    return []
+
+
+def folders_in(folder):
+    for name in os.listdir(folder):
+        path = os.path.join(folder, name)
+        if os.path.isdir(path) and not os.path.islink(path):
+            if name not in OTHER_FOLDERS and not name.startswith((".", "_")):
+                yield path
+
+
+def entries_in(folder, names):
+    """The entries in those of the files that are there and have something to serve."""
+    found = []
+    for name in names:
+        path = os.path.normpath(os.path.join(folder, name))
+        module = Module(path) if os.path.isfile(path) else None
+        attribute = module and not module.broken and module.serves()
+        if attribute and not is_nothing(module.names.get(attribute)):
+            found.append("%s:%s" % (importable(path, module), attribute))
+    return found
+
+
+def is_nothing(node):
+    """Whether a binding is there for others to fill."""
+    value = getattr(node, "value", None)
+    return is_a(value, "NameConstant") or is_a(value, "Constant") or getattr(value, "id", "") == "None"
+
+
+def importable(path, module):
+    """The dotted name that imports a file from the source's top, or else its path."""
+    stem, ending = os.path.splitext(path)
+    parts = stem.split("/")
+    folders = ["/".join(parts[:end]) for end in range(1, len(parts))]
+    packages = [folder for folder in folders if os.path.isfile(folder + "/__init__.py")]
+    if parts[-1] == "__init__":
+        parts.pop()
+    is_name = all(re.match(r"[A-Za-z_]\w*\Z", part) for part in parts)
+    # Where no folder is a package, the file is a program of its folder's, unless it says otherwise.
+    is_of_top = packages == folders or (not packages and module.is_relative())
+    return ".".join(parts) if ending == ".py" and is_name and is_of_top else path
+
+
 def main():
     looked = []
-    settings = sys.argv[1] if len(sys.argv) > 1 else ""
-    entry = find_index(looked) or find_django(settings, looked) or find_usual(looked)
+    settings, server = (sys.argv[1:] + ["", ""])[:2]
+    entry = find_index(looked) or find_django(settings, server, looked) or find_usual(looked)
+    entry = entry or find_elsewhere(server, looked)
     print(json.dumps({"entry": entry, "looked": looked}))
 
 

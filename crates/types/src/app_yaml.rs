@@ -62,11 +62,12 @@ pub struct StaticRule {
     pub expire: Option<Duration>,
 }
 
-/// What a server calls: `index:application`, or what `app:create_app()` returns.
+/// What a server calls: `index:application`, what `app:create_app()` returns, or something in a file
+/// that is named by its path, `deploy/wiki.wsgi:application`.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Entry {
-    /// A dotted Python module.
+    /// A dotted Python module, or the path of a file below the source, without `.` and `..`.
     pub module: String,
     /// An attribute of it.
     pub callable: String,
@@ -76,7 +77,10 @@ pub struct Entry {
 
 /// A text is no [`Entry`].
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{0:?} is not a module and a callable, as in index:application or app:create_app()")]
+#[error(
+    "{0:?} is not a module or file and a callable, as in index:application, app:create_app() or \
+     deploy/shop.wsgi:application"
+)]
 pub struct NoEntry(String);
 
 impl Entry {
@@ -91,7 +95,7 @@ impl FromStr for Entry {
         let (module, attribute) = text.split_once(':').ok_or_else(error)?;
         let callable = attribute.strip_suffix("()").unwrap_or(attribute);
         let fits = text.len() <= Self::LENGTH_MAX
-            && module.split('.').all(is_identifier)
+            && (module.split('.').all(is_identifier) || is_path(module))
             && is_identifier(callable);
         fits.then(|| Self {
             module: module.to_owned(),
@@ -138,6 +142,14 @@ impl Default for AppYaml {
     }
 }
 
+/// Whether `text` leads to a file of Python below the folder that it is seen from.
+fn is_path(text: &str) -> bool {
+    let plain = |part: &str| {
+        !part.is_empty() && part != "." && part != ".." && !part.contains(char::is_control)
+    };
+    (text.ends_with(".py") || text.ends_with(".wsgi")) && text.split('/').all(plain)
+}
+
 fn is_identifier(text: &str) -> bool {
     !text.is_empty()
         && !text.starts_with(|c: char| c.is_ascii_digit())
@@ -149,11 +161,19 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_entry_is_a_module_and_a_name_or_a_call() {
-        for good in ["index:application", "shop.wsgi:app", "app:create_app()"] {
+    fn an_entry_is_a_module_or_a_file_and_a_name_or_a_call() {
+        for good in [
+            "index:application",
+            "shop.wsgi:app",
+            "app:create_app()",
+            "deploy/my wiki.wsgi:application",
+            "web-app.py:app",
+        ] {
             assert_eq!(good.parse::<Entry>().map(|entry| entry.to_string()), Ok(good.to_owned()));
         }
         for bad in ["index", "index:", ":app", "a b:c", "a:b(1)", "a..b:c", "../x:y", "1:a", "a:()"]
+            .into_iter()
+            .chain(["/x.py:a", "../x.py:a", "a//b.py:c", "a/b:c", "a\n/b.py:c"])
         {
             assert!(bad.parse::<Entry>().is_err(), "{bad:?}");
         }

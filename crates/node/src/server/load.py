@@ -12,22 +12,54 @@ import traceback
 # The engine takes this status as: the app could not be loaded.
 NOT_LOADED = 22
 
+CODE = "/ace/code"
+
 settings = json.loads(sys.argv.pop(1))
 
 # The app's own copy of a package wins over the server's. The empty entry comes from -c.
-sys.path[:] = ["/ace/code"] + [path for path in sys.path if path] + ["/ace/server"]
+sys.path[:] = [CODE] + [path for path in sys.path if path] + ["/ace/server"]
 
 
 def load(status=NOT_LOADED):
     """Returns what the entry names. Where that fails, says why and ends with this status."""
     module, _, name = settings["entry"].partition(":")
     try:
-        app = getattr(importlib.import_module(module), name.replace("()", ""))
+        app = getattr(module_named(module), name.replace("()", ""))
         return app() if name.endswith("()") else app
     except BaseException:
         kind, error, trace = sys.exc_info()
         traceback.print_exception(kind, error, own_part(trace))
         leave(status)
+
+
+def module_named(name):
+    """Imports a module by its dotted name, or by its file's path below the source."""
+    path = os.path.join(CODE, name)
+    if not os.path.isfile(path):
+        return importlib.import_module(name)
+    folder, parts = packages_of(path)
+    if folder not in sys.path:
+        sys.path.insert(0, folder)
+    if path.endswith(".py"):
+        return importlib.import_module(".".join(parts))
+    # Not by its own name: wiki.wsgi is often there for a package called wiki.
+    module = type(sys)("_ace_" + parts[-1])
+    module.__file__ = path
+    sys.modules[module.__name__] = module
+    with open(path, "rb") as source:
+        code = compile(source.read(), path, "exec", dont_inherit=True)
+    exec(code, module.__dict__)
+    return module
+
+
+def packages_of(path):
+    """Returns the folder that a file is imported from, and the names that lead to it from there."""
+    folder, name = os.path.split(path)
+    parts = [os.path.splitext(name)[0]]
+    while folder != CODE and os.path.isfile(os.path.join(folder, "__init__.py")):
+        folder, package = os.path.split(folder)
+        parts.insert(0, package)
+    return folder, parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts
 
 
 def own_part(trace):
