@@ -131,3 +131,23 @@ fn two_engines_do_not_touch_each_other() -> Result<()> {
     assert_eq!(right.get("shop", "/")?.text(), "right");
     Ok(())
 }
+
+#[test]
+fn an_instance_that_cant_be_made_again_says_so_and_nothing_of_the_host() -> Result<()> {
+    let engine = engine()?;
+    engine.deploy(AppFolder::workbench()?.path(), "shop")?.ok()?;
+    let named =
+        engine.python("shop", "import socket; answer = socket.socket(fileno=3).getsockname()")?;
+    let data = engine.data().display().to_string();
+    assert!(!named.to_string().contains(&data), "the socket's name: {named}");
+
+    std::fs::rename(engine.data().join("releases/shop"), engine.data().join("releases/gone"))?;
+    let _ = engine.python("shop", "import os, signal; os.kill(os.getppid(), signal.SIGKILL)");
+    let end = eventually("a failed start", DEADLINE, || {
+        let end = engine.status("shop").ok()?["instances"][0]["last_end"].clone();
+        (end["kind"] == "not_started").then_some(end)
+    })?;
+    assert!(!end.to_string().contains(&data), "{end}");
+    assert!(end.to_string().contains("its own log says why"), "{end}");
+    Ok(())
+}

@@ -53,7 +53,14 @@ fn an_app_answers_the_same_under_every_server() -> Result<()> {
     let app = AppFolder::new(MIRROR)?;
     app.write("requirements.txt", "flask==3.0.3\n")?;
     let mut answers = Vec::new();
-    for (server, processes) in [("uwsgi", 1), ("gunicorn", 2), ("uvicorn", 1), ("uvicorn", 2)] {
+    for (server, processes) in [
+        ("uwsgi", 1),
+        ("gunicorn", 2),
+        ("uvicorn", 1),
+        ("uvicorn", 2),
+        ("granian", 1),
+        ("granian", 2),
+    ] {
         app.write("app.yaml", &format!("server: {server}\nprocesses: {processes}\n"))?;
         engine.deploy(app.path(), "mirror")?.ok()?;
         answers.push((server, seen(&engine)?));
@@ -92,13 +99,28 @@ fn seen(engine: &Engine) -> Result<Vec<String>> {
 #[test]
 fn the_fastapi_example_has_a_page_a_stream_and_a_room() -> Result<()> {
     let engine = engine()?;
-    let example = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/fastapi"));
-    let said = engine.deploy(example, "room")?.ok()?;
-    assert!(said.stdout.contains("live at") || said.stderr.contains("live at"), "{said:?}");
+    let example = AppFolder::empty()?;
+    for file in ["index.py", "requirements.txt"] {
+        let folder = Path::new(concat!(env!("CARGO_MANIFEST_DIR"), "/../../examples/fastapi"));
+        example.write(file, &std::fs::read_to_string(folder.join(file))?)?;
+    }
+    // Without a word on it, uvicorn serves it.
+    for settings in ["", "server: granian\n"] {
+        example.write("app.yaml", settings)?;
+        let said = engine.deploy(example.path(), "room")?.ok()?;
+        assert!(said.stdout.contains("live at"), "{said:?}");
+        meet_in_the_room(&engine)?;
+    }
+    // A new release waits for the rooms of the old one no longer than its deadline.
+    engine.deploy(example.path(), "room")?.ok()?;
+    assert_eq!(engine.get("room", "/visitors")?.text(), "{\"here\":0}");
+    Ok(())
+}
+
+fn meet_in_the_room(engine: &Engine) -> Result<()> {
     assert!(engine.get("room", "/")?.text().contains("A room to talk in"));
     assert_eq!(engine.get("room", "/ticks?count=3")?.text(), "tick 0\ntick 1\ntick 2\n");
-
-    let mut visitors = [WebSocket::open(&engine)?, WebSocket::open(&engine)?];
+    let mut visitors = [WebSocket::open(engine)?, WebSocket::open(engine)?];
     eventually("both visitors", Duration::from_secs(10), || {
         let here = engine.get("room", "/visitors").ok()?.text();
         (here == "{\"here\":2}").then_some(())
@@ -107,11 +129,6 @@ fn the_fastapi_example_has_a_page_a_stream_and_a_room() -> Result<()> {
     for visitor in &mut visitors {
         assert_eq!(visitor.hear()?, "hello");
     }
-
-    // A new release waits for the rooms of the old one no longer than its deadline.
-    drop(visitors);
-    engine.deploy(example, "room")?.ok()?;
-    assert_eq!(engine.get("room", "/visitors")?.text(), "{\"here\":0}");
     Ok(())
 }
 
@@ -200,14 +217,66 @@ fn an_app_may_bring_a_server_and_an_event_loop_of_its_own() -> Result<()> {
     Ok(())
 }
 
+/// Answers in each of the ways that WSGI allows.
+const WAYS: &str = r#"
+import os, signal
+
+
+def application(environ, start_response):
+    way = environ["PATH_INFO"]
+    if way == "/generator":
+        return generator(start_response)
+    write = start_response("200 OK", [("X-Name", "f\u00c3\u00bcr"), ("X-Two", "a"), ("X-Two", "b")])
+    if way == "/write":
+        write(b"written, ")
+    if way == "/end":
+        os.kill(os.getpid(), signal.SIGKILL)
+    if way == "/processes":
+        return [str(len([name for name in os.listdir("/proc") if name.isdigit()])).encode()]
+    return [b"returned"]
+
+
+def generator(start_response):
+    yield b""
+    start_response("201 Created", [])
+    yield b"late "
+    yield b"start"
+"#;
+
+#[test]
+fn granian_serves_wsgi_in_all_its_ways() -> Result<()> {
+    let engine = engine()?;
+    let app = AppFolder::new(WAYS)?;
+    app.write("app.yaml", "server: granian\nprocesses: 2\n")?;
+    engine.deploy(app.path(), "ways")?.ok()?;
+    let late = engine.get("ways", "/generator")?;
+    assert_eq!((late.status, late.text().as_str()), (201, "late start"));
+    assert_eq!(engine.get("ways", "/write")?.text(), "written, returned");
+    let plain = engine.get("ways", "/")?;
+    assert_eq!((plain.status, plain.text().as_str()), (200, "returned"));
+    assert_eq!(plain.header("x-name").map(str::as_bytes), Some("für".as_bytes()));
+
+    // A worker that is killed has a successor.
+    let processes = || Some(engine.get("ways", "/processes").ok()?.text());
+    assert_eq!(processes().as_deref(), Some("3"), "two workers and who starts them");
+    engine.get("ways", "/end")?;
+    eventually("the worker's successor", Duration::from_secs(20), || {
+        processes().filter(|count| count == "3").map(drop)
+    })
+}
+
 #[test]
 fn old_pythons_have_servers_that_still_run_on_them() -> Result<()> {
     let engine = engine()?;
     let known = engine.ace(&["python", "list", "--json"])?.ok()?.stdout;
     let app = AppFolder::saying("old")?;
-    for (python, server) in
-        [("2.7", "gunicorn"), ("3.6", "gunicorn"), ("3.7", "uvicorn"), ("3.8", "uvicorn")]
-    {
+    for (python, server) in [
+        ("2.7", "gunicorn"),
+        ("3.6", "gunicorn"),
+        ("3.7", "uvicorn"),
+        ("3.8", "uvicorn"),
+        ("3.9", "granian"),
+    ] {
         if !known.contains(&format!("\"{python}.")) {
             eprintln!("skipped: this machine has no Python {python}");
             continue;
@@ -221,6 +290,11 @@ fn old_pythons_have_servers_that_still_run_on_them() -> Result<()> {
         let failed = engine.deploy(app.path(), "old")?;
         assert_eq!(failed.status, 1);
         assert!(failed.stderr.contains("uvicorn does not run on Python 2.7"), "{}", failed.stderr);
+    }
+    if known.contains("\"3.8.") {
+        app.write("app.yaml", "python: \"3.8\"\nserver: granian\n")?;
+        let failed = engine.deploy(app.path(), "old")?;
+        assert!(failed.stderr.contains("granian does not run on Python 3.8"), "{}", failed.stderr);
     }
     Ok(())
 }
@@ -249,7 +323,9 @@ fn what_a_server_cant_serve_is_refused_with_the_way_out() -> Result<()> {
     engine.deploy(app.path(), "hidden")?.ok()?;
     assert_eq!(engine.get("hidden", "/")?.text(), "hello");
 
-    for (server, processes) in [("gunicorn", 1), ("uvicorn", 1), ("uvicorn", 2)] {
+    for (server, processes) in
+        [("gunicorn", 1), ("uvicorn", 1), ("uvicorn", 2), ("granian", 1), ("granian", 2)]
+    {
         app.write("app.yaml", &format!("server: {server}\nprocesses: {processes}\n"))?;
         app.write("index.py", "import no_such_module_at_all\n\napplication = None\n")?;
         let failed = engine.deploy(app.path(), "hidden")?;
@@ -272,7 +348,7 @@ fn a_new_release_takes_over_without_losing_a_request_over_http() -> Result<()> {
     thread::scope(|threads| -> Result<()> {
         let clients: Vec<_> = (0..4).map(|_| threads.spawn(|| ask_until(&done, &engine))).collect();
         let deploys: Result<()> =
-            ["gunicorn", "uvicorn", "uwsgi", "gunicorn"].iter().try_for_each(|server| {
+            ["gunicorn", "uvicorn", "granian", "uwsgi", "granian"].iter().try_for_each(|server| {
                 app.write("app.yaml", &format!("server: {server}\n"))?;
                 engine.deploy(app.path(), "shop")?.ok().map(drop)
             });

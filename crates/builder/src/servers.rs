@@ -25,7 +25,10 @@ pub struct Package {
 
 /// A server has no version for a Python.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-#[error("{server} does not run on Python {version}: it needs {needs} or later")]
+#[error(
+    "{server} does not run on Python {version}: it needs {needs} or later; say which by \"python:\" \
+     in app.yaml, or take another \"server:\""
+)]
 pub struct Unfit {
     server: Server,
     version: String,
@@ -37,6 +40,10 @@ pub struct Unfit {
 pub fn check(server: Server, python: &Python) -> Result<Package, Unfit> {
     let [major, minor, _] = python.version;
     let package = |name, lock| Ok(Package { name, lock });
+    let unfit = |needs| {
+        let version = python.interpreter.version.clone();
+        Err(Unfit { server, version, needs })
+    };
     match (server, major, minor) {
         (Server::Uwsgi, ..=2, _) => {
             package("uwsgi-2.0.19.1.post0", include_str!("pyuwsgi/2.7.txt"))
@@ -49,11 +56,12 @@ pub fn check(server: Server, python: &Python) -> Result<Package, Unfit> {
         }
         (Server::Gunicorn, 3, ..=6) => package("gunicorn-21.2.0", include_str!("gunicorn/3.6.txt")),
         (Server::Gunicorn, ..) => package("gunicorn-23.0.0", include_str!("gunicorn/3.7.txt")),
-        (Server::Uvicorn, ..=2, _) | (Server::Uvicorn, 3, ..=6) => {
-            let version = python.interpreter.version.clone();
-            Err(Unfit { server, version, needs: "3.7" })
-        }
+        (Server::Uvicorn, ..=2, _) | (Server::Uvicorn, 3, ..=6) => unfit("3.7"),
         (Server::Uvicorn, ..) => package("uvicorn-0.39.0", include_str!("uvicorn/3.7.txt")),
+        // Before its version 2.5 it had no Unix sockets.
+        (Server::Granian, ..=2, _) | (Server::Granian, 3, ..=8) => unfit("3.9"),
+        (Server::Granian, 3, 9) => package("granian-2.5.7", include_str!("granian/3.9.txt")),
+        (Server::Granian, ..) => package("granian-2.8.7", include_str!("granian/3.10.txt")),
     }
 }
 
@@ -114,8 +122,8 @@ mod tests {
 
     #[test]
     fn a_lock_names_the_version_that_its_folder_is_named_by_and_hashes() {
-        let pythons =
-            [(2, 7), (3, 6), (3, 7), (3, 8), (3, 14)].map(|(major, minor)| python(major, minor));
+        let pythons = [(2, 7), (3, 6), (3, 7), (3, 8), (3, 9), (3, 14)]
+            .map(|(major, minor)| python(major, minor));
         for (server, python) in
             Server::ALL.iter().flat_map(|s| pythons.iter().map(move |p| (*s, p)))
         {
@@ -140,7 +148,8 @@ mod tests {
         let unfit = check(Server::Uvicorn, &python(2, 7)).unwrap_err();
         assert_eq!(
             unfit.to_string(),
-            "uvicorn does not run on Python 2.7.1: it needs 3.7 or later"
+            "uvicorn does not run on Python 2.7.1: it needs 3.7 or later; say which by \"python:\" in \
+             app.yaml, or take another \"server:\""
         );
     }
 }

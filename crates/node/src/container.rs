@@ -3,8 +3,9 @@
 use std::error::Error;
 use std::fs::File;
 use std::io;
+use std::iter::successors;
 use std::net::Ipv4Addr;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
@@ -61,7 +62,20 @@ pub enum StartError {
     Watch(#[source] io::Error),
 }
 
-type BoxError = Box<dyn Error + Send + Sync>;
+impl StartError {
+    /// What a tenant may know of it: nothing of the host's, but that its disk is full.
+    pub fn for_tenant(&self) -> String {
+        let mut causes = successors(self.source(), |cause| (*cause).source());
+        let is_full = causes.any(|cause| {
+            let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
+            matches!(kind, Some(io::ErrorKind::StorageFull | io::ErrorKind::QuotaExceeded))
+        });
+        match is_full {
+            true => format!("the engine {self}: its disk is full"),
+            false => format!("the engine {self}; its own log says why"),
+        }
+    }
+}
 
 /// Makes the container of `spec`. Blocks for some milliseconds; call off the event loop, within a
 /// runtime.
@@ -70,7 +84,7 @@ pub fn launch(
     spec: &InstanceSpec,
     folder: &InstanceFolder,
     address: Ipv4Addr,
-) -> Result<Container, BoxError> {
+) -> Result<Container, StartError> {
     prepare_log(folder, spec.ids).map_err(StartError::Folder)?;
     let exit = File::create(folder.exit()).map_err(StartError::Folder)?;
     let socket = bind_socket(&folder.socket()).map_err(StartError::Socket)?;
@@ -98,7 +112,7 @@ pub fn launch(
         launch_container(&world.launcher, &shape::container(spec, surroundings), handles)
             .map_err(StartError::Launch)?;
     let process = ProcessRef { pid: launched.pid, start_time: launched.start_time };
-    Ok(watch(process, cgroup).map_err(StartError::Watch)?)
+    watch(process, cgroup).map_err(StartError::Watch)
 }
 
 /// Finds the container that `record` tells of, or else why it ended.
@@ -198,7 +212,10 @@ fn bind_socket(path: &Path) -> io::Result<OwnedFd> {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
         _ => {}
     }
-    let listener = UnixListener::bind(path)?;
+    // Whoever has the socket can ask for the name it was bound by, which is not to tell of the host.
+    let folder = File::open(path.parent().unwrap_or(path))?;
+    let name = Path::new("/proc/self/fd").join(folder.as_raw_fd().to_string());
+    let listener = UnixListener::bind(name.join(path.file_name().unwrap_or_default()))?;
     std::fs::set_permissions(path, std::fs::Permissions::from_mode(0o600))?;
     // The library's backlog is short; a second listen(2) widens it.
     rustix::net::listen(&listener, BACKLOG)?;

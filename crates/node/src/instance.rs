@@ -185,8 +185,9 @@ impl Instance {
                 self.start_probe();
             }
             Err(error) => {
-                let message = error_chain(&*error);
-                tracing::error!(instance = %self.spec.id, app = %self.spec.app, "not started: {message}");
+                let (id, app, why) = (&self.spec.id, &self.spec.app, error_chain(&error));
+                tracing::error!(instance = %id, app = %app, "not started: {why}");
+                let message = error.for_tenant();
                 self.pending.push_back(Event::Ended(EndReason::NotStarted { message }));
             }
         }

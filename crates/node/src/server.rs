@@ -30,7 +30,10 @@ const SOCKET_TIMEOUT: Duration = Duration::from_secs(90);
 const LOAD: &str = include_str!("server/load.py");
 const UWSGI: &str = include_str!("server/uwsgi.py");
 const GUNICORN: &str = include_str!("server/gunicorn.py");
+/// For servers whose workers we start ourselves.
+const SUPERVISOR: &str = include_str!("server/supervisor.py");
 const UVICORN: &str = include_str!("server/uvicorn.py");
+const GRANIAN: &str = include_str!("server/granian.py");
 
 /// How long a server keeps a connection without a request: longer than the gateway does.
 const KEEP_ALIVE_SECONDS: u32 = 75;
@@ -49,9 +52,10 @@ pub fn command(spec: &InstanceSpec) -> Vec<String> {
 fn server(kind: Server, entry: &Entry, spec: &InstanceSpec) -> Vec<String> {
     let mercy = worker_mercy(spec.stop_grace).as_secs();
     let (script, options, arguments) = match kind {
-        Server::Uwsgi => (UWSGI, json!({}), uwsgi_arguments(spec, mercy)),
-        Server::Gunicorn => (GUNICORN, gunicorn_options(spec, mercy), Vec::new()),
-        Server::Uvicorn => (UVICORN, uvicorn_options(mercy), Vec::new()),
+        Server::Uwsgi => (UWSGI.to_owned(), json!({}), uwsgi_arguments(spec, mercy)),
+        Server::Gunicorn => (GUNICORN.to_owned(), gunicorn_options(spec, mercy), Vec::new()),
+        Server::Uvicorn => ([SUPERVISOR, UVICORN].concat(), uvicorn_options(mercy), Vec::new()),
+        Server::Granian => ([SUPERVISOR, GRANIAN].concat(), granian_options(spec), Vec::new()),
     };
     let settings = json!({
         "server": kind,
@@ -125,6 +129,15 @@ fn uvicorn_options(mercy: u64) -> Value {
         "timeout_keep_alive": KEEP_ALIVE_SECONDS,
         "timeout_graceful_shutdown": mercy,
         "h11_max_incomplete_event_size": HEAD_BYTES_MAX,
+    })
+}
+
+/// By the names of granian's settings, but for `keep_alive_ms`.
+fn granian_options(spec: &InstanceSpec) -> Value {
+    json!({
+        "blocking_threads": spec.threads,
+        "log_access": false, // The gateway logs requests.
+        "keep_alive_ms": KEEP_ALIVE_SECONDS * 1000,
     })
 }
 

@@ -15,6 +15,8 @@ pub enum Server {
     Gunicorn,
     /// For ASGI; it takes WSGI as well.
     Uvicorn,
+    /// For WSGI and ASGI.
+    Granian,
 }
 
 /// What `server:` of an `app.yaml` says.
@@ -39,7 +41,7 @@ pub enum Protocol {
 }
 
 impl Server {
-    pub const ALL: [Self; 3] = [Self::Uwsgi, Self::Gunicorn, Self::Uvicorn];
+    pub const ALL: [Self; 4] = [Self::Uwsgi, Self::Gunicorn, Self::Uvicorn, Self::Granian];
 
     /// As `app.yaml` names it.
     pub fn name(self) -> &'static str {
@@ -47,13 +49,14 @@ impl Server {
             Self::Uwsgi => "uwsgi",
             Self::Gunicorn => "gunicorn",
             Self::Uvicorn => "uvicorn",
+            Self::Granian => "granian",
         }
     }
 
     pub fn protocol(self) -> Protocol {
         match self {
             Self::Uwsgi => Protocol::Uwsgi,
-            Self::Gunicorn | Self::Uvicorn => Protocol::Http,
+            Self::Gunicorn | Self::Uvicorn | Self::Granian => Protocol::Http,
         }
     }
 }

@@ -713,7 +713,7 @@ mod tests {
         for key in AppSection::LATER {
             assert!(refusal(&format!("{key}: 1\n")).ends_with("is not supported yet"), "{key}");
         }
-        assert!(refusal("server: granian").ends_with("is not supported yet"));
+        assert!(refusal("server: waitress").ends_with("uvicorn, granian or none"));
         assert!(refusal("version: 2").contains("this engine reads version 1"));
     }
 

@@ -10,8 +10,6 @@ use std::time::Duration;
 use super::{Entry, is_identifier};
 use crate::{Bytes, OutOfBounds, PythonRange, Server, ServerChoice};
 
-/// Servers that the documentation names and this version can't run yet.
-const SERVERS_LATER: [&str; 1] = ["granian"];
 const PATH_MAX: usize = 1024;
 const ENV_VALUE_MAX: usize = 32 * 1024;
 const DAY: u64 = 86_400;
@@ -31,9 +29,9 @@ pub fn server(text: &str) -> Result<ServerChoice, String> {
         return Ok(ServerChoice::None);
     }
     let known = Server::ALL.into_iter().find(|server| server.name() == text);
-    known.map(ServerChoice::Engine).ok_or_else(|| match SERVERS_LATER.contains(&text) {
-        true => format!("server {text:?} is not supported yet"),
-        false => format!("server: {text:?} is unknown; it can be uwsgi, gunicorn, uvicorn or none"),
+    known.map(ServerChoice::Engine).ok_or_else(|| {
+        let names: Vec<&str> = Server::ALL.into_iter().map(Server::name).collect();
+        format!("server: {text:?} is unknown; it can be {} or none", names.join(", "))
     })
 }
 
