@@ -22,6 +22,19 @@ pub trait Builder: Send + Sync {
         log: mpsc::Sender<String>,
     ) -> Result<Built, BuildError>;
 
+    /// What has become of the Python that `built` was made with.
+    async fn python_of(&self, built: &Built) -> PythonState;
+
+    /// Makes the environment of a release anew, from the lock that was kept with it, for the Python
+    /// that has taken the place of the one it was made with. All else of the release stays.
+    ///
+    /// Says and ends as [`Builder::build`] does.
+    async fn rebuild(
+        &self,
+        request: RebuildRequest,
+        log: mpsc::Sender<String>,
+    ) -> Result<Built, BuildError>;
+
     /// The Pythons that apps can have, the newest first.
     async fn pythons(&self) -> Vec<KnownPython>;
 
@@ -53,8 +66,31 @@ pub struct BuildRequest {
     pub python: Option<Interpreter>,
 }
 
+/// What to make anew.
+#[derive(Debug, Clone)]
+pub struct RebuildRequest {
+    pub id: BuildId,
+    pub tenant: TenantName,
+    pub app: AppName,
+    /// As a build's.
+    pub ids: IdRange,
+    /// The release's contents as they are. Its folders must stay until this has ended.
+    pub built: Built,
+}
+
+/// What has become of a Python that an environment was made with.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum PythonState {
+    /// It is as it was.
+    Same,
+    /// It was upgraded, or another of the same minor version has to do in its place.
+    Replaced(Interpreter),
+    /// There is none of its minor version any more. A sentence with the way out.
+    Gone(String),
+}
+
 /// What a build made. All folders are read-only, belong to root and can be read by anyone who is
-/// let into them.
+/// let into them. Beside the environment lies the lock that it was made from, for root alone.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct Built {
     /// The unpacked source with its byte code: `/ace/code`.
@@ -75,6 +111,9 @@ pub struct Interpreter {
     pub program: PathBuf,
     /// `sys.base_prefix`: what must be visible for it to run, at its original path.
     pub prefix: PathBuf,
+    /// Tells this program from a later one at its path, such as one with a security fix: a hash of
+    /// what it says of itself and of its file's size and time.
+    pub build: u64,
 }
 
 /// A Python that apps can have, and what serves them on it.

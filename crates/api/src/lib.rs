@@ -12,7 +12,9 @@ pub mod http;
 pub mod node;
 pub mod serving;
 
-pub use builder::{BuildError, BuildRequest, Builder, Built, Interpreter, KnownPython};
+pub use builder::{
+    BuildError, BuildRequest, Builder, Built, Interpreter, KnownPython, PythonState, RebuildRequest,
+};
 pub use gateway::{Backend, Gateway, InstanceSocket, Route, RouteTable};
 pub use node::{EndReason, InstanceSpec, InstanceState, InstanceStatus, Node, VolumeSpec};
 pub use serving::{Program, Runtime, Serving};

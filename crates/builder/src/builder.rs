@@ -4,7 +4,7 @@
 //! |---|---|---|
 //! | `DATA/builds/ID` | a build's scratch | with the build |
 //! | `DATA/releases/APP/ID/code` | a release's code | by a rename; [`Builder::remove`] |
-//! | `DATA/environments/APP/HASH` | an environment | by a rename; [`Builder::remove`] |
+//! | `DATA/environments/APP/HASH` | an environment and its lock ([`Kept`]) | by a rename; [`Builder::remove`] |
 //! | `DATA/caches/APP` | the installer's cache of an app | lent to each build; [`Builder::remove_app`] |
 //! | `DATA/servers`, `DATA/tools` | what all apps share | stays |
 //!
@@ -18,10 +18,13 @@ use std::path::{Component, Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ace_api::{BuildError, BuildRequest, Builder, Built, KnownPython, Program, Runtime, Serving};
+use ace_api::{
+    BuildError, BuildRequest, Builder, Built, KnownPython, Program, PythonState, RebuildRequest,
+    Runtime, Serving,
+};
 use ace_sandbox::cgroup::CgroupTree;
 use ace_sandbox::launch::LauncherProgram;
-use ace_types::{AppName, AppYaml, Limits, ServerChoice};
+use ace_types::{AppName, AppYaml, BuildId, Bytes, IdRange, Limits, ServerChoice};
 use async_trait::async_trait;
 use rustix::fs::{Mode, OFlags};
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -30,11 +33,12 @@ use tokio::task::spawn_blocking;
 use crate::callable::suitable_server;
 use crate::container::{Bench, Command, Network, RunError, Workshop};
 use crate::entry;
-use crate::environment::{ENVIRONMENT, Installer, Lock, PYTHON, check_end, see_python};
+use crate::environment::{DOWNLOADS, ENVIRONMENT, Installer, Lock, PYTHON, check_end, see_python};
 use crate::files;
+use crate::kept::Kept;
 use crate::log::BuildLog;
 use crate::pip::Pip;
-use crate::python::{Places, Python, Pythons, choose};
+use crate::python::{self, Places, Python, Pythons, choose};
 use crate::servers::{self, Servers};
 use crate::site::{Site, blocking, engine};
 use crate::statics;
@@ -110,6 +114,15 @@ impl ContainerBuilder {
         };
         Self { inner: Arc::new(inner) }
     }
+
+    async fn run(&self, task: Task, log: mpsc::Sender<String>) -> Result<Built, BuildError> {
+        // Dropped with this future; the task, which then has no one to work for, cleans up and ends.
+        let (_waiting, gone) = oneshot::channel();
+        let inner = Arc::clone(&self.inner);
+        tokio::spawn(async move { inner.run_and_clear(task, log, gone).await })
+            .await
+            .unwrap_or_else(|error| Err(engine("go on with the build", error)))
+    }
 }
 
 #[async_trait]
@@ -119,12 +132,21 @@ impl Builder for ContainerBuilder {
         request: BuildRequest,
         log: mpsc::Sender<String>,
     ) -> Result<Built, BuildError> {
-        // Dropped with this future; the task, which then has no one to work for, cleans up and ends.
-        let (_waiting, gone) = oneshot::channel();
-        let inner = Arc::clone(&self.inner);
-        tokio::spawn(async move { inner.build_and_clear(request, log, gone).await })
-            .await
-            .unwrap_or_else(|error| Err(engine("go on with the build", error)))
+        self.run(Task::Build(request), log).await
+    }
+
+    async fn python_of(&self, built: &Built) -> PythonState {
+        let Some(runtime) = built.serving.runtime() else { return PythonState::Same };
+        let pythons = self.inner.pythons.all().await;
+        python::state_of(&pythons, &runtime.python, built.app_yaml.python.as_ref())
+    }
+
+    async fn rebuild(
+        &self,
+        request: RebuildRequest,
+        log: mpsc::Sender<String>,
+    ) -> Result<Built, BuildError> {
+        self.run(Task::Rebuild(Box::new(request)), log).await
     }
 
     async fn pythons(&self) -> Vec<KnownPython> {
@@ -152,45 +174,68 @@ impl Builder for ContainerBuilder {
     }
 }
 
-/// One build: who asked, and with what it works.
+/// What is to be made.
+enum Task {
+    Build(BuildRequest),
+    Rebuild(Box<RebuildRequest>),
+}
+
+/// One build: whose it is, and with what it works.
 struct Job<'a> {
-    request: &'a BuildRequest,
+    id: &'a BuildId,
+    app: &'a AppName,
     bench: &'a Bench,
     site: &'a Site,
 }
 
+impl Task {
+    /// Its name, its app, and its user ids.
+    fn parts(&self) -> (&BuildId, &AppName, IdRange) {
+        match self {
+            Self::Build(request) => (&request.id, &request.app, request.ids),
+            Self::Rebuild(request) => (&request.id, &request.app, request.ids),
+        }
+    }
+}
+
 impl Inner {
-    async fn build_and_clear(
+    async fn run_and_clear(
         &self,
-        request: BuildRequest,
+        task: Task,
         lines: mpsc::Sender<String>,
         gone: oneshot::Receiver<()>,
     ) -> Result<Built, BuildError> {
-        let name = format!("{GROUP_PREFIX}{}", request.id);
-        let network = self.network.lease(request.id.as_str());
+        let (id, app, ids) = task.parts();
+        let name = format!("{GROUP_PREFIX}{id}");
+        let network = self.network.lease(id.as_str());
         let network = network.ok_or_else(|| engine("build", "every address is taken"))?;
         let log = Arc::new(BuildLog::new(lines, self.workshop.limits.log));
-        let folder = self.builds().join(request.id.as_str());
+        let folder = self.builds().join(id.as_str());
         let workshop = Arc::clone(&self.workshop);
-        let bench = Bench::new(workshop, name, request.ids, network, folder.clone(), log);
+        let bench = Bench::new(workshop, name, ids, network, folder.clone(), log);
         let site = Site::make(folder, bench.user()).await?;
-        let job = Job { request: &request, bench: &bench, site: &site };
+        let job = Job { id, app, bench: &bench, site: &site };
+        let work = async {
+            match &task {
+                Task::Build(request) => self.build_in(&job, request).await,
+                Task::Rebuild(request) => self.rebuild_in(&job, &request.built).await,
+            }
+        };
         let result = tokio::select! {
-            result = self.build_in(&job) => result,
+            result = work => result,
             _ = gone => Err(engine("go on with the build", "nobody waits for it any more")),
         };
         self.clear(&job).await;
         result
     }
 
-    async fn build_in(&self, job: &Job<'_>) -> Result<Built, BuildError> {
-        let Job { request, bench, site } = job;
-        let source = self.unpack(job).await?;
+    async fn build_in(&self, job: &Job<'_>, request: &BuildRequest) -> Result<Built, BuildError> {
+        let Job { bench, site, .. } = job;
+        let source = self.unpack(job, &request.archive).await?;
         let pythons = self.pythons.all().await;
         let python = choose(&pythons, request.python.as_ref(), source.python().as_ref())
             .map_err(|error| BuildError::Rejected(error.to_string()))?;
-        bench.log().say(format!("Python {}", python.interpreter.version)).await;
-        bench.log().set_python(python.minor_version());
+        say_python(bench, python).await;
         let entry = entry::find(&source.app_yaml, python, bench, site).await?;
         let kind = match source.app_yaml.server {
             Some(ServerChoice::Engine(server)) => server,
@@ -198,20 +243,19 @@ impl Inner {
         };
         let installer = self.installer(job, &pythons, python).await?;
         let packages = self.servers.ensure(kind, python, &installer, bench, site).await?;
-        site.borrow_cache(self.cache_of(request)).await?;
-        let (environment, is_new) = self.environment(job, &source, python, &installer).await?;
-        let standing = if is_new { site.environment() } else { environment.clone() };
+        site.borrow_cache(self.cache_of(job.app)).await?;
+        let lock = match &source.requirements {
+            Requirements::None => Lock::empty(),
+            _ => installer.resolve(&source, python, bench, site).await?,
+        };
+        let kept = self.environment(job, &lock, python, &installer).await?;
+        let standing = if kept.exists() { kept.virtualenv() } else { site.environment() };
         self.collect_static_files(job, &source, python, &standing).await?;
         compile(job, python).await?;
-        let environment_size = match is_new {
-            true => site.keep(standing, environment.clone()).await?.size,
-            false => {
-                blocking("measure the environment", move || Ok(files::usage(&standing)?.size))
-                    .await?
-            }
-        };
-        let release = self.data.join("releases").join(request.app.as_str());
-        let code = release.join(request.id.as_str()).join("code");
+        let environment_size = keep_environment(site, lock, &kept).await?;
+        let environment = kept.virtualenv();
+        let release = self.data.join("releases").join(job.app.as_str());
+        let code = release.join(job.id.as_str()).join("code");
         let code_size = site.keep(site.code(), code.clone()).await?.size;
         let program = Program::Server { kind, packages, entry };
         let python = python.interpreter.clone();
@@ -239,8 +283,39 @@ impl Inner {
         Ok(Installer::Pip(pip))
     }
 
-    async fn unpack(&self, job: &Job<'_>) -> Result<Inspection, BuildError> {
-        let archive = job.request.archive.clone();
+    /// Makes the environment of `built` for the Python that its own became. One of files has none.
+    async fn rebuild_in(&self, job: &Job<'_>, built: &Built) -> Result<Built, BuildError> {
+        let Some(runtime) = built.serving.runtime() else { return Ok(built.clone()) };
+        let Job { bench, site, .. } = job;
+        let pythons = self.pythons.all().await;
+        let wanted = built.app_yaml.python.as_ref();
+        let python = python::successor(&pythons, &runtime.python, wanted)
+            .map_err(|gone| BuildError::Rejected(gone.to_string()))?;
+        say_python(bench, python).await;
+        let old = Kept::of(&runtime.environment);
+        let read = old.clone();
+        let lock = blocking("read the environment's lock", move || read.read_lock()).await?;
+        let installer = self.installer(job, &pythons, python).await?;
+        let mut program = runtime.program.clone();
+        if let Program::Server { kind, packages, .. } = &mut program {
+            *packages = self.servers.ensure(*kind, python, &installer, bench, site).await?;
+        }
+        site.borrow_cache(self.cache_of(job.app)).await?;
+        // What the lock names may lie in the source, and be built there.
+        copy(job, &built.code, CODE).await?;
+        if old.downloads().is_dir() {
+            site.add("user/downloads").await?;
+            copy(job, &old.downloads(), DOWNLOADS).await?;
+        }
+        let kept = self.environment(job, &lock, python, &installer).await?;
+        let environment_size = keep_environment(site, lock, &kept).await?;
+        let (environment, python) = (kept.virtualenv(), python.interpreter.clone());
+        let runtime = Runtime { python, environment, environment_size, program };
+        Ok(Built { serving: Serving::Program(runtime), ..built.clone() })
+    }
+
+    async fn unpack(&self, job: &Job<'_>, archive: &Path) -> Result<Inspection, BuildError> {
+        let archive = archive.to_owned();
         let archive = blocking("read the archive", move || File::open(archive)).await?;
         let mut command = Command::new([ACE, UNPACK_COMMAND])
             .read_only(&self.executable, ACE)
@@ -262,35 +337,30 @@ impl Inner {
         }
     }
 
-    /// The folder of the app's environment, and whether it is yet to be moved there.
+    /// Where the environment of `lock` is kept. If it isn't there, one stands in the scratch folder.
     async fn environment(
         &self,
         job: &Job<'_>,
-        source: &Inspection,
+        lock: &Lock,
         python: &Python,
         installer: &Installer,
-    ) -> Result<(PathBuf, bool), BuildError> {
-        let Job { request, bench, site } = job;
-        let lock = match &source.requirements {
-            Requirements::None => Lock::empty(),
-            some => installer.resolve(some, python, bench, site).await?,
-        };
-        let environments = self.data.join("environments");
-        let folder = lock.folder(&environments, &request.app, python, &source.source_hash);
-        if folder.is_dir() {
+    ) -> Result<Kept, BuildError> {
+        let Job { app, bench, site, .. } = job;
+        let kept = Kept::new(lock.folder(&self.data.join("environments"), app, python));
+        if kept.exists() {
             bench
                 .log()
                 .say("the requirements are those of an earlier build: nothing to install")
                 .await;
-            return Ok((folder, false));
+            return Ok(kept);
         }
         if !site.environment().is_dir() {
             installer.make_empty(python, bench, site).await?;
         }
         if !lock.is_empty() {
-            installer.install(&lock, python, bench, site).await?;
+            installer.install(lock, python, bench, site).await?;
         }
-        Ok((folder, true))
+        Ok(kept)
     }
 
     /// Has Django collect its static files if `app.yaml` serves something that isn't in the source.
@@ -325,11 +395,11 @@ impl Inner {
 
     /// Ends and removes what the build left. What can't be removed now is at the engine's next start.
     async fn clear(&self, job: &Job<'_>) {
-        let id = &job.request.id;
+        let id = job.id;
         if let Err(error) = job.bench.clear().await {
             return tracing::error!(build = %id, %error, "a build's containers could not be removed");
         }
-        if let Err(error) = job.site.return_cache(self.cache_of(job.request)).await {
+        if let Err(error) = job.site.return_cache(self.cache_of(job.app)).await {
             tracing::warn!(build = %id, %error, "an installer's cache could not be kept");
         }
         if let Err(error) = job.site.remove().await {
@@ -341,14 +411,20 @@ impl Inner {
         self.data.join("builds")
     }
 
-    fn cache_of(&self, request: &BuildRequest) -> PathBuf {
-        self.data.join("caches").join(request.app.as_str())
+    fn cache_of(&self, app: &AppName) -> PathBuf {
+        self.data.join("caches").join(app.as_str())
     }
 
     /// Removes a build's result, and the folders that held nothing else.
     fn remove_result(&self, path: &Path) -> io::Result<()> {
         let app = self.app_folder_of(path)?;
-        self.discard(path)?;
+        let of_app = path.strip_prefix(&app).map_err(io::Error::other)?;
+        let path = match app.starts_with(self.data.join("environments")) {
+            // An environment goes with its lock.
+            true => app.join(of_app.components().next().unwrap_or(Component::CurDir)),
+            false => path.to_owned(),
+        };
+        self.discard(&path)?;
         let parents = path.ancestors().skip(1).take_while(|folder| folder.starts_with(&app));
         for folder in parents {
             if fs::remove_dir(folder).is_err() {
@@ -405,6 +481,31 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+async fn say_python(bench: &Bench, python: &Python) {
+    bench.log().say(format!("Python {}", python.interpreter.version)).await;
+    bench.log().set_python(python.minor_version());
+}
+
+/// Has a container copy what is in `from` to `to`, where a folder of the build's is.
+async fn copy(job: &Job<'_>, from: &Path, to: &str) -> Result<(), BuildError> {
+    let words = ["/usr/bin/cp", "--recursive", "--preserve=timestamps", "/ace/kept/.", to];
+    let command = Command::new(words)
+        .read_only(from, "/ace/kept")
+        .writable(&job.site.code(), CODE)
+        .writable(&job.site.user_folder(), "/ace/user");
+    let ended = job.bench.run(command).await?;
+    check_end(&ended, job.bench, "what was built before could not be copied")
+}
+
+/// Keeps a new environment, and returns its size on disk, as that of one that is kept already.
+async fn keep_environment(site: &Site, lock: Lock, kept: &Kept) -> Result<Bytes, BuildError> {
+    if !kept.exists() {
+        return Ok(site.keep_environment(lock, kept.clone()).await?.size);
+    }
+    let folder = kept.folder().to_owned();
+    blocking("measure the environment", move || Ok(files::usage(&folder)?.size)).await
 }
 
 /// Compiles the code to byte code. Files that don't compile may be for another Python, or no one's.

@@ -2,15 +2,17 @@
 //!
 //! Requirements are first resolved to a *lock*, each package with its version and the hashes of its
 //! files. The environment's name is the hash of that and of the interpreter, so a deploy that
-//! changes neither installs nothing. Requirements that no hash can vouch for (a folder of the source,
+//! changes neither installs nothing; it is kept beside the environment (see [`crate::kept`]), which is
+//! made anew from it when the interpreter changes. Requirements that no hash can vouch for (a folder of the source,
 //! a repository) count as changed with every change of the source.
 //!
 //! `uv` does it for Python 3, `pip` for Python 2.7; [`Installer`] is either.
 
 use std::path::{Path, PathBuf};
 
-use ace_api::BuildError;
+use ace_api::{BuildError, Interpreter};
 use ace_types::AppName;
+use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
 use crate::container::{Bench, Command, Ended};
@@ -19,7 +21,7 @@ use crate::pip::Pip;
 use crate::python::Python;
 use crate::setuptools;
 use crate::site::{Site, blocking, engine};
-use crate::unpack::{CODE, Requirements};
+use crate::unpack::{CODE, Inspection, Requirements};
 use crate::uv::{self, Uv};
 
 /// Where it stands in every container.
@@ -34,17 +36,22 @@ pub const PIP_INPUT: &str = "/ace/lock/requirements.in";
 pub const PIP_CONSTRAINTS: &str = "/ace/lock/constraints.txt";
 /// Where the installer's cache stands.
 pub const CACHE: &str = "/ace/cache";
+/// What pip downloads before it installs it.
+pub const DOWNLOADS: &str = "/ace/user/downloads";
 /// Where packages are installed that are no environment.
 pub const APART: &str = "/ace/user/server";
-const LOCK_MAX: usize = 4 << 20;
+/// The longest lock.
+pub const LOCK_MAX: usize = 4 << 20;
 /// Part of every environment's name; to be raised when they come to be made in another way.
 const FORMAT: &str = "3";
 
 /// What requirements were resolved to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Lock {
     text: String,
-    /// Every package's files are known by their hash.
-    hashed: bool,
+    /// The hash of the source, unless every package's files are known by a hash of their own.
+    source_hash: Option<String>,
 }
 
 /// What installs packages for one Python.
@@ -69,12 +76,12 @@ impl Installer {
         check_end(&ended, bench, "the virtual environment could not be made")
     }
 
-    /// Resolves `requirements`, which are not none.
+    /// Resolves the requirements of a source, which are not none.
     ///
     /// pip makes the environment for it, since it asks sources for their requirements there.
     pub async fn resolve(
         &self,
-        requirements: &Requirements,
+        Inspection { requirements, source_hash, .. }: &Inspection,
         python: &Python,
         bench: &Bench,
         site: &Site,
@@ -98,7 +105,7 @@ impl Installer {
         command.keep_stdout = Some(LOCK_MAX);
         let ended = bench.run(in_source(command, site)).await?;
         check_end(&ended, bench, "the requirements could not be resolved")?;
-        Lock::parse(&ended.stdout)
+        Lock::parse(&ended.stdout, source_hash)
             .ok_or_else(|| BuildError::Rejected("the requirements resolve to no text".to_owned()))
     }
 
@@ -110,18 +117,27 @@ impl Installer {
         bench: &Bench,
         site: &Site,
     ) -> Result<(), BuildError> {
-        if !lock.hashed {
+        if !lock.is_hashed() {
             bench
                 .log()
                 .say("some requirements have no hash to know them by: installing all anew")
                 .await;
         }
-        let mut command = match self {
-            Self::Uv(uv) => uv.install(python, lock.hashed),
-            Self::Pip(pip) => pip.install(python),
+        let with_lock = |mut command: Command| {
+            command.files.push((PIP_LOCK.into(), lock.text.clone()));
+            in_source(command, site)
         };
-        command.files.push((PIP_LOCK.into(), lock.text.clone()));
-        let ended = bench.run(in_source(command, site)).await?;
+        let command = match self {
+            Self::Uv(uv) => uv.install(python, lock.is_hashed()),
+            Self::Pip(pip) => {
+                let ended = bench.run(with_lock(pip.make_wheels(python))).await?;
+                if !ended.success {
+                    bench.log().say("not every package becomes a wheel: installing as it is").await;
+                }
+                pip.install(python)
+            }
+        };
+        let ended = bench.run(with_lock(command)).await?;
         check_end(&ended, bench, "the requirements could not be installed")?;
         if let (Self::Uv(uv), false) = (self, lock.names("setuptools")) {
             add_setuptools(uv, python, bench, site).await?;
@@ -222,11 +238,12 @@ impl Requirements {
 impl Lock {
     /// No requirements.
     pub fn empty() -> Self {
-        Self { text: String::new(), hashed: true }
+        Self { text: String::new(), source_hash: None }
     }
 
-    /// Reads requirements with their hashes as an installer printed them; `None` where it is no text.
-    fn parse(text: &[u8]) -> Option<Self> {
+    /// Reads requirements with their hashes as an installer printed them for the source of that hash;
+    /// `None` where it is no text.
+    pub fn parse(text: &[u8], source_hash: &str) -> Option<Self> {
         let text = String::from_utf8(text.to_vec()).ok()?;
         let joined = text.replace("\\\n", " ");
         let mut requirements = joined.lines().map(str::trim).filter(|line| {
@@ -234,8 +251,15 @@ impl Lock {
             let option = line.starts_with("--") && !line.starts_with("--editable");
             !line.is_empty() && !line.starts_with('#') && !option
         });
-        let hashed = requirements.all(|line| line.contains(" --hash=") && !line.starts_with('-'));
-        Some(Self { text, hashed })
+        let hashed = requirements.all(|line| {
+            (line.contains(" --hash=") || line.contains("#sha256=")) && !line.starts_with('-')
+        });
+        Some(Self { text, source_hash: (!hashed).then(|| source_hash.to_owned()) })
+    }
+
+    /// Whether every package's files are known by their hash.
+    fn is_hashed(&self) -> bool {
+        self.source_hash.is_none()
     }
 
     pub fn is_empty(&self) -> bool {
@@ -255,17 +279,12 @@ impl Lock {
     }
 
     /// The folder, below `environments`, of the environment that this lock makes.
-    pub fn folder(
-        &self,
-        environments: &Path,
-        app: &AppName,
-        python: &Python,
-        source_hash: &str,
-    ) -> PathBuf {
+    pub fn folder(&self, environments: &Path, app: &AppName, python: &Python) -> PathBuf {
         let mut hash = Sha256::new();
-        let program = python.interpreter.program.display().to_string();
-        let source = if self.hashed { "" } else { source_hash };
-        for field in [FORMAT, &python.interpreter.version, &program, source, &self.text] {
+        let Interpreter { version, program, build, .. } = &python.interpreter;
+        let program = program.display().to_string();
+        let source = self.source_hash.as_deref().unwrap_or_default();
+        for field in [FORMAT, version, &program, &build.to_string(), source, &self.text] {
             hash.update((field.len() as u64).to_le_bytes());
             hash.update(field);
         }
@@ -314,26 +333,30 @@ async fn check_is_folder(environment: PathBuf) -> Result<(), BuildError> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use ace_api::Interpreter;
 
     const HASHED: &str = "--index-url https://pypi.org/simple\n\nflask==3.1.0 \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\nweb-py==0.62 \\\n    --hash=sha256:cc\n";
 
     fn lock(text: &str) -> Lock {
-        Lock::parse(text.as_bytes()).unwrap()
+        Lock::parse(text.as_bytes(), "a").unwrap()
     }
 
-    fn python(version: &str) -> Python {
-        let interpreter =
-            Interpreter { version: version.to_owned(), program: "/p".into(), prefix: "/".into() };
+    fn python(version: &str, build: u64) -> Python {
+        let interpreter = Interpreter {
+            version: version.to_owned(),
+            program: "/p".into(),
+            prefix: "/".into(),
+            build,
+        };
         Python { version: [3, 11, 2], interpreter }
     }
 
     #[test]
     fn a_lock_is_hashed_when_all_its_packages_are() {
-        assert!(lock(HASHED).hashed && !lock(HASHED).is_empty());
-        assert!(lock("").hashed && lock("").is_empty());
+        assert!(lock(HASHED).is_hashed() && !lock(HASHED).is_empty());
+        assert!(lock("").is_hashed() && lock("").is_empty());
+        assert!(lock("file:///ace/user/downloads/a-1.zip#sha256=aa\n").is_hashed());
         for unhashed in ["-e .\n", "./pkg\n", "--editable ./pkg\n", "a @ git+https://h/a@123\n"] {
-            assert!(!lock(&format!("{HASHED}{unhashed}")).hashed, "{unhashed}");
+            assert!(!lock(&format!("{HASHED}{unhashed}")).is_hashed(), "{unhashed}");
         }
     }
 
@@ -348,13 +371,14 @@ mod tests {
     #[test]
     fn an_environment_is_named_by_lock_and_interpreter() {
         let app = "shop".parse().unwrap();
-        let name = |text: &str, version: &str, source: &str| {
-            lock(text).folder(Path::new("/environments"), &app, &python(version), source)
+        let name = |text: &str, build: u64, source: &str| {
+            let lock = Lock::parse(text.as_bytes(), source).unwrap();
+            lock.folder(Path::new("/environments"), &app, &python("3.11.2", build))
         };
-        assert_eq!(name(HASHED, "3.11.2", "a"), name(HASHED, "3.11.2", "b"));
-        assert_ne!(name(HASHED, "3.11.2", "a"), name(HASHED, "3.11.4", "a"));
-        assert_ne!(name("", "3.11.2", "a"), name(HASHED, "3.11.2", "a"));
-        assert_ne!(name("-e .\n", "3.11.2", "a"), name("-e .\n", "3.11.2", "b"));
-        assert!(name("", "3.11.2", "a").starts_with("/environments/shop"));
+        assert_eq!(name(HASHED, 1, "a"), name(HASHED, 1, "b"));
+        assert_ne!(name(HASHED, 1, "a"), name(HASHED, 2, "a"));
+        assert_ne!(name("", 1, "a"), name(HASHED, 1, "a"));
+        assert_ne!(name("-e .\n", 1, "a"), name("-e .\n", 1, "b"));
+        assert!(name("", 1, "a").starts_with("/environments/shop"));
     }
 }

@@ -24,6 +24,7 @@ mod environment;
 mod fetch;
 mod files;
 mod hash;
+mod kept;
 mod log;
 mod pip;
 mod python;

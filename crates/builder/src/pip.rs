@@ -8,7 +8,8 @@
 //! never installs anything.
 //!
 //! pip has no lock. Resolved is what it downloads: the lock is the list of these files with their
-//! hashes, and only they are installed.
+//! hashes, and only they are installed. Sources become wheels first, which pip's cache keeps by the
+//! sources' hashes, so that what has not changed isn't compiled again.
 
 use std::path::{Path, PathBuf};
 
@@ -16,7 +17,8 @@ use ace_api::BuildError;
 
 use crate::container::{Bench, Command};
 use crate::environment::{
-    APART, CACHE, ENVIRONMENT, Installer, PIP_CONSTRAINTS, PIP_LOCK, PYTHON, make_apart, see_python,
+    APART, CACHE, DOWNLOADS, ENVIRONMENT, Installer, PIP_CONSTRAINTS, PIP_LOCK, PYTHON, make_apart,
+    see_python,
 };
 use crate::python::Python;
 use crate::site::Site;
@@ -43,16 +45,32 @@ compileall.compile_dir(folder, ddir=place, quiet=True)
 ";
 const SETUPTOOLS: &str =
     "/ace/virtualenv/virtualenv/seed/wheels/embed/setuptools-44.1.1-py2.py3-none-any.whl";
-const DOWNLOADS: &str = "/ace/user/downloads";
+const WHEEL: &str =
+    "/ace/virtualenv/virtualenv/seed/wheels/embed/wheel-0.37.1-py2.py3-none-any.whl";
+/// Where wheels are put that the cache has, too.
+const WHEELS: &str = "/ace/user/wheels";
 /// The oldest Python that virtualenv runs on here.
 const HELPER: [u32; 3] = [3, 8, 0];
-/// Prints the files of a folder as hashed requirements.
+/// Prints the files of a folder as requirements: pip checks the hash in an address, and finds what it
+/// has in its cache by that and the name. Without a name where the file's doesn't tell it for sure.
 const LIST: &str = "
-import hashlib, os, sys
+import hashlib, os, re, sys, urllib
 for name in sorted(os.listdir(sys.argv[1])):
     path = os.path.join(sys.argv[1], name)
     with open(path, 'rb') as content:
-        print('%s --hash=sha256:%s' % (path, hashlib.sha256(content.read()).hexdigest()))
+        hash = hashlib.sha256(content.read()).hexdigest()
+    first = re.match('(.+?)-[0-9]', name)
+    sure = first and first.group(1) == name.rsplit('-', 1)[0]
+    named = first.group(1) + ' @ ' if sure else ''
+    print('%sfile://%s#sha256=%s' % (named, urllib.quote(path), hash))
+";
+/// Runs pip, the rest of the arguments, where setuptools finds the package that makes wheels. It must
+/// be a folder for that, and no part of the environment.
+const WITH_WHEEL: &str = "
+import os, sys, zipfile
+zipfile.ZipFile(sys.argv[1]).extractall('/tmp/wheel')
+os.environ['PYTHONPATH'] = '/tmp/wheel'
+os.execv(sys.executable, [sys.executable, '-s'] + sys.argv[2:])
 ";
 
 /// The programs, and where packages come from.
@@ -128,10 +146,18 @@ impl Pip {
         see_python(Command::new([PYTHON, "-E", "-s", "-c", LIST, DOWNLOADS]), python)
     }
 
+    /// Makes wheels of the sources in the lock at [`PIP_LOCK`], and leaves them in the cache. One that
+    /// can't be made a wheel can still be installed.
+    pub fn make_wheels(&self, python: &Python) -> Command {
+        let words = ["wheel", "--no-deps", "--wheel-dir", WHEELS, "--requirement", PIP_LOCK];
+        let mut command = self.pip(python, PYTHON, &words);
+        command.argv.splice(1..2, ["-c", WITH_WHEEL, WHEEL].map(str::to_owned));
+        command
+    }
+
     /// Installs the lock at [`PIP_LOCK`], whose files are downloaded, into the environment.
     pub fn install(&self, python: &Python) -> Command {
-        let words = ["install", "--no-deps", "--require-hashes", "--requirement", PIP_LOCK];
-        self.pip(python, PYTHON, &words)
+        self.pip(python, PYTHON, &["install", "--no-deps", "--requirement", PIP_LOCK])
     }
 
     /// Installs the hashed requirements at [`PIP_LOCK`] into the folder `target`.

@@ -1,7 +1,8 @@
 //! The Pythons of this machine, and which one an app gets.
 //!
 //! Candidates are found in the usual places, and where the operator said (`ace python add`), and
-//! asked about themselves, once for each file. They run as root on the host, so only files that
+//! asked about themselves, and again when their file has changed or their answer has grown old: a
+//! library of theirs may have changed, too. They run as root on the host, so only files that
 //! root alone can write are asked.
 
 use std::collections::HashMap;
@@ -12,16 +13,20 @@ use std::path::{Path, PathBuf};
 use std::process::Stdio;
 use std::time::Duration;
 
-use ace_api::{BuildError, Interpreter};
+use ace_api::{BuildError, Interpreter, PythonState};
 use ace_types::{PythonRange, error_chain};
 use serde::Deserialize;
+use sha2::{Digest, Sha256};
 use tokio::process::Command;
 use tokio::sync::Mutex;
+use tokio::time::Instant;
 
 use crate::site::engine;
 
 /// How long an interpreter may take to say what it is.
 const QUESTION_DEADLINE: Duration = Duration::from_secs(10);
+/// How long an answer counts while the program's file stays the same.
+const ANSWER_KEPT: Duration = Duration::from_secs(300);
 /// The minor versions of Python 3 that there is an app server for; of Python 2 it is 2.7.
 const SUPPORTED: std::ops::RangeInclusive<u32> = 6..=14;
 /// Understood by every Python since 2.6.
@@ -30,6 +35,7 @@ import json, platform, sys, sysconfig
 base = getattr(sys, 'real_prefix', None) or getattr(sys, 'base_prefix', None) or sys.prefix
 print(json.dumps({
     'version': list(sys.version_info[:3]),
+    'build': sys.version,
     'final': sys.version_info[3] == 'final',
     'implementation': platform.python_implementation(),
     'prefix': base,
@@ -65,7 +71,14 @@ pub struct Pythons {
     /// `DATA/pythons.json`: programs that were added, a list of paths.
     added: PathBuf,
     adding: Mutex<()>,
-    known: Mutex<HashMap<FileIdentity, Option<Python>>>,
+    known: Mutex<HashMap<FileIdentity, Known>>,
+}
+
+/// What became of asking a program.
+#[derive(Debug)]
+struct Known {
+    python: Option<Python>,
+    asked: Instant,
 }
 
 /// There is no Python as it was asked for.
@@ -73,6 +86,21 @@ pub struct Pythons {
 #[error("this server has no Python {wanted} for apps; {}", available(.versions))]
 pub struct NoPython {
     wanted: String,
+    versions: Vec<String>,
+}
+
+/// There is no Python any more for what was made with one.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "Python {version} is gone from {}: install Python {minor} again (`ace python add PATH` where it \
+     isn't found by itself), or deploy with another `python:`; {}",
+    program.display(),
+    available(.versions)
+)]
+pub struct GonePython {
+    version: String,
+    minor: String,
+    program: PathBuf,
     versions: Vec<String>,
 }
 
@@ -101,6 +129,8 @@ struct FileIdentity {
 #[derive(Debug, Deserialize)]
 struct Answer {
     version: [u32; 3],
+    /// `sys.version`: with the date of its build.
+    build: String,
     r#final: bool,
     implementation: String,
     prefix: PathBuf,
@@ -151,11 +181,14 @@ impl Pythons {
         let mut known = self.known.lock().await;
         for program in candidates {
             let Ok(identity) = FileIdentity::of(&program) else { continue };
-            if !known.contains_key(&identity) {
-                known.insert(identity.clone(), examine(program).await.ok());
+            let fresh = |known: &Known| known.asked.elapsed() < ANSWER_KEPT;
+            if !known.get(&identity).is_some_and(fresh) {
+                let answer = Known { python: examine(program).await.ok(), asked: Instant::now() };
+                known.insert(identity.clone(), answer);
             }
-            pythons.extend(known.get(&identity).cloned().flatten());
+            pythons.extend(known.get(&identity).and_then(|known| known.python.clone()));
         }
+        known.retain(|_, known| known.asked.elapsed() < ANSWER_KEPT);
         pythons.sort_by_key(|python| std::cmp::Reverse(python.version));
         pythons
     }
@@ -214,7 +247,9 @@ impl Python {
         self.version[0] == 2
     }
 
-    fn from_answer(program: PathBuf, answer: Answer) -> Result<Self, UnfitPython> {
+    fn from_answer(identity: FileIdentity, answer: Answer) -> Result<Self, UnfitPython> {
+        let build = identity.build(&answer);
+        let program = identity.program;
         let [major, minor, micro] = answer.version;
         let version = format!("{major}.{minor}.{micro}");
         let supported = (major, minor) == (2, 7) || (major == 3 && SUPPORTED.contains(&minor));
@@ -233,7 +268,8 @@ impl Python {
                 format!("has the prefix {}, which apps must not see", prefix.display())
             }
             _ => {
-                let interpreter = Interpreter { version, program, prefix: answer.prefix };
+                let prefix = answer.prefix;
+                let interpreter = Interpreter { version, program, prefix, build };
                 return Ok(Self { version: answer.version, interpreter });
             }
         };
@@ -256,20 +292,46 @@ pub fn choose<'a>(
     wanted: Option<&PythonRange>,
 ) -> Result<&'a Python, NoPython> {
     let fits = |python: &&Python| wanted.is_none_or(|wanted| wanted.contains(python.version));
-    let same_program = |pin: &Interpreter| {
-        pythons
-            .iter()
-            .filter(fits)
-            .find(|python| python.interpreter.program == pin.program && python.can_replace(pin))
-    };
-    let same_minor =
-        |pin: &Interpreter| pythons.iter().filter(fits).find(|python| python.can_replace(pin));
-    pin.and_then(|pin| same_program(pin).or_else(|| same_minor(pin)))
+    pin.and_then(|pin| successor(pythons, pin, wanted).ok())
         .or_else(|| pythons.iter().find(fits))
         .ok_or_else(|| NoPython {
             wanted: wanted.map_or("3".to_owned(), PythonRange::to_string),
             versions: pythons.iter().map(|python| python.interpreter.version.clone()).collect(),
         })
+}
+
+/// What packages for `pin` work in: the same program, upgraded or not, or else another one of its
+/// minor version. Only what `wanted` contains counts.
+pub fn successor<'a>(
+    pythons: &'a [Python],
+    pin: &Interpreter,
+    wanted: Option<&PythonRange>,
+) -> Result<&'a Python, GonePython> {
+    let fits = |python: &&Python| {
+        python.can_replace(pin) && wanted.is_none_or(|wanted| wanted.contains(python.version))
+    };
+    let mut same_minor = pythons.iter().filter(fits);
+    let same_program = same_minor.clone().find(|python| python.interpreter.program == pin.program);
+    same_program.or_else(|| same_minor.next()).ok_or_else(|| {
+        let version = pin.version.clone();
+        let minor = version.rsplit_once('.').map_or(version.as_str(), |(minor, _)| minor);
+        let minor = minor.to_owned();
+        let versions = pythons.iter().map(|python| python.interpreter.version.clone()).collect();
+        GonePython { version, minor, program: pin.program.clone(), versions }
+    })
+}
+
+/// What has become of `pin`, with which an environment was made, where `wanted` is asked for.
+pub fn state_of(
+    pythons: &[Python],
+    pin: &Interpreter,
+    wanted: Option<&PythonRange>,
+) -> PythonState {
+    match successor(pythons, pin, wanted) {
+        Ok(python) if python.interpreter == *pin => PythonState::Same,
+        Ok(python) => PythonState::Replaced(python.interpreter.clone()),
+        Err(gone) => PythonState::Gone(gone.to_string()),
+    }
 }
 
 impl FileIdentity {
@@ -283,12 +345,21 @@ impl FileIdentity {
         let modified = (file.mtime(), file.mtime_nsec());
         Ok(Self { program: program.to_owned(), modified, size: file.size() })
     }
+
+    /// See [`Interpreter::build`]. Without the inode, so that a restored backup is what it was.
+    fn build(&self, answer: &Answer) -> u64 {
+        let (seconds, _) = self.modified;
+        let mut hash = Sha256::new();
+        hash.update(format!("{} {seconds} {}", self.size, answer.build));
+        hash.finalize().iter().take(8).fold(0, |number, byte| number << 8 | u64::from(*byte))
+    }
 }
 
 async fn examine(program: PathBuf) -> Result<Python, UnfitPython> {
-    FileIdentity::of(&program)?;
-    let answer = ask(&program).await.ok_or_else(|| UnfitPython::Silent(program.clone()))?;
-    Python::from_answer(program, answer)
+    // Before it is asked: if it is replaced meanwhile, that shows the next time.
+    let identity = FileIdentity::of(&program)?;
+    let answer = ask(&program).await.ok_or(UnfitPython::Silent(program))?;
+    Python::from_answer(identity, answer)
 }
 
 async fn ask(program: &Path) -> Option<Answer> {
@@ -331,6 +402,7 @@ mod tests {
     fn answer(version: [u32; 3]) -> Answer {
         Answer {
             version,
+            build: format!("{version:?} (main)"),
             r#final: true,
             implementation: "CPython".to_owned(),
             prefix: "/usr".into(),
@@ -339,8 +411,12 @@ mod tests {
         }
     }
 
+    fn file(program: &str) -> FileIdentity {
+        FileIdentity { program: program.into(), modified: (0, 0), size: 1 }
+    }
+
     fn python(program: &str, version: [u32; 3]) -> Python {
-        Python::from_answer(program.into(), answer(version)).unwrap()
+        Python::from_answer(file(program), answer(version)).unwrap()
     }
 
     fn machine() -> [Python; 3] {
@@ -381,6 +457,26 @@ mod tests {
     }
 
     #[test]
+    fn what_became_of_a_python_is_seen() {
+        let state = |pin: &Python, wanted: Option<&str>| {
+            let wanted = wanted.map(|text| text.parse().unwrap());
+            state_of(&machine(), &pin.interpreter, wanted.as_ref())
+        };
+        assert_eq!(state(&python("/usr/3.11", [3, 11, 2]), None), PythonState::Same);
+        let rebuilt = FileIdentity { modified: (1, 0), ..file("/usr/3.11") };
+        let rebuilt = Python::from_answer(rebuilt, answer([3, 11, 2])).unwrap();
+        let now = |program, version| PythonState::Replaced(python(program, version).interpreter);
+        assert_eq!(state(&rebuilt, None), now("/usr/3.11", [3, 11, 2]));
+        assert_eq!(state(&python("/gone", [3, 11, 9]), Some("3.11")), now("/b/3.11", [3, 11, 7]));
+        for (pin, wanted) in [([3, 9, 2], None), ([3, 11, 9], Some("3.11.9"))] {
+            let PythonState::Gone(message) = state(&python("/gone", pin), wanted) else {
+                panic!("{pin:?} has a successor")
+            };
+            assert!(message.contains("install Python 3.") && message.contains("3.13.0, 3.11.7"));
+        }
+    }
+
+    #[test]
     fn only_names_of_interpreters_are_tried() {
         for (name, is) in [
             ("python3", true),
@@ -402,7 +498,7 @@ mod tests {
         ] {
             let mut answer = answer([3, 11, 2]);
             change(&mut answer);
-            let error = Python::from_answer("/p".into(), answer).unwrap_err().to_string();
+            let error = Python::from_answer(file("/p"), answer).unwrap_err().to_string();
             assert!(error.contains(word), "{error}");
         }
     }

@@ -116,7 +116,8 @@ mod tests {
 
     fn python(major: u32, minor: u32) -> Python {
         let version = format!("{major}.{minor}.1");
-        let interpreter = Interpreter { version, program: "/p".into(), prefix: "/".into() };
+        let (program, prefix) = ("/p".into(), "/".into());
+        let interpreter = Interpreter { version, program, prefix, build: 1 };
         Python { version: [major, minor, 1], interpreter }
     }
 

@@ -9,7 +9,9 @@ use ace_api::BuildError;
 use ace_types::Bytes;
 use tokio::task::spawn_blocking;
 
+use crate::environment::Lock;
 use crate::files::{self, Usage};
+use crate::kept::Kept;
 
 /// The largest cache of an installer that is kept for an app's next build.
 const CACHE_MAX: Bytes = Bytes::gib(1);
@@ -47,6 +49,7 @@ impl Site {
         self.folder.join("user")
     }
 
+    /// The environment while it is made, as [`Kept`] environments have it.
     pub fn environment(&self) -> PathBuf {
         self.user_folder().join("virtualenv")
     }
@@ -110,12 +113,27 @@ impl Site {
     pub async fn keep(&self, made: PathBuf, place: PathBuf) -> Result<Usage, BuildError> {
         blocking("keep what was built", move || {
             let usage = files::hand_over(&made, 0)?;
-            // All content before the name that stands for it.
-            rustix::fs::syncfs(File::open(&made)?)?;
-            let parent = place.parent().unwrap_or(Path::new("/"));
-            fs::create_dir_all(parent)?;
-            fs::rename(&made, &place)?;
-            sync_upwards(parent)?;
+            settle(&made, &place)?;
+            Ok(usage)
+        })
+        .await
+    }
+
+    /// The same for the environment, with the `lock` that made it.
+    pub async fn keep_environment(&self, lock: Lock, place: Kept) -> Result<Usage, BuildError> {
+        let site = self.clone();
+        blocking("keep the environment", move || {
+            let whole = Kept::new(site.folder.join("environment"));
+            fs::create_dir(whole.folder())?;
+            fs::rename(site.environment(), whole.virtualenv())?;
+            let downloads = site.user_folder().join("downloads");
+            if downloads.symlink_metadata().is_ok_and(|found| found.is_dir()) {
+                fs::rename(downloads, whole.downloads())?;
+            }
+            files::hand_over(whole.folder(), 0)?;
+            whole.write_lock(&lock)?; // After the modes were set: this one is not for all.
+            let usage = files::usage(whole.folder())?;
+            settle(whole.folder(), place.folder())?;
             Ok(usage)
         })
         .await
@@ -147,6 +165,16 @@ pub fn engine(
     source: impl Into<Box<dyn std::error::Error + Send + Sync>>,
 ) -> BuildError {
     BuildError::Engine { doing: doing.to_owned(), source: source.into() }
+}
+
+/// Moves `made` to `place`, so that it is there whole or not at all.
+fn settle(made: &Path, place: &Path) -> io::Result<()> {
+    // All content before the name that stands for it.
+    rustix::fs::syncfs(File::open(made)?)?;
+    let parent = place.parent().unwrap_or(Path::new("/"));
+    fs::create_dir_all(parent)?;
+    fs::rename(made, place)?;
+    sync_upwards(parent)
 }
 
 /// A new folder's name is in its parent, whose name may be as new.

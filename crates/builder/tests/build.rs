@@ -7,18 +7,12 @@ mod kit;
 
 use std::fs;
 use std::os::unix::fs::MetadataExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Duration;
 
 use ace_api::{Builder, Interpreter};
-use kit::Kit;
+use kit::{INDEX, Kit, SETUP, has_file, has_python, packages, site_packages};
 use tokio::sync::mpsc;
-
-const INDEX: (&str, &str) = ("index.py", "def application(environ, start_response): pass\n");
-
-/// A package in the source that any installer can build without the index's help.
-const SETUP: &str =
-    "from setuptools import setup\nsetup(name='own', version='1', py_modules=['own'])\n";
 
 #[tokio::test]
 async fn an_app_without_requirements_has_an_empty_environment() {
@@ -255,17 +249,6 @@ async fn a_django_project_and_a_factory_need_no_entry() {
     assert_eq!(kit.build(&named).await.built().entry.to_string(), "shop:make()");
 }
 
-/// Whether this machine has a Python, such as `2.7`.
-async fn has_python(kit: &Kit, minor_version: &str) -> bool {
-    let beginning = format!("{minor_version}.");
-    let known = kit.builder.pythons().await;
-    let has = known.iter().any(|known| known.interpreter.version.starts_with(&beginning));
-    if !has {
-        eprintln!("skipped: this machine has no Python {minor_version}");
-    }
-    has
-}
-
 #[tokio::test]
 async fn an_environment_for_python_2_is_made_by_virtualenv_and_pip() {
     let Some(kit) = Kit::new() else { return };
@@ -372,32 +355,6 @@ async fn what_the_server_lacks_is_named_with_its_package() {
         rejection.ends_with("comes to this server with: apt-get install libpq-dev"),
         "{rejection}"
     );
-}
-
-fn site_packages(environment: &Path) -> PathBuf {
-    let lib = fs::read_dir(environment.join("lib")).unwrap().next().unwrap().unwrap().path();
-    lib.join("site-packages")
-}
-
-/// The importable packages that an environment has, sorted.
-fn packages(environment: &Path) -> Vec<String> {
-    // What Pythons before 3.12 get beyond the requirements.
-    let given = ["_distutils_hack", "pkg_resources", "setuptools"];
-    let entries = fs::read_dir(site_packages(environment)).unwrap();
-    let mut names: Vec<String> = entries
-        .filter(|entry| entry.as_ref().unwrap().path().join("__init__.py").exists())
-        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-        .filter(|name| !given.contains(&name.as_str()))
-        .collect();
-    names.sort();
-    names
-}
-
-fn has_file(folder: &Path, beginning: &str) -> bool {
-    fs::read_dir(folder)
-        .into_iter()
-        .flatten()
-        .any(|entry| entry.unwrap().file_name().to_string_lossy().starts_with(beginning))
 }
 
 fn is_empty(folder: &Path) -> bool {

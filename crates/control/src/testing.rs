@@ -51,6 +51,7 @@ pub fn built(app: &str, n: u32) -> Built {
                 version: format!("3.13.{n}"),
                 program: "/usr/bin/python3.13".into(),
                 prefix: "/usr".into(),
+                build: 1,
             },
             environment: format!("/data/environments/{app}/none").into(),
             environment_size: Bytes(1),

@@ -342,6 +342,7 @@ mod tests {
                     version: "3.13.1".into(),
                     program: "/usr/bin/python3.13".into(),
                     prefix: "/usr".into(),
+                    build: 1,
                 },
                 environment: "/environment".into(),
                 environment_size: Bytes(1),

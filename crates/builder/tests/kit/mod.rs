@@ -1,13 +1,17 @@
 //! A builder with an engine's kernel objects of its own, which go when it is dropped.
 
 #![allow(clippy::unwrap_used)] // All of it is for tests.
+#![allow(dead_code)] // Each test file takes what it needs.
 
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU32, Ordering};
 
-use ace_api::{BuildError, BuildRequest, Builder, Built, Interpreter, Program, Runtime, Serving};
+use ace_api::{
+    BuildError, BuildRequest, Builder, Built, Interpreter, Program, RebuildRequest, Runtime,
+    Serving,
+};
 use ace_builder::{BuilderConfig, ContainerBuilder, Network, NetworkLease, Places};
 use ace_sandbox::cgroup::CgroupTree;
 use ace_sandbox::claims::{self, Claim};
@@ -15,11 +19,17 @@ use ace_sandbox::launch::LauncherProgram;
 use ace_sandbox::spec::NetworkSpec;
 use ace_sandbox::{firewall, network};
 use ace_types::app_yaml::Entry;
-use ace_types::{AppYaml, BuildId, EngineId};
+use ace_types::{AppYaml, BuildId, EngineId, IdRange};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use tempfile::TempDir;
 use tokio::sync::mpsc;
+
+pub const INDEX: (&str, &str) = ("index.py", "def application(environ, start_response): pass\n");
+
+/// A package in the source that any installer can build without the index's help.
+pub const SETUP: &str =
+    "from setuptools import setup\nsetup(name='own', version='1', py_modules=['own'])\n";
 
 pub struct Kit {
     pub builder: ContainerBuilder,
@@ -109,18 +119,36 @@ impl Kit {
             tar::Builder::new(GzEncoder::new(File::create(&archive).unwrap(), Compression::fast()));
         fill(&mut tar);
         tar.into_inner().unwrap().finish().unwrap();
+        let (tenant, app, ids) = (Default::default(), "shop".parse().unwrap(), self.ids());
+        BuildRequest { id, tenant, app, ids, archive, python: None }
+    }
+
+    /// User ids that no build before had.
+    fn ids(&self) -> IdRange {
         let number = self.built.fetch_add(1, Ordering::Relaxed);
-        BuildRequest {
-            id,
-            tenant: Default::default(),
-            app: "shop".parse().unwrap(),
-            ids: self.claim.id_range(1023 - number).unwrap(),
-            archive,
-            python: None,
-        }
+        self.claim.id_range(1023 - number).unwrap()
     }
 
     async fn run(&self, request: BuildRequest) -> Outcome {
+        self.listen(|lines| self.builder.build(request, lines)).await
+    }
+
+    /// Makes the environment of `built` anew.
+    pub async fn rebuild(&self, built: &Built) -> Outcome {
+        let request = RebuildRequest {
+            id: BuildId::from_random(random()),
+            tenant: Default::default(),
+            app: "shop".parse().unwrap(),
+            ids: self.ids(),
+            built: built.clone(),
+        };
+        self.listen(|lines| self.builder.rebuild(request, lines)).await
+    }
+
+    async fn listen<F: Future<Output = Result<Built, BuildError>>>(
+        &self,
+        work: impl FnOnce(mpsc::Sender<String>) -> F,
+    ) -> Outcome {
         let (sender, mut lines) = mpsc::channel(64);
         let reading = tokio::spawn(async move {
             let mut log = Vec::new();
@@ -129,7 +157,7 @@ impl Kit {
             }
             log
         });
-        let result = self.builder.build(request, sender).await;
+        let result = work(sender).await;
         assert_eq!(self.leftovers(), Vec::<String>::new());
         Outcome { result, log: reading.await.unwrap() }
     }
@@ -189,6 +217,43 @@ impl Outcome {
     pub fn logged(&self, text: &str) -> bool {
         self.log.iter().any(|line| line.contains(text))
     }
+}
+
+/// Whether this machine has a Python, such as `2.7`.
+pub async fn has_python(kit: &Kit, minor_version: &str) -> bool {
+    let beginning = format!("{minor_version}.");
+    let known = kit.builder.pythons().await;
+    let has = known.iter().any(|known| known.interpreter.version.starts_with(&beginning));
+    if !has {
+        eprintln!("skipped: this machine has no Python {minor_version}");
+    }
+    has
+}
+
+pub fn site_packages(environment: &Path) -> PathBuf {
+    let lib = fs::read_dir(environment.join("lib")).unwrap().next().unwrap().unwrap().path();
+    lib.join("site-packages")
+}
+
+/// The importable packages that an environment has, sorted.
+pub fn packages(environment: &Path) -> Vec<String> {
+    // What Pythons before 3.12 get beyond the requirements.
+    let given = ["_distutils_hack", "pkg_resources", "setuptools"];
+    let entries = fs::read_dir(site_packages(environment)).unwrap();
+    let mut names: Vec<String> = entries
+        .filter(|entry| entry.as_ref().unwrap().path().join("__init__.py").exists())
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .filter(|name| !given.contains(&name.as_str()))
+        .collect();
+    names.sort();
+    names
+}
+
+pub fn has_file(folder: &Path, beginning: &str) -> bool {
+    fs::read_dir(folder)
+        .into_iter()
+        .flatten()
+        .any(|entry| entry.unwrap().file_name().to_string_lossy().starts_with(beginning))
 }
 
 /// The way out of one engine's builds, which come one after the other.

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use ace_api::{
     BuildError, BuildRequest, Builder, Built, EndReason, Gateway, InstanceSpec, InstanceState,
-    InstanceStatus, Interpreter, KnownPython, Node, Program, RouteTable, Runtime, Serving,
+    InstanceStatus, Interpreter, KnownPython, Node, Program, PythonState, RebuildRequest,
+    RouteTable, Runtime, Serving,
 };
 use ace_types::{AppName, AppYaml, Bytes, InstanceId, Server};
 use async_trait::async_trait;
@@ -163,11 +164,13 @@ impl Gateway for FakeGateway {
 pub struct FakeBuilder {
     data: PathBuf,
     pub building: watch::Sender<usize>,
+    /// What the only Python has become.
+    pub upgraded: Mutex<Option<Interpreter>>,
 }
 
 impl FakeBuilder {
     pub fn new(data: &Path) -> Self {
-        Self { data: data.to_owned(), building: watch::Sender::new(0) }
+        Self { data: data.to_owned(), building: watch::Sender::new(0), upgraded: Mutex::default() }
     }
 }
 
@@ -188,7 +191,12 @@ impl Drop for Counted<'_> {
 }
 
 fn interpreter(program: &str) -> Interpreter {
-    Interpreter { version: "3.13.1".to_owned(), program: program.into(), prefix: "/usr".into() }
+    Interpreter {
+        version: "3.13.1".to_owned(),
+        program: program.into(),
+        prefix: "/usr".into(),
+        build: 1,
+    }
 }
 
 fn program(environment: PathBuf, packages: PathBuf) -> Serving {
@@ -240,6 +248,28 @@ impl Builder for FakeBuilder {
             app_yaml,
             code_size: Bytes(1),
         })
+    }
+
+    async fn python_of(&self, built: &Built) -> PythonState {
+        match (self.upgraded.lock().unwrap().clone(), built.serving.runtime()) {
+            (Some(now), Some(runtime)) if now != runtime.python => PythonState::Replaced(now),
+            _ => PythonState::Same,
+        }
+    }
+
+    async fn rebuild(
+        &self,
+        request: RebuildRequest,
+        log: mpsc::Sender<String>,
+    ) -> Result<Built, BuildError> {
+        let _counted = Counted::new(&self.building);
+        log.send(format!("rebuilding {}", request.app)).await.unwrap();
+        let python = self.upgraded.lock().unwrap().clone().unwrap();
+        let runtime = request.built.serving.runtime().unwrap().clone();
+        let environment = runtime.environment.with_file_name(python.build.to_string());
+        fs::create_dir_all(&environment).unwrap();
+        let serving = Serving::Program(Runtime { environment, python, ..runtime });
+        Ok(Built { serving, ..request.built })
     }
 
     async fn pythons(&self) -> Vec<KnownPython> {
