@@ -15,7 +15,9 @@ use std::time::Duration;
 use ace_sandbox::ContainerSpec;
 use ace_sandbox::cgroup::{Cgroup, CgroupError, CgroupTree};
 use ace_sandbox::launch::{Handles, LaunchError, LauncherProgram, launch};
-use ace_sandbox::spec::{Bind, ExitRecord, NetworkSpec, OutputSpec, ProcessSpec, RootSpec, Tmpfs};
+use ace_sandbox::spec::{
+    Bind, ExitRecord, NetworkSpec, OutputSpec, ProcessSpec, RootSpec, SignalTarget, Tmpfs,
+};
 use ace_types::limits::TMP_INODES;
 use ace_types::{Bytes, IdRange, Limits};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -371,6 +373,7 @@ fn process(
         socket_fd: None,
         open_files_max: limits.files,
         file_size_max: Some(SCRATCH_MAX),
+        signals: SignalTarget::Program,
     }
 }
 
@@ -384,6 +387,7 @@ fn root(binds: Vec<Bind>, files: Vec<(PathBuf, String)>, workshop: &Workshop) ->
         ],
         volume: None,
         files,
+        terminals: 0,
         nameservers: workshop.nameservers.clone(),
     }
 }

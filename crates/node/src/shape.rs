@@ -7,7 +7,7 @@ use ace_api::{InstanceSpec, Program, Runtime};
 use ace_sandbox::ContainerSpec;
 use ace_sandbox::cgroup::Cgroup;
 use ace_sandbox::spec::{
-    Bind, LogSpec, NetworkSpec, OutputSpec, ProcessSpec, RootSpec, Tmpfs, VolumeMount,
+    Bind, LogSpec, NetworkSpec, OutputSpec, ProcessSpec, RootSpec, SignalTarget, Tmpfs, VolumeMount,
 };
 use ace_types::limits::TMP_INODES;
 
@@ -44,6 +44,7 @@ pub fn container(spec: &InstanceSpec, surroundings: Surroundings) -> ContainerSp
             socket_fd: Some(server::SOCKET_FD),
             open_files_max: spec.limits.files,
             file_size_max: None, // The volume and /tmp are bounded as a whole.
+            signals: SignalTarget::Program,
         },
         output: OutputSpec::Log(LogSpec {
             folder: surroundings.log,
@@ -78,6 +79,7 @@ fn root(
         ],
         volume: volume_device.map(|device| VolumeMount { device, target: "/ace/data".into() }),
         files: Vec::new(),
+        terminals: 0,
         nameservers,
     }
 }

@@ -31,6 +31,7 @@ pub struct Order {
     pub spec: ContainerSpec,
     pub has_stdin: bool,
     pub has_socket: bool,
+    pub has_terminal: bool,
 }
 
 /// The descriptors that come with an [`Order`].
@@ -38,6 +39,8 @@ pub struct Order {
 pub struct Descriptors {
     pub stdin: Option<OwnedFd>,
     pub socket: Option<OwnedFd>,
+    /// Where init sends the other side of the container's terminal.
+    pub terminal: Option<OwnedFd>,
     pub exit: OwnedFd,
 }
 
@@ -52,10 +55,10 @@ pub enum Report {
 /// Sends the order and ends this side of the socket.
 pub fn send_order(socket: &UnixStream, order: &Order, with: &Descriptors) -> io::Result<()> {
     let text = serde_json::to_vec(order)?;
-    let descriptors = [with.stdin.as_ref(), with.socket.as_ref(), Some(&with.exit)];
-    let descriptors = descriptors.into_iter().flatten().map(AsFd::as_fd).collect::<Vec<_>>();
+    let optional = [&with.stdin, &with.socket, &with.terminal].into_iter().flatten();
+    let descriptors = optional.chain([&with.exit]).map(AsFd::as_fd).collect::<Vec<_>>();
 
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
     let mut ancillary = SendAncillaryBuffer::new(&mut space);
     ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
     let sent = sendmsg(socket, &[IoSlice::new(&text)], &mut ancillary, SendFlags::NOSIGNAL)?;
@@ -67,25 +70,30 @@ pub fn send_order(socket: &UnixStream, order: &Order, with: &Descriptors) -> io:
 /// Receives what [`send_order`] sent.
 pub fn receive_order(socket: &UnixStream) -> io::Result<(Order, Descriptors)> {
     let mut first = vec![0; 64 << 10];
-    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(3))];
-    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
-    let received = recvmsg(
-        socket,
-        &mut [IoSliceMut::new(&mut first)],
-        &mut ancillary,
-        RecvFlags::CMSG_CLOEXEC,
-    )?;
-    first.truncate(received.bytes);
-    let mut descriptors = ancillary.drain().filter_map(|message| match message {
-        RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
-        _ => None,
-    });
-    let descriptors = descriptors.next().into_iter().flatten().collect::<Vec<_>>();
+    let (received, descriptors) = receive(socket, &mut first)?;
+    first.truncate(received);
     socket.take(ORDER_MAX_BYTES).read_to_end(&mut first)?;
     let order: Order = serde_json::from_slice(&first)?;
     let descriptors = sort(&order, descriptors)
         .ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, "descriptors are missing"))?;
     Ok((order, descriptors))
+}
+
+/// Sends `descriptor` to the engine, from inside a container that runs nothing of a tenant's yet.
+pub fn send_descriptor(socket: impl AsFd, descriptor: impl AsFd) -> io::Result<()> {
+    let descriptors = [descriptor.as_fd()];
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+    let mut ancillary = SendAncillaryBuffer::new(&mut space);
+    ancillary.push(SendAncillaryMessage::ScmRights(&descriptors));
+    // A stream carries descriptors with a byte at least.
+    Ok(sendmsg(socket, &[IoSlice::new(b"d")], &mut ancillary, SendFlags::NOSIGNAL).map(drop)?)
+}
+
+/// Receives what [`send_descriptor`] sent.
+pub fn receive_descriptor(socket: &UnixStream) -> io::Result<OwnedFd> {
+    let (_, descriptors) = receive(socket, &mut [0])?;
+    let missing = || io::Error::new(io::ErrorKind::UnexpectedEof, "no descriptor came");
+    descriptors.into_iter().next().ok_or_else(missing)
 }
 
 /// Answers the engine.
@@ -100,10 +108,24 @@ pub fn receive_report(socket: &UnixStream) -> io::Result<Option<Report>> {
     Ok(serde_json::from_slice(&text).ok())
 }
 
+/// Receives the first bytes that come, and how many they are, with their descriptors.
+fn receive(socket: &UnixStream, bytes: &mut [u8]) -> io::Result<(usize, Vec<OwnedFd>)> {
+    let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(4))];
+    let mut ancillary = RecvAncillaryBuffer::new(&mut space);
+    let received =
+        recvmsg(socket, &mut [IoSliceMut::new(bytes)], &mut ancillary, RecvFlags::CMSG_CLOEXEC)?;
+    let descriptors = ancillary.drain().filter_map(|message| match message {
+        RecvAncillaryMessage::ScmRights(descriptors) => Some(descriptors),
+        _ => None,
+    });
+    Ok((received.bytes, descriptors.flatten().collect()))
+}
+
 /// Gives each descriptor its name, in the order in which [`send_order`] lists them.
 fn sort(order: &Order, descriptors: Vec<OwnedFd>) -> Option<Descriptors> {
     let mut descriptors = descriptors.into_iter();
     let stdin = if order.has_stdin { Some(descriptors.next()?) } else { None };
     let socket = if order.has_socket { Some(descriptors.next()?) } else { None };
-    Some(Descriptors { stdin, socket, exit: descriptors.next()? })
+    let terminal = if order.has_terminal { Some(descriptors.next()?) } else { None };
+    Some(Descriptors { stdin, socket, terminal, exit: descriptors.next()? })
 }

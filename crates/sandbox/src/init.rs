@@ -8,6 +8,7 @@
 mod output;
 mod privileges;
 mod tenant;
+mod terminal;
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -18,16 +19,18 @@ use std::time::{Duration, Instant};
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
-use rustix::process::{Pid, Signal, WaitOptions, WaitStatus, kill_process, wait};
+use rustix::process::{
+    Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group, wait,
+};
 
 use crate::channel::Descriptors;
 use crate::failure::Step;
 use crate::launcher::{Ended, Word};
 use crate::rootfs;
-use crate::spec::{ContainerSpec, ExitRecord, OutputSpec};
+use crate::spec::{ContainerSpec, ExitRecord, OutputSpec, SignalTarget};
 use crate::sys;
 use output::LogPump;
-use tenant::Tenant;
+use tenant::{Input, Tenant};
 
 /// What is passed on to the tenant's first process. TERM is, too, and starts the clock.
 const FORWARDED: [i32; 5] =
@@ -45,11 +48,13 @@ pub struct Init {
     signals: OwnedFd,
     exit: File,
     stop_grace: Duration,
+    signal_target: SignalTarget,
 }
 
 /// The tenant's program on its way through life.
 struct Running {
     main: Pid,
+    signal_target: SignalTarget,
     /// How the main process ended, once it has.
     ended: Option<WaitStatus>,
     /// When all is killed; `None` while nobody has asked for the end.
@@ -65,6 +70,13 @@ impl Init {
         launcher: UnixStream,
     ) -> Result<Self, Ended> {
         let log_folder = rootfs::enter(&spec)?;
+        let Descriptors { stdin, socket, terminal, exit } = descriptors;
+        let input = match &spec.output {
+            OutputSpec::Terminal(size) => {
+                Input::Terminal(terminal::open(*size, terminal).step("make a terminal")?)
+            }
+            _ => stdin.map_or(Input::Nothing, Input::Given),
+        };
         privileges::enter_user_namespace(&launcher, spec.ids)?;
         privileges::become_unprivileged().step("give up privileges")?;
 
@@ -74,12 +86,12 @@ impl Init {
             }
             _ => None,
         };
-        let Descriptors { stdin, socket, exit } = descriptors;
-        let tenant = Tenant::new(&spec.process, stdin, socket, app_groups)?;
+        let tenant = Tenant::new(&spec.process, input, socket, app_groups)?;
         sys::block_signals().step("block signals")?;
         let signals = sys::signal_descriptor().step("make a descriptor for signals")?;
         let exit = File::from(exit);
-        Ok(Self { launcher, tenant, log, signals, exit, stop_grace: spec.stop_grace })
+        let (stop_grace, signal_target) = (spec.stop_grace, spec.process.signals);
+        Ok(Self { launcher, tenant, log, signals, exit, stop_grace, signal_target })
     }
 
     /// Runs the tenant's program to its end.
@@ -103,9 +115,12 @@ impl Init {
     fn supervise(&mut self) -> io::Result<Running> {
         let outputs = self.log.as_mut().and_then(LogPump::take_writing_ends);
         let main = self.tenant.start(outputs)?;
-        let mut running = Running { main, ended: None, kill_at: None };
+        let signal_target = self.signal_target;
+        let mut running = Running { main, signal_target, ended: None, kill_at: None };
         while running.ended.is_none() {
-            self.wait(running.kill_at)?;
+            if self.wait(running.kill_at)? == Waited::Deserted {
+                running.terminate(self.stop_grace);
+            }
             self.take_signals(&mut running)?;
             if let Some(log) = &mut self.log {
                 log.pump();
@@ -119,30 +134,31 @@ impl Init {
         Ok(running)
     }
 
-    /// Waits for a signal, for output, or for the clock.
-    fn wait(&self, until: Option<Instant>) -> io::Result<()> {
+    /// Waits for a signal, for output, or for the clock, which ends all at `kill_at`.
+    fn wait(&self, kill_at: Option<Instant>) -> io::Result<Waited> {
         let log_due = self.log.as_ref().and_then(LogPump::due);
-        let until = [until, log_due].into_iter().flatten().min();
+        let until = [kill_at, log_due].into_iter().flatten().min();
         let timeout = until.map(|at| timespec(at.saturating_duration_since(Instant::now())));
 
         let mut sources = vec![PollFd::new(&self.signals, PollFlags::IN)];
         let outputs = self.log.iter().flat_map(LogPump::sources);
         sources.extend(outputs.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        // Asked for nothing, a pipe still tells that its reader has gone; a file never does.
+        let exit = kill_at.is_none().then(|| PollFd::new(&self.exit, PollFlags::empty()));
+        sources.extend(exit);
         match poll(&mut sources, timeout.as_ref()) {
-            Err(Errno::INTR) => Ok(()),
-            result => Ok(result.map(drop)?),
-        }
+            Err(Errno::INTR) => return Ok(Waited::Woken),
+            result => result?,
+        };
+        let is_deserted = sources.iter().any(|source| source.revents().contains(PollFlags::ERR));
+        Ok(if is_deserted { Waited::Deserted } else { Waited::Woken })
     }
 
     fn take_signals(&self, running: &mut Running) -> io::Result<()> {
         while let Some(signal) = next_signal(&self.signals)? {
             match signal {
                 libc::SIGCHLD => running.reap()?,
-                libc::SIGTERM => {
-                    let grace_ends = Instant::now() + self.stop_grace;
-                    running.kill_at.get_or_insert(grace_ends);
-                    running.forward(Signal::TERM);
-                }
+                libc::SIGTERM => running.terminate(self.stop_grace),
                 other if FORWARDED.contains(&other) => {
                     Signal::from_named_raw(other).into_iter().for_each(|it| running.forward(it));
                 }
@@ -182,10 +198,31 @@ impl Init {
     }
 }
 
+/// Why a wait is over.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waited {
+    /// There may be something to do.
+    Woken,
+    /// Nobody is left to be told how the program ends.
+    Deserted,
+}
+
 impl Running {
+    /// Asks the program to end, and sets the time when it must have.
+    fn terminate(&mut self, grace: Duration) {
+        self.kill_at.get_or_insert(Instant::now() + grace);
+        self.forward(Signal::TERM);
+    }
+
     fn forward(&self, signal: Signal) {
-        // It may have ended, which is what we wait for anyway.
-        let _ = kill_process(self.main, signal);
+        let sent = match self.signal_target {
+            SignalTarget::Program => kill_process(self.main, signal),
+            SignalTarget::Group => kill_process_group(self.main, signal),
+        };
+        // It has no group of its own yet, or has ended, which is what we wait for anyway.
+        if sent.is_err() {
+            let _ = kill_process(self.main, signal);
+        }
     }
 
     /// Reaps what has ended.

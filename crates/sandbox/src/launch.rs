@@ -51,7 +51,8 @@ pub struct Handles {
     /// The listening socket, for [`crate::spec::ProcessSpec::socket_fd`].
     pub socket: Option<OwnedFd>,
     /// Init writes one [`crate::spec::ExitRecord`] to it as a line of JSON, and ends. A file or the
-    /// writing end of a pipe.
+    /// writing end of a pipe; once nobody has the pipe's other end any more, init ends the container
+    /// as on SIGTERM.
     pub exit: OwnedFd,
 }
 
@@ -77,6 +78,8 @@ pub enum LaunchError {
     Silent { status: ExitStatus },
     #[error("the container was not made within {} s", DEADLINE.as_secs())]
     Deadline,
+    #[error("could not take over the container's terminal")]
+    Terminal { source: io::Error },
 }
 
 impl LauncherProgram {
@@ -106,15 +109,49 @@ pub fn launch(
     spec: &ContainerSpec,
     handles: Handles,
 ) -> Result<Launched, LaunchError> {
+    let Handles { stdin, stdout, stderr, socket, exit } = handles;
+    let descriptors = Descriptors { stdin, socket, terminal: None, exit };
+    launch_with(program, spec, descriptors, stdout, stderr)
+}
+
+/// As [`launch`], for a container with [`crate::spec::OutputSpec::Terminal`]. Returns the terminal's
+/// other side too: what is written to it is typed, what is read from it is to be shown. The container
+/// opened it before anything of the tenant's ran; it leads to no file but that terminal.
+///
+/// `exit` as in [`Handles`].
+pub fn launch_on_terminal(
+    program: &LauncherProgram,
+    spec: &ContainerSpec,
+    exit: OwnedFd,
+) -> Result<(Launched, OwnedFd), LaunchError> {
+    let failed = |source| LaunchError::Terminal { source };
+    let (ours, theirs) = UnixStream::pair().map_err(failed)?;
+    let terminal = Some(OwnedFd::from(theirs));
+    let descriptors = Descriptors { stdin: None, socket: None, terminal, exit };
+    let launched = launch_with(program, spec, descriptors, None, None)?;
+    // It has been sent before the container was reported.
+    ours.set_nonblocking(true).map_err(failed)?;
+    Ok((launched, channel::receive_descriptor(&ours).map_err(failed)?))
+}
+
+fn launch_with(
+    program: &LauncherProgram,
+    spec: &ContainerSpec,
+    descriptors: Descriptors,
+    stdout: Option<OwnedFd>,
+    stderr: Option<OwnedFd>,
+) -> Result<Launched, LaunchError> {
     let order = Order {
         spec: spec.clone(),
-        has_stdin: handles.stdin.is_some(),
-        has_socket: handles.socket.is_some(),
+        has_stdin: descriptors.stdin.is_some(),
+        has_socket: descriptors.socket.is_some(),
+        has_terminal: descriptors.terminal.is_some(),
     };
-    let Handles { stdin, stdout, stderr, socket, exit } = handles;
     let (ours, launcher) =
         start(program, stdout, stderr).map_err(|source| LaunchError::Start { source })?;
-    let answer = converse(&ours, &order, &Descriptors { stdin, socket, exit });
+    let answer = converse(&ours, &order, &descriptors);
+    // Ours would keep the pipes among them open.
+    drop(descriptors);
     let status = end(launcher, answer.is_err()).map_err(|source| LaunchError::Start { source })?;
     match answer? {
         Some(Report::Launched(launched)) => Ok(launched),

@@ -144,6 +144,9 @@ fn set_process_attributes(spec: &ContainerSpec) -> io::Result<()> {
         files = Rlimit { current: Some(wanted), maximum: Some(wanted) };
         setrlimit(Resource::Nofile, files)?;
     }
+    // Whose processes these are, for getlogin(3) inside and the host's audit. A kernel without audit
+    // has no such file, and where an administrator has fixed it, it stays as it is.
+    let _ = fs::write("/proc/self/loginuid", spec.ids.host_id(IdRange::APP).to_string());
     fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJUSTMENT)
 }
 

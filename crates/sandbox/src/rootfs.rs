@@ -33,6 +33,9 @@ const STAGING: &str = "/sys/kernel";
 /// Where the tenant finds its log.
 const LOG: &str = "/ace/log";
 
+/// Where a program opens a new terminal.
+pub const PTMX: &str = "/dev/ptmx";
+
 /// What the rendered files may take. They are a few kilobytes.
 const ROOT_OPTIONS: &str = "mode=755,size=4m,nr_inodes=1024";
 
@@ -87,6 +90,7 @@ pub fn enter(spec: &ContainerSpec) -> Result<Option<OwnedFd>, Failure> {
     add_system(&root)?;
     etc::add(&root, spec)?;
     add_devices(&root)?;
+    add_terminals(&root, spec.root.terminals, spec.ids)?;
     add_proc(&root)?;
     add_tenants(&root, &spec.root, spec.ids)?;
     let log = add_log(&root, &spec.output)?;
@@ -130,6 +134,18 @@ fn add_devices(root: &Tree) -> Result<(), Failure> {
         root.link(Path::new(path), Path::new(to)).step(format!("link {path}"))?;
     }
     Ok(())
+}
+
+/// The container's own `/dev/pts`: no terminal of the host's, nor of another container's, is in it.
+fn add_terminals(root: &Tree, most: u32, ids: IdRange) -> Result<(), Failure> {
+    if most == 0 {
+        return Ok(());
+    }
+    let owner = ids.host_id(IdRange::APP);
+    let options = format!("newinstance,ptmxmode=0666,mode=0600,uid={owner},gid={owner},max={most}");
+    let flags = MountFlags::NOSUID | MountFlags::NOEXEC;
+    root.mount_new("devpts", Path::new("/dev/pts"), flags, &options).step("mount /dev/pts")?;
+    root.link(Path::new(PTMX), Path::new("pts/ptmx")).step(format!("link {PTMX}"))
 }
 
 /// `/proc` of the container's own processes. Those of other users, which is init, are not shown.

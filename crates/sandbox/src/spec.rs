@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ace_types::{Bytes, IdRange};
+use ace_types::{Bytes, IdRange, TerminalSize};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroup;
@@ -41,6 +41,8 @@ pub struct RootSpec {
     pub tmpfs: Vec<Tmpfs>,
     /// A volume at `/ace/data`.
     pub volume: Option<VolumeMount>,
+    /// How many terminals may be open in the container's own `/dev/pts`; at 0 there is none.
+    pub terminals: u32,
     /// Nameservers of `/etc/resolv.conf`.
     pub nameservers: Vec<Ipv4Addr>,
 }
@@ -85,7 +87,8 @@ pub enum NetworkSpec {
 /// The tenant's process, as user [`IdRange::APP`], without capabilities.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ProcessSpec {
-    /// The program's absolute path inside, and its arguments; never empty.
+    /// The program and its arguments; never empty. A program without a slash is looked for in `PATH`
+    /// of `env`; otherwise it's a path inside.
     pub argv: Vec<String>,
     /// The whole environment.
     pub env: Vec<(String, String)>,
@@ -96,6 +99,17 @@ pub struct ProcessSpec {
     pub open_files_max: u32,
     /// The largest file it may write, where bounded.
     pub file_size_max: Option<Bytes>,
+    /// Who gets the signals that init passes on.
+    pub signals: SignalTarget,
+}
+
+/// Whom init passes signals on to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SignalTarget {
+    /// The program alone, which sees to its children itself: a server with workers.
+    Program,
+    /// The program and all it has started in its process group, as Ctrl-C does: a shell's command.
+    Group,
 }
 
 /// Where the tenant's standard output and error go.
@@ -105,6 +119,9 @@ pub enum OutputSpec {
     Inherit,
     /// Files in a folder of the host's, bounded in size and rate, written by init.
     Log(LogSpec),
+    /// A terminal of this size in the container's own `/dev/pts`, which is standard input as well and
+    /// the process's controlling terminal. See [`crate::launch::launch_on_terminal`].
+    Terminal(TerminalSize),
 }
 
 /// Log files of one instance: `current`, then `1`, `2`… the older the higher.

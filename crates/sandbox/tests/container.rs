@@ -398,7 +398,10 @@ fn orphans_are_reaped() {
 #[ignore = "a process of another test"]
 fn stand_in_engine() {
     let kit = Kit::new().unwrap();
-    let running = kit.start(&kit.spec(shell("exec sleep 600")));
+    // A file, which outlives its maker as a pipe does not.
+    let exit = fs::File::create(kit.path("exit")).unwrap();
+    let running =
+        kit.start_with(&kit.spec(shell("exec sleep 600")), |handles| handles.exit = exit.into());
     println!("\ncontainer {} {}", running.launched.pid, running.launched.start_time);
     std::thread::sleep(Duration::from_secs(600));
 }

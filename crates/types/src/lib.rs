@@ -14,6 +14,7 @@ pub mod name;
 pub mod python;
 pub mod rewrite;
 pub mod server;
+pub mod terminal;
 
 pub use app_yaml::{AppYaml, StaticRule};
 pub use bytes::Bytes;
@@ -24,3 +25,4 @@ pub use name::{AppName, HostName, NameError, TenantName};
 pub use python::{NoPythonRange, PythonRange};
 pub use rewrite::{RewriteRule, TryRule};
 pub use server::{Protocol, Server, ServerChoice};
+pub use terminal::TerminalSize;

@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::fs::Mode;
-use rustix::process::{Pid, Resource, Rlimit, chdir, setrlimit, setsid, umask};
+use rustix::process::{Pid, Resource, Rlimit, chdir, ioctl_tiocsctty, setrlimit, setsid, umask};
 
 use super::privileges;
 use crate::cgroup;
@@ -28,11 +28,12 @@ const CORE_SIZE_OF_NONE: u64 = 1;
 
 /// Everything the tenant's program needs, ready before the fork.
 pub struct Tenant {
-    program: CString,
+    /// Where the program may be, in the order of looking.
+    programs: Vec<CString>,
     arguments: Vec<CString>,
     environment: Vec<CString>,
     working_directory: PathBuf,
-    stdin: Option<OwnedFd>,
+    input: Input,
     /// The listening socket, and the number it is to have. Init keeps it open while it lives.
     socket: Option<(OwnedFd, i32)>,
     app_groups: Vec<OwnedFd>,
@@ -40,25 +41,31 @@ pub struct Tenant {
     filter: Filter,
 }
 
+/// The program's standard input.
+pub enum Input {
+    Nothing,
+    Given(OwnedFd),
+    /// A terminal, which is for output as well.
+    Terminal(OwnedFd),
+}
+
 impl Tenant {
     pub fn new(
         spec: &ProcessSpec,
-        stdin: Option<OwnedFd>,
+        input: Input,
         socket: Option<OwnedFd>,
         app_groups: Vec<OwnedFd>,
     ) -> Result<Self, Failure> {
         let arguments = spec.argv.iter().map(|it| CString::new(it.as_str()));
         let arguments = arguments.collect::<Result<Vec<_>, _>>().step("read the arguments")?;
-        let no_program = || io::Error::from(io::ErrorKind::InvalidInput);
-        let program = arguments.first().cloned().ok_or_else(no_program);
         let environment =
             spec.env.iter().map(|(key, value)| CString::new(format!("{key}={value}")));
         Ok(Self {
-            program: program.step("find a program among no arguments")?,
+            programs: places_of_program(spec).step("read the program's name")?,
             arguments,
             environment: environment.collect::<Result<_, _>>().step("read the environment")?,
             working_directory: spec.working_directory.clone(),
-            stdin,
+            input,
             socket: socket.zip(spec.socket_fd),
             app_groups,
             limits: limits(spec),
@@ -70,7 +77,7 @@ impl Tenant {
     pub fn start(&mut self, outputs: Option<(OwnedFd, OwnedFd)>) -> io::Result<Pid> {
         match sys::fork()? {
             Fork::Parent { child } => {
-                self.stdin = None;
+                self.input = Input::Nothing;
                 self.app_groups.clear();
                 Ok(child)
             }
@@ -87,18 +94,33 @@ impl Tenant {
     /// Returns only if the program could not be run.
     fn become_program(&self, outputs: Option<(OwnedFd, OwnedFd)>) -> Failure {
         match self.enter(outputs) {
-            Ok(()) => Failure {
-                step: format!("run {}", self.program.to_string_lossy()),
-                source: sys::execve(&self.program, &self.arguments, &self.environment),
-            },
+            Ok(()) => self.execute(),
             Err(failure) => failure,
         }
+    }
+
+    /// Becomes the first of the programs that there is. Returns only why it could not.
+    fn execute(&self) -> Failure {
+        let name = self.arguments.first().map(|name| name.to_string_lossy()).unwrap_or_default();
+        let mut source = io::Error::from_raw_os_error(libc::ENOENT);
+        for program in &self.programs {
+            let error = sys::execve(program, &self.arguments, &self.environment);
+            let is_missing = matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOTDIR));
+            if !is_missing {
+                source = error;
+                break;
+            }
+        }
+        Failure { step: format!("run {name}"), source }
     }
 
     /// Sheds init, step by step.
     fn enter(&self, outputs: Option<(OwnedFd, OwnedFd)>) -> Result<(), Failure> {
         self.install_outputs(outputs).step("connect the output")?;
         setsid().step("start a session")?;
+        if let Input::Terminal(terminal) = &self.input {
+            ioctl_tiocsctty(terminal).step("take the terminal")?;
+        }
         cgroup::move_into(&self.app_groups).step("join the app's control groups")?;
         self.install_inputs().step("connect the input")?;
         for (resource, max) in &self.limits {
@@ -116,7 +138,11 @@ impl Tenant {
     }
 
     fn install_outputs(&self, outputs: Option<(OwnedFd, OwnedFd)>) -> io::Result<()> {
-        let Some((out, err)) = outputs else { return Ok(()) };
+        let (out, err) = match (&self.input, &outputs) {
+            (Input::Terminal(terminal), _) => (terminal, terminal),
+            (_, Some((out, err))) => (out, err),
+            (_, None) => return Ok(()),
+        };
         sys::install_descriptor(out.as_fd(), 1)?;
         sys::install_descriptor(err.as_fd(), 2)
     }
@@ -124,15 +150,31 @@ impl Tenant {
     /// Standard input and the socket. After it, no other descriptor of init's is for use: the
     /// socket's number may have been any of theirs.
     fn install_inputs(&self) -> io::Result<()> {
-        match &self.stdin {
-            Some(stdin) => sys::install_descriptor(stdin.as_fd(), 0)?,
-            None => sys::install_descriptor(File::open("/dev/null")?.as_fd(), 0)?,
+        match &self.input {
+            Input::Given(input) | Input::Terminal(input) => {
+                sys::install_descriptor(input.as_fd(), 0)?;
+            }
+            Input::Nothing => sys::install_descriptor(File::open("/dev/null")?.as_fd(), 0)?,
         }
         sys::close_on_exec_from(3);
         self.socket
             .as_ref()
             .map_or(Ok(()), |(socket, number)| sys::install_descriptor(socket.as_fd(), *number))
     }
+}
+
+/// Where the program of `spec` may be: one path, or one in each folder of `PATH`.
+fn places_of_program(spec: &ProcessSpec) -> io::Result<Vec<CString>> {
+    let name = spec.argv.first().map(String::as_str).unwrap_or_default();
+    if name.is_empty() {
+        return Err(io::ErrorKind::InvalidInput.into());
+    }
+    if name.contains('/') {
+        return Ok(vec![CString::new(name)?]);
+    }
+    let path = spec.env.iter().find(|(key, _)| key == "PATH").map(|(_, value)| value.as_str());
+    let folders = path.unwrap_or_default().split(':').filter(|folder| folder.starts_with('/'));
+    Ok(folders.map(|folder| CString::new(format!("{folder}/{name}"))).collect::<Result<_, _>>()?)
 }
 
 fn limits(spec: &ProcessSpec) -> Vec<(Resource, u64)> {

@@ -1,9 +1,10 @@
 //! Makes containers for tests, each with user ids that no other test has.
 
 #![allow(clippy::unwrap_used)] // All of it is for tests.
+#![allow(dead_code)] // Each test program uses its own part.
 
 use std::fs::{self, Permissions};
-use std::io::{BufRead, BufReader, Read, pipe};
+use std::io::{BufRead, BufReader, Read, Write, pipe};
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
@@ -12,10 +13,12 @@ use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use ace_sandbox::cgroup::{Cgroup, CgroupTree};
-use ace_sandbox::launch::{Handles, LaunchError, Launched, LauncherProgram, launch};
+use ace_sandbox::launch::{
+    Handles, LaunchError, Launched, LauncherProgram, launch, launch_on_terminal,
+};
 use ace_sandbox::process::{self, ProcessRef};
 use ace_sandbox::spec::{
-    ContainerSpec, ExitRecord, NetworkSpec, OutputSpec, ProcessSpec, RootSpec, Tmpfs,
+    ContainerSpec, ExitRecord, NetworkSpec, OutputSpec, ProcessSpec, RootSpec, SignalTarget, Tmpfs,
 };
 use ace_types::{Bytes, IdRange, Limits};
 use rustix::event::{PollFd, PollFlags, poll};
@@ -35,6 +38,13 @@ pub struct Running {
     init: Option<OwnedFd>,
     stdout: BufReader<std::io::PipeReader>,
     stderr: std::io::PipeReader,
+    pub exit: std::io::PipeReader,
+}
+
+/// A started container whose program runs on a terminal. Ended when dropped.
+pub struct OnTerminal {
+    pub master: fs::File,
+    init: Option<OwnedFd>,
     exit: std::io::PipeReader,
 }
 
@@ -133,6 +143,7 @@ impl Kit {
                 socket_fd: None,
                 open_files_max: 1024,
                 file_size_max: None,
+                signals: SignalTarget::Program,
             },
             output: OutputSpec::Inherit,
             stop_grace: Duration::from_secs(30),
@@ -157,6 +168,14 @@ impl Kit {
 
     pub fn start_with(&self, spec: &ContainerSpec, change: impl FnOnce(&mut Handles)) -> Running {
         self.try_start_with(spec, change).unwrap()
+    }
+
+    pub fn start_on_terminal(&self, spec: &ContainerSpec) -> OnTerminal {
+        let (exit, exit_writer) = pipe().unwrap();
+        let (launched, master) =
+            launch_on_terminal(&self.program, spec, exit_writer.into()).unwrap();
+        let init = ProcessRef { pid: launched.pid, start_time: launched.start_time };
+        OnTerminal { master: master.into(), init: init.open().unwrap(), exit }
     }
 
     /// The host's processes that run as one of this kit's users.
@@ -246,6 +265,50 @@ impl Drop for Running {
     fn drop(&mut self) {
         self.init.iter().for_each(|init| drop(process::signal(init, Signal::KILL)));
     }
+}
+
+impl OnTerminal {
+    /// Reads what is shown until there is `text` in it. Panics where the end comes first.
+    pub fn read_until(&mut self, text: &str) -> String {
+        let mut shown = Vec::new();
+        let mut byte = [0];
+        while !String::from_utf8_lossy(&shown).contains(text) {
+            match self.master.read(&mut byte) {
+                Ok(1) => shown.push(byte[0]),
+                end => panic!("{text:?} never came, {end:?}: {}", String::from_utf8_lossy(&shown)),
+            }
+        }
+        String::from_utf8(shown).unwrap()
+    }
+
+    /// Reads what is shown until nobody has the terminal any more.
+    pub fn read_to_end(&mut self) -> String {
+        let mut shown = Vec::new();
+        // A terminal that nobody has is an error, not an end.
+        assert_eq!(self.master.read_to_end(&mut shown).unwrap_err().raw_os_error(), Some(5));
+        String::from_utf8(shown).unwrap()
+    }
+
+    pub fn type_in(&mut self, text: &str) {
+        self.master.write_all(text.as_bytes()).unwrap();
+    }
+
+    /// Lets go of the terminal, and waits for the end.
+    pub fn hang_up(self) -> ExitRecord {
+        drop(self.master);
+        record_of(self.exit, self.init)
+    }
+
+    pub fn wait(self) -> ExitRecord {
+        record_of(self.exit, self.init)
+    }
+}
+
+fn record_of(mut exit: std::io::PipeReader, init: Option<OwnedFd>) -> ExitRecord {
+    let mut record = String::new();
+    exit.read_to_string(&mut record).unwrap();
+    init.iter().for_each(wait_for_end);
+    serde_json::from_str(&record).unwrap()
 }
 
 /// Waits until the process of a pidfd has ended.
