@@ -123,6 +123,7 @@ impl Parts {
             engine: engine.clone(),
             run: data.folder("run")?,
             old_logs: data.folder("logs/apps")?,
+            command_logs: data.folder("logs/commands")?,
             launcher: Arc::clone(&self.launcher),
             cgroups: Arc::clone(&self.cgroups),
             addresses: addresses.clone(),

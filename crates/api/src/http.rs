@@ -7,6 +7,7 @@
 //! | `GET /v1/apps/{app}` | | [`AppView`] |
 //! | `DELETE /v1/apps/{app}` | | [`Done`], when all of it is gone |
 //! | `GET /v1/apps/{app}/logs?follow=&tail=` | | [`LogLine`]s, one JSON document a line |
+//! | `POST /v1/apps/{app}/run` | [`RunRequest`](crate::run::RunRequest) | frames both ways: see [`crate::run`] |
 //! | `GET /v1/doctor` | | [`DoctorReport`] |
 //! | `GET /v1/pythons` | | [`PythonView`]s, the newest first |
 //! | `POST /v1/pythons` | [`AddPython`] | [`PythonView`] |
@@ -45,6 +46,8 @@ pub enum DeployPhase {
     /// Waiting for another deploy of the same app, or for room.
     Queued,
     Building,
+    /// Running the app's `predeploy`.
+    Preparing,
     Starting,
     Switching,
 }
@@ -66,6 +69,8 @@ pub struct AppView {
     pub memory_limit: Option<Bytes>,
     pub volume: Option<Bytes>,
     pub instances: Vec<InstanceView>,
+    /// Commands that run in containers of their own, the oldest first.
+    pub commands: Vec<CommandView>,
     /// How the newest deploy ended.
     pub last_deploy: Option<DeployView>,
 }
@@ -107,6 +112,16 @@ pub struct InstanceView {
     pub last_end: Option<EndReason>,
     /// How many of its processes the kernel has ended for going past the memory limit.
     pub memory_kills: u64,
+}
+
+/// A command beside the instances, as `ace status` shows it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CommandView {
+    pub id: InstanceId,
+    pub release: ReleaseNumber,
+    /// The program's name; never its arguments, which may be secret.
+    pub program: String,
+    pub since: Timestamp,
 }
 
 /// The newest deploy.

@@ -7,13 +7,18 @@
 #![forbid(unsafe_code)]
 
 pub mod builder;
+pub mod command;
 pub mod gateway;
 pub mod http;
 pub mod node;
+pub mod run;
 pub mod serving;
 
 pub use builder::{
     BuildError, BuildRequest, Builder, Built, Interpreter, KnownPython, PythonState, RebuildRequest,
+};
+pub use command::{
+    CommandControl, CommandEnd, CommandError, CommandIo, CommandOutput, CommandSignal, CommandSpec,
 };
 pub use gateway::{Backend, Gateway, InstanceSocket, Route, RouteTable};
 pub use node::{EndReason, InstanceSpec, InstanceState, InstanceStatus, Node, VolumeSpec};

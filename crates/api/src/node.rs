@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::Runtime;
+use crate::{CommandEnd, CommandError, CommandIo, CommandSpec, Runtime};
 
 /// Runs instances. Level-triggered: it is told all that should run, and says all that does.
 #[async_trait]
@@ -27,6 +27,16 @@ pub trait Node: Send + Sync {
     ///
     /// Errors: what could not be removed, a line each.
     async fn down(&self) -> Result<(), Vec<String>>;
+
+    /// Runs one command in a container of its own, beside the instances. Returns when it and all that
+    /// it had are gone; what is left of its output when it ends is delivered before.
+    ///
+    /// It ends with `io.controls`, with this process however that ends, and in [`Node::down`].
+    async fn run(&self, command: CommandSpec, io: CommandIo) -> Result<CommandEnd, CommandError>;
+
+    /// Where it stands what commands have been run for `app`, and how they ended, the oldest first:
+    /// each with a folder of log files. May block for a moment.
+    fn command_logs(&self, app: &AppName) -> std::io::Result<Vec<(InstanceId, PathBuf)>>;
 
     /// Ends every process of `app`'s instances at once, whatever grace they have left. They may be
     /// gone a moment later; those still desired start again.

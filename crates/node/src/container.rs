@@ -36,6 +36,8 @@ pub struct World {
     pub gateway: Ipv4Addr,
     pub nameservers: Vec<Ipv4Addr>,
     pub old_logs: OldLogs,
+    /// What commands were run.
+    pub command_logs: OldLogs,
 }
 
 /// A container whose init was seen alive.
@@ -225,7 +227,8 @@ fn bind_socket(path: &Path) -> io::Result<OwnedFd> {
 /// Requests that may wait in an instance's socket.
 const BACKLOG: i32 = 1024;
 
-fn attach_volume(spec: &InstanceSpec) -> Result<Option<volume::Attached>, volume::VolumeError> {
+/// Makes `spec`'s volume where it lacks, and attaches it; an app's containers share one device.
+pub fn attach_volume(spec: &InstanceSpec) -> Result<Option<volume::Attached>, volume::VolumeError> {
     let Some(wanted) = &spec.volume else { return Ok(None) };
     volume::ensure_image(&wanted.image, wanted.size, spec.ids)?;
     volume::attach(&wanted.image).map(Some)

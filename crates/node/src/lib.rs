@@ -3,6 +3,7 @@
 //! [`ContainerNode`] is told what should run and compares it with what does. Each instance belongs
 //! to one task ([`instance`]), whose decisions are one pure function ([`life`]). What an instance
 //! needs in order to be found again is written to its folder before it is acted on ([`record`]).
+//! Commands beside the instances end with the engine ([`command`]).
 //!
 //! Not here: containers themselves (`sandbox`), who gets requests (`gateway`), what should run
 //! (`control`).
@@ -10,6 +11,7 @@
 #![forbid(unsafe_code)]
 
 pub mod addresses;
+mod command;
 mod container;
 pub mod dns;
 mod instance;
@@ -19,6 +21,7 @@ mod old_logs;
 mod record;
 mod server;
 mod shape;
+mod streams;
 
 pub use addresses::{AddressLease, AddressPool};
 pub use node::{ContainerNode, NodeConfig, NodeError};

@@ -7,7 +7,9 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
-use ace_api::{InstanceSpec, InstanceStatus, Node};
+use ace_api::{
+    CommandEnd, CommandError, CommandIo, CommandSpec, InstanceSpec, InstanceStatus, Node,
+};
 use ace_sandbox::cgroup::CgroupTree;
 use ace_sandbox::launch::LauncherProgram;
 use ace_sandbox::{network, volume};
@@ -17,6 +19,7 @@ use tokio::sync::watch;
 use tokio::time::{sleep, timeout};
 
 use crate::addresses::AddressPool;
+use crate::command::{Command, CommandRecord};
 use crate::container::{self, World};
 use crate::instance::Instance;
 use crate::old_logs::OldLogs;
@@ -29,6 +32,11 @@ const DOWN_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a dead engine's leftover cgroup may take to go.
 const LEFTOVER_DEADLINE: Duration = Duration::from_secs(10);
 
+/// Logs kept of each app's instances that are gone. Each is as large as the app's own limit at most.
+const OLD_LOGS_KEPT: usize = 3;
+/// Commands of each app of which it's kept that they were run: two lines each.
+const COMMAND_LOGS_KEPT: usize = 20;
+
 /// What a node needs of the machine and the engine.
 pub struct NodeConfig {
     pub engine: EngineId,
@@ -36,6 +44,8 @@ pub struct NodeConfig {
     pub run: PathBuf,
     /// Where the logs of instances that are gone are kept.
     pub old_logs: PathBuf,
+    /// Where it stands what commands were run.
+    pub command_logs: PathBuf,
     pub launcher: Arc<LauncherProgram>,
     pub cgroups: Arc<CgroupTree>,
     pub addresses: AddressPool,
@@ -80,7 +90,8 @@ impl ContainerNode {
             cgroups: config.cgroups,
             gateway: config.gateway,
             nameservers: config.nameservers,
-            old_logs: OldLogs::new(config.old_logs),
+            old_logs: OldLogs::new(config.old_logs, OLD_LOGS_KEPT),
+            command_logs: OldLogs::new(config.command_logs, COMMAND_LOGS_KEPT),
         };
         let node = Arc::new_cyclic(|itself| Self {
             run: config.run,
@@ -106,7 +117,11 @@ impl ContainerNode {
             let folder = InstanceFolder::new(&self.run, &id);
             match folder.read().map_err(unreadable)? {
                 Some(record) => self.adopt(record, folder),
-                None => self.discard(&id, &folder),
+                None => {
+                    // Nobody waits for a command that its engine has left.
+                    CommandRecord::tell_end(&folder, &id, &self.world.command_logs);
+                    self.discard(&id, &folder);
+                }
             }
         }
         Ok(())
@@ -276,6 +291,22 @@ impl Node for ContainerNode {
         if failures.is_empty() { Ok(()) } else { Err(failures) }
     }
 
+    async fn run(&self, command: CommandSpec, io: CommandIo) -> Result<CommandEnd, CommandError> {
+        let doing = "find an address that is free for it";
+        let none = io::Error::from(io::ErrorKind::AddrNotAvailable);
+        let address = self.addresses.lease();
+        let address = address.ok_or_else(|| CommandError { doing, source: none.into() })?;
+        let folder = InstanceFolder::new(&self.run, &command.like.id);
+        let command = Command { spec: command, folder, world: Arc::clone(&self.world), address };
+        // A task of its own: it cleans up though whoever waits for it may leave.
+        let ran = tokio::spawn(command.run(io)).await;
+        ran.map_err(|error| CommandError { doing: "see it through", source: error.into() })?
+    }
+
+    fn command_logs(&self, app: &AppName) -> io::Result<Vec<(InstanceId, PathBuf)>> {
+        self.world.command_logs.list(app)
+    }
+
     async fn kill_app(&self, app: &AppName) -> io::Result<()> {
         let of_app: Vec<InstanceId> = {
             let statuses = self.statuses.borrow();
@@ -295,6 +326,7 @@ impl Node for ContainerNode {
         let (world, app) = (Arc::clone(&self.world), app.clone());
         let remove = move || {
             world.old_logs.remove(&app)?;
+            world.command_logs.remove(&app)?;
             volume::remove_image(&volume).map_err(io::Error::other)
         };
         tokio::task::spawn_blocking(remove).await.map_err(io::Error::other)?

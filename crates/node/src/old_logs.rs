@@ -1,26 +1,39 @@
-//! The logs of instances that are gone: why a release did not start is asked after it's gone.
+//! The logs of what is gone: why a release did not start is asked after it's gone.
 //!
 //! `FOLDER/APP/ID/`, as init wrote them. Of each app the newest few are kept.
 
-use std::fs;
-use std::io;
+use std::fs::{self, File};
+use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use ace_sandbox::spec::LogSpec;
 use ace_types::{AppName, InstanceId};
-
-/// Logs kept of each app. Each is as large as the app's own limit at most.
-const KEPT: usize = 3;
+use jiff::Timestamp;
 
 /// Old logs of all apps.
 #[derive(Debug, Clone)]
 pub struct OldLogs {
     folder: PathBuf,
+    /// How many are kept of each app.
+    kept: usize,
 }
 
 impl OldLogs {
-    pub fn new(folder: PathBuf) -> Self {
-        Self { folder }
+    pub fn new(folder: PathBuf, kept: usize) -> Self {
+        Self { folder, kept }
+    }
+
+    /// Adds a line of the engine's own to the log of `id`; the first one begins it.
+    pub fn say(&self, app: &AppName, id: &InstanceId, text: &str) -> io::Result<()> {
+        let folder = self.folder.join(app.as_str()).join(id.as_str());
+        if !folder.is_dir() {
+            fs::create_dir_all(&folder)?;
+        }
+        let mut file =
+            File::options().create(true).append(true).open(folder.join(LogSpec::CURRENT))?;
+        writeln!(file, "{:.6} ace {text}", Timestamp::now())?;
+        self.forget_oldest(app)
     }
 
     /// Takes the folder `log` of an instance that is gone over, and lets the oldest go that is one
@@ -37,9 +50,7 @@ impl OldLogs {
             Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
             _ => {}
         }
-        let all = self.list(app)?;
-        let too_many = all.len().saturating_sub(KEPT);
-        all[..too_many].iter().try_for_each(|(_, path)| fs::remove_dir_all(path))
+        self.forget_oldest(app)
     }
 
     /// What is kept of `app`, the oldest first: each instance with its folder.
@@ -67,6 +78,12 @@ impl OldLogs {
             _ => Ok(()),
         }
     }
+
+    fn forget_oldest(&self, app: &AppName) -> io::Result<()> {
+        let all = self.list(app)?;
+        let too_many = all.len().saturating_sub(self.kept);
+        all[..too_many].iter().try_for_each(|(_, path)| fs::remove_dir_all(path))
+    }
 }
 
 /// When the newest file in `folder` was written; what can't be told is the oldest.
@@ -78,7 +95,7 @@ fn last_written(folder: &Path) -> SystemTime {
 
 #[cfg(test)]
 mod tests {
-    use std::fs::{File, FileTimes};
+    use std::fs::FileTimes;
     use std::time::Duration;
 
     use super::*;
@@ -90,7 +107,7 @@ mod tests {
     #[test]
     fn the_newest_few_are_kept() -> io::Result<()> {
         let folder = tempfile::tempdir()?;
-        let logs = OldLogs::new(folder.path().join("old"));
+        let logs = OldLogs::new(folder.path().join("old"), 3);
         let app = "shop".parse().expect("a name");
         for n in 1..=5 {
             let log = folder.path().join("log");
@@ -109,7 +126,7 @@ mod tests {
     #[test]
     fn an_instance_that_goes_again_keeps_its_newer_log() -> io::Result<()> {
         let folder = tempfile::tempdir()?;
-        let logs = OldLogs::new(folder.path().join("old"));
+        let logs = OldLogs::new(folder.path().join("old"), 3);
         let app = "shop".parse().expect("a name");
         for text in ["older", "newer"] {
             let log = folder.path().join("log");
@@ -123,9 +140,24 @@ mod tests {
     }
 
     #[test]
+    fn lines_of_the_engines_own_are_added() -> io::Result<()> {
+        let folder = tempfile::tempdir()?;
+        let logs = OldLogs::new(folder.path().to_owned(), 2);
+        let app = "shop".parse().expect("a name");
+        logs.say(&app, &id(1), "one")?;
+        logs.say(&app, &id(1), "two")?;
+        let kept = logs.list(&app)?.pop().expect("one is kept").1;
+        let text = fs::read_to_string(kept.join("current"))?;
+        let words: Vec<_> = text.lines().filter_map(|line| line.split_once(" ace ")).collect();
+        assert_eq!(words.iter().map(|(_, text)| *text).collect::<Vec<_>>(), ["one", "two"]);
+        assert!(words.iter().all(|(time, _)| time.parse::<Timestamp>().is_ok()), "{text}");
+        Ok(())
+    }
+
+    #[test]
     fn an_instance_without_a_log_is_no_error() -> io::Result<()> {
         let folder = tempfile::tempdir()?;
-        let logs = OldLogs::new(folder.path().to_owned());
+        let logs = OldLogs::new(folder.path().to_owned(), 3);
         let app = "shop".parse().expect("a name");
         logs.keep(&app, &id(1), &folder.path().join("nothing"))?;
         logs.remove(&app)

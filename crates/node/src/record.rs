@@ -38,6 +38,9 @@ impl InstanceFolder {
     pub fn new(run: &Path, id: &InstanceId) -> Self {
         Self { path: run.join(id.as_str()) }
     }
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
     /// Where the app server listens.
     pub fn socket(&self) -> PathBuf {
         self.path.join("socket")

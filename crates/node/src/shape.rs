@@ -2,8 +2,9 @@
 
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use ace_api::{InstanceSpec, Program, Runtime};
+use ace_api::{CommandSpec, InstanceSpec, Program, Runtime};
 use ace_sandbox::ContainerSpec;
 use ace_sandbox::cgroup::Cgroup;
 use ace_sandbox::spec::{
@@ -24,6 +25,9 @@ pub struct Surroundings {
     pub volume_device: Option<PathBuf>,
     pub log: PathBuf,
 }
+
+/// Terminals of a command's container: one that it runs on, and some for `script` and the like.
+const TERMINALS: u32 = 16;
 
 /// The container of `spec` in these `surroundings`.
 pub fn container(spec: &InstanceSpec, surroundings: Surroundings) -> ContainerSpec {
@@ -52,6 +56,32 @@ pub fn container(spec: &InstanceSpec, surroundings: Surroundings) -> ContainerSp
             rate_max_per_second: spec.limits.log_per_second,
         }),
         stop_grace: spec.stop_grace,
+    }
+}
+
+/// The container of a command: as that of the instance it's like, without a socket or a log, and with
+/// terminals. It takes up to `stop_grace` to end.
+pub fn command(
+    spec: &CommandSpec,
+    surroundings: Surroundings,
+    stop_grace: Duration,
+) -> ContainerSpec {
+    let like = container(&spec.like, surroundings);
+    let mut env = like.process.env;
+    env.retain(|(name, _)| !spec.env.iter().any(|(ours, _)| ours == name));
+    env.extend(spec.env.iter().cloned());
+    ContainerSpec {
+        root: RootSpec { terminals: TERMINALS, ..like.root },
+        process: ProcessSpec {
+            argv: spec.argv.clone(),
+            env,
+            socket_fd: None,
+            signals: SignalTarget::Group,
+            ..like.process
+        },
+        output: spec.terminal.map_or(OutputSpec::Inherit, OutputSpec::Terminal),
+        stop_grace,
+        ..like
     }
 }
 
