@@ -14,6 +14,8 @@ pub struct CommandSpec {
     /// The instance that its container is like: it has that one's id, and the same files, user ids,
     /// environment, limits, network and volume. It takes no requests.
     pub like: InstanceSpec,
+    /// What it's called in logs and in an app's status: never its arguments, which may be secret.
+    pub name: String,
     /// The program and its arguments. A program without a slash is looked for in `PATH`.
     pub argv: Vec<String>,
     /// Variables beyond those of an instance, which they replace.

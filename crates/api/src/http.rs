@@ -119,8 +119,8 @@ pub struct InstanceView {
 pub struct CommandView {
     pub id: InstanceId,
     pub release: ReleaseNumber,
-    /// The program's name; never its arguments, which may be secret.
-    pub program: String,
+    /// The program's name, `shell` or `predeploy`; never arguments, which may be secret.
+    pub name: String,
     pub since: Timestamp,
 }
 

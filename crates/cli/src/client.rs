@@ -11,10 +11,11 @@ use std::time::Duration;
 
 use ace_api::http::ApiError;
 use bytes::{Bytes, BytesMut};
-use http::{Method, Request, Response, StatusCode, header};
+use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, Limited};
 use hyper::body::Incoming;
+use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -78,7 +79,8 @@ impl ClientError {
         }
     }
 
-    fn broken<E>(doing: &'static str) -> impl FnOnce(E) -> Self
+    /// The connection broke while `doing` something.
+    pub fn broken<E>(doing: &'static str) -> impl FnOnce(E) -> Self
     where
         E: Into<Box<dyn std::error::Error + Send + Sync>>,
     {
@@ -109,7 +111,8 @@ impl Client {
         deadline: Duration,
     ) -> Result<T, ClientError> {
         let doing = "waiting for its answer";
-        let call = async { whole(self.send(method, path, empty_body()).await?).await };
+        let request = request(method, path, empty_body())?;
+        let call = async { whole(self.send(request).await?).await };
         within(deadline, doing, call).await
     }
 
@@ -119,11 +122,28 @@ impl Client {
         path: &str,
         document: &impl Serialize,
     ) -> Result<T, ClientError> {
-        let bytes =
-            serde_json::to_vec(document).map_err(ClientError::broken("writing a request"))?;
-        let body = Full::from(bytes).map_err(|never| match never {}).boxed_unsync();
-        let call = async { whole(self.send(Method::POST, path, body).await?).await };
+        let request = request(Method::POST, path, json_body(document)?)?;
+        let call = async { whole(self.send(request).await?).await };
         within(ANSWER_DEADLINE, "waiting for its answer", call).await
+    }
+
+    /// Sends `document` to `path` and goes on in `protocol` on the same connection.
+    pub async fn upgrade(
+        &self,
+        path: &str,
+        document: &impl Serialize,
+        protocol: &'static str,
+    ) -> Result<Upgraded, ClientError> {
+        let mut request = request(Method::POST, path, json_body(document)?)?;
+        let protocol = HeaderValue::from_static(protocol);
+        request.headers_mut().insert(header::UPGRADE, protocol);
+        request.headers_mut().insert(header::CONNECTION, HeaderValue::from_static("upgrade"));
+        let doing = "waiting for its answer";
+        let call = async {
+            let answer = self.send(request).await?;
+            hyper::upgrade::on(answer).await.map_err(ClientError::broken(doing))
+        };
+        within(ANSWER_DEADLINE, doing, call).await
     }
 
     /// Sends `body` and returns the lines of the answer as they come.
@@ -135,17 +155,12 @@ impl Client {
         path: &str,
         body: RequestBody,
     ) -> Result<Lines, ClientError> {
-        let answer = self.send(method, path, body).await?;
+        let answer = self.send(request(method, path, body)?).await?;
         Ok(Lines { body: answer.into_body(), buffer: BytesMut::new() })
     }
 
     /// Sends a request on a connection of its own; an answer of 400 and above is an error.
-    async fn send(
-        &self,
-        method: Method,
-        path: &str,
-        body: RequestBody,
-    ) -> Result<Response<Incoming>, ClientError> {
+    async fn send(&self, request: Request<RequestBody>) -> Result<Response<Incoming>, ClientError> {
         let stream = within(CONNECT_DEADLINE, "connecting", async {
             UnixStream::connect(&self.socket).await.map_err(|error| self.not_connected(error))
         })
@@ -156,13 +171,7 @@ impl Client {
             .await
             .map_err(ClientError::broken(doing))?;
         // Ends with the answer's body, or when it is dropped. Its errors reach us through the body.
-        tokio::spawn(connection);
-        let request = Request::builder()
-            .method(method)
-            .uri(path)
-            .header(header::HOST, "ace")
-            .body(body)
-            .map_err(ClientError::broken(doing))?;
+        tokio::spawn(connection.with_upgrades());
         let answer = sender.send_request(request).await.map_err(ClientError::broken(doing))?;
         match answer.status() {
             status if status.as_u16() < 400 => Ok(answer),
@@ -219,6 +228,20 @@ async fn whole<T: DeserializeOwned>(answer: Response<Incoming>) -> Result<T, Cli
     let body = Limited::new(answer.into_body(), DOCUMENT_MAX_BYTES).collect().await;
     let bytes = body.map_err(ClientError::broken("reading its answer"))?.to_bytes();
     serde_json::from_slice(&bytes).map_err(|source| ClientError::Nonsense { source })
+}
+
+fn request(
+    method: Method,
+    path: &str,
+    body: RequestBody,
+) -> Result<Request<RequestBody>, ClientError> {
+    let request = Request::builder().method(method).uri(path).header(header::HOST, "ace");
+    request.body(body).map_err(ClientError::broken("writing a request"))
+}
+
+fn json_body(document: &impl Serialize) -> Result<RequestBody, ClientError> {
+    let bytes = serde_json::to_vec(document).map_err(ClientError::broken("writing a request"))?;
+    Ok(Full::from(bytes).map_err(|never| match never {}).boxed_unsync())
 }
 
 /// A body without content.

@@ -7,4 +7,6 @@ pub mod doctor;
 pub mod down;
 pub mod logs;
 pub mod python;
+pub mod run;
+pub mod shell;
 pub mod status;

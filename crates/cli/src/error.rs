@@ -29,6 +29,12 @@ pub enum CommandError {
     /// The command failed, and its result has said so.
     #[error("see the result")]
     Told,
+    /// What was run in a container ended with this status, and has said itself what there was to say.
+    #[error("it ended with status {0}")]
+    Ended(u8),
+    /// What was to be run in a container was not, or nobody knows how it ended.
+    #[error(transparent)]
+    NotRun(Box<CommandError>),
     /// Ctrl-C. The text says what became of what was asked for.
     #[error("{0}")]
     Interrupted(String),
@@ -40,6 +46,7 @@ impl CommandError {
     pub fn report(&self) -> ApiError {
         match self {
             Self::Outcome(error) | Self::Client(ClientError::Refused(error)) => error.clone(),
+            Self::NotRun(error) => error.report(),
             error => ApiError {
                 code: error.code().to_owned(),
                 message: error.to_string(),
@@ -52,7 +59,8 @@ impl CommandError {
         match self {
             Self::Client(error) => error.code(),
             Self::Pack(_) => "not_packed",
-            Self::Outcome(_) | Self::Refused(_) | Self::Told => "refused",
+            Self::Outcome(_) | Self::Refused(_) | Self::Told | Self::Ended(_) => "refused",
+            Self::NotRun(error) => error.code(),
             Self::Output(_) => "output",
             Self::Offline(_) => "offline",
             Self::Interrupted(_) => "interrupted",

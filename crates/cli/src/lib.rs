@@ -16,6 +16,7 @@ pub mod screen;
 mod commands;
 mod error;
 mod server;
+mod session;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -56,6 +57,8 @@ pub enum Command {
     Apps(commands::apps::AppsArgs),
     Status(commands::status::StatusArgs),
     Logs(commands::logs::LogsArgs),
+    Run(commands::run::RunArgs),
+    Shell(commands::shell::ShellArgs),
     Destroy(commands::destroy::DestroyArgs),
     Python(commands::python::PythonArgs),
     Doctor(commands::doctor::DoctorArgs),
@@ -73,7 +76,11 @@ pub trait Offline: Send + Sync {
     async fn doctor(&self) -> anyhow::Result<DoctorReport>;
 }
 
-/// Runs `command` to its end. The status is 0, or 1 if it failed, and then standard error says why.
+/// The status of `ace run` where the command's own can't be had.
+const STATUS_NOT_RUN: u8 = 255;
+
+/// Runs `command` to its end. The status is 0, or 1 if it failed, and then standard error says why;
+/// that of a command in a container is its own.
 pub async fn run(command: Command, global: &Global, offline: Arc<dyn Offline>) -> ExitCode {
     let screen = Screen::new(global.json);
     let client = Client::new(global.server.socket().to_owned());
@@ -82,6 +89,8 @@ pub async fn run(command: Command, global: &Global, offline: Arc<dyn Offline>) -
         Command::Apps(args) => commands::apps::run(args, &client, &screen).await,
         Command::Status(args) => commands::status::run(args, &client, &screen).await,
         Command::Logs(args) => commands::logs::run(args, &client, &screen).await,
+        Command::Run(args) => commands::run::run(args, &client, &screen).await,
+        Command::Shell(args) => commands::shell::run(args, &client, &screen).await,
         Command::Destroy(args) => commands::destroy::run(args, &client, &screen).await,
         Command::Python(args) => commands::python::run(args, &client, &screen).await,
         Command::Doctor(args) => commands::doctor::run(args, &client, &*offline, &screen).await,
@@ -94,6 +103,11 @@ pub async fn run(command: Command, global: &Global, offline: Arc<dyn Offline>) -
             ExitCode::SUCCESS
         }
         Err(CommandError::Told) => ExitCode::FAILURE,
+        Err(CommandError::Ended(status)) => ExitCode::from(status),
+        Err(error @ CommandError::NotRun(_)) => {
+            screen.failure(&error.report());
+            ExitCode::from(STATUS_NOT_RUN)
+        }
         Err(error) => {
             screen.failure(&error.report());
             ExitCode::FAILURE

@@ -31,6 +31,26 @@ impl BuildLog {
         log
     }
 
+    /// Goes on with the log at `path`.
+    pub async fn append(path: &Path) -> Self {
+        let opened = async {
+            let file = OpenOptions::new().append(true).open(path).await?;
+            let size = file.metadata().await?.len();
+            Ok::<_, io::Error>((file, size))
+        };
+        let mut log = Self { path: path.to_owned(), file: None, room: 0 };
+        match opened.await {
+            // One that is full says so already.
+            Ok((_, size)) if size >= SIZE_MAX.0 => {}
+            Ok((file, size)) => {
+                log.file = Some(BufWriter::new(file));
+                log.room = SIZE_MAX.0 - size;
+            }
+            Err(error) => log.warn(&error),
+        }
+        log
+    }
+
     /// Adds a line, or nothing where the log is full.
     pub async fn add(&mut self, line: &str) {
         let Some(file) = &mut self.file else { return };

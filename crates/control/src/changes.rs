@@ -76,6 +76,19 @@ pub fn begin_deploy(state: &State, begin: &Begin) -> Result<(Vec<Op>, Begun), Re
     Ok((ops, Begun { release, build_ids, python: app.python }))
 }
 
+/// The build has ended well, and the app has something to run before its release starts. Returns that
+/// release as it will be kept.
+pub fn prepare(
+    state: &State,
+    app: &AppName,
+    built: &Built,
+    now: Timestamp,
+) -> Result<(Vec<Op>, ReleaseRow), Refusal> {
+    let (_, deploy) = running_deploy(state, app)?;
+    let preparing = DeployRow { state: DeployState::Preparing, ..DeployRow::clone(deploy) };
+    Ok((vec![deploy.replace(&preparing)], release(deploy, built, now)))
+}
+
 /// The build has ended well: its release is kept, and an instance of it is to run.
 pub fn propose(
     state: &State,
@@ -135,7 +148,7 @@ pub fn settle(state: &State, app: &AppName, error: &str, now: Timestamp) -> Vec<
         return Vec::new();
     };
     let ended = match &deploy.state {
-        DeployState::Building | DeployState::Starting { .. } => {
+        DeployState::Building | DeployState::Preparing | DeployState::Starting { .. } => {
             DeployState::Failed { ended_at: now, error: error.to_owned() }
         }
         DeployState::Draining => DeployState::Done { ended_at: now },
@@ -233,7 +246,10 @@ fn running_deploy<'a>(
 ) -> Result<(&'a Row<AppRow>, &'a Row<DeployRow>), Refusal> {
     let app = state.app(name).filter(|app| !app.destroying);
     let deploy = state.deploy(name).filter(|deploy| {
-        matches!(deploy.state, DeployState::Building | DeployState::Starting { .. })
+        matches!(
+            deploy.state,
+            DeployState::Building | DeployState::Preparing | DeployState::Starting { .. }
+        )
     });
     app.zip(deploy).ok_or_else(|| Refusal::being_destroyed(name))
 }

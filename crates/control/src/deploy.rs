@@ -1,8 +1,8 @@
 //! One deploy, from its turn to its end.
 //!
 //! ```text
-//! queue ─▶ begin ─▶ build ─▶ propose ─▶ ready ─▶ switch ─▶ drain ─▶ done
-//!                     └─────── publish ────────────▲     (files alone)
+//! queue ─▶ begin ─▶ build ─▶ (prepare) ─▶ propose ─▶ ready ─▶ switch ─▶ drain ─▶ done
+//!                     └───────────── publish ────────────────▲     (files alone)
 //! ```
 //!
 //! Each step is a commit (see `changes`) followed by what it announces. Up to the switch anything may
@@ -32,6 +32,8 @@ use crate::destroy::{self, GONE_MARGIN};
 use crate::engine::{Engine, new_instance_id};
 use crate::lanes::{Ticket, Turn};
 use crate::log_file::Follower;
+use crate::plan;
+use crate::predeploy;
 use crate::recover;
 use crate::refusal::Refusal;
 
@@ -148,6 +150,7 @@ impl Deploy {
         let built = self.build(&begun).await?;
         drop(room);
         let revision = match &built.serving {
+            Serving::Files if built.app_yaml.predeploy.is_some() => return Err(nothing_to_run_in()),
             Serving::Files => self.publish(&built).await?,
             Serving::Program(_) => self.start_and_switch(&built, begun.release).await?,
         };
@@ -160,6 +163,9 @@ impl Deploy {
         built: &Built,
         release: ReleaseNumber,
     ) -> Result<Revision, Refusal> {
+        if let Some(line) = &built.app_yaml.predeploy {
+            self.prepare(built, line).await?;
+        }
         let instance = self.propose(built).await?;
         self.phase(DeployPhase::Starting).await;
         tokio::select! {
@@ -170,6 +176,26 @@ impl Deploy {
         let change = |state: &_| Ok((changes::switch(state, &self.app, Timestamp::now())?, ()));
         let ((), revision) = self.engine.records.transact(change).await?;
         Ok(revision)
+    }
+
+    /// Runs what the app wants to have run before the new release starts.
+    async fn prepare(&self, built: &Built, line: &str) -> Result<(), Refusal> {
+        self.phase(DeployPhase::Preparing).await;
+        let change = |state: &_| changes::prepare(state, &self.app, built, Timestamp::now());
+        let (release, _) = self.engine.records.transact(change).await?;
+        let state = self.engine.records.state().await?;
+        let id = new_instance_id()?;
+        let like = state
+            .app(&self.app)
+            .and_then(|app| plan::like_an_instance(&self.engine.config, app, &release, id));
+        let like = like.ok_or_else(broken)?;
+        let mut log = BuildLog::append(&self.engine.config.build_log(&self.build)).await;
+        let (lines, said) = mpsc::channel(EVENTS);
+        let work = predeploy::run(&self.engine, like, line, lines, self.given_up());
+        match self.hear_out(work, said, &mut log).await {
+            Ok(()) => Ok(()),
+            Err(error) => Err(error.refusal(&self.what_remains().await)),
+        }
     }
 
     /// Moves requests to files, which nothing has to start for.
@@ -208,20 +234,37 @@ impl Deploy {
             python: begun.python.clone(),
         };
         let mut log = BuildLog::create(&self.engine.config.build_log(&self.build)).await;
-        let (lines, mut said) = mpsc::channel(EVENTS);
-        let mut work = pin!(self.engine.builder.build(request, lines));
-        let built = loop {
+        let (lines, said) = mpsc::channel(EVENTS);
+        let work = async {
             tokio::select! {
-                Some(line) = said.recv() => self.log(&mut log, line).await,
-                built = &mut work => break built.map_err(|error| build_failed(&error)),
-                refusal = self.given_up() => break Err(refusal),
+                built = self.engine.builder.build(request, lines) => {
+                    built.map_err(|error| build_failed(&error))
+                }
+                refusal = self.given_up() => Err(refusal),
+            }
+        };
+        self.hear_out(work, said, &mut log).await
+    }
+
+    /// Does `work`, and passes on what it says, in the deploy's events and in its log.
+    async fn hear_out<T>(
+        &self,
+        work: impl Future<Output = T>,
+        mut said: mpsc::Receiver<String>,
+        log: &mut BuildLog,
+    ) -> T {
+        let mut work = pin!(work);
+        let done = loop {
+            tokio::select! {
+                Some(line) = said.recv() => self.log(log, line).await,
+                done = &mut work => break done,
             }
         };
         while let Ok(line) = said.try_recv() {
-            self.log(&mut log, line).await;
+            self.log(log, line).await;
         }
         log.finish().await;
-        built
+        done
     }
 
     async fn log(&self, log: &mut BuildLog, mut line: String) {
@@ -310,16 +353,21 @@ impl Deploy {
         reason: &str,
         words: Option<String>,
     ) -> Refusal {
-        let state = self.engine.records.state().await.ok();
-        let serving = state.as_ref().and_then(|state| state.app(&self.app)?.serving);
-        let remains = match serving {
-            Some(number) => format!("release {number} still serves"),
-            None => "nothing was deployed".to_owned(),
-        };
+        let remains = self.what_remains().await;
         let message = format!("release {release} did not start: {reason}; {remains}");
         let mut refusal = Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "start_failed", message);
         refusal.error.detail = words;
         refusal
+    }
+
+    /// What those who use the app have after a deploy that failed.
+    async fn what_remains(&self) -> String {
+        let state = self.engine.records.state().await.ok();
+        let serving = state.as_ref().and_then(|state| state.app(&self.app)?.serving);
+        match serving {
+            Some(number) => format!("release {number} still serves"),
+            None => "nothing was deployed".to_owned(),
+        }
     }
 
     /// Nothing here fails any more: the route moves, the old instance ends.
@@ -437,6 +485,12 @@ async fn last_words(instance: &InstanceId, status: &InstanceStatus) -> Option<St
     let (lines, _): (Vec<LogLine>, _) = tokio::task::spawn_blocking(read).await.ok()?.ok()?;
     let lines: Vec<String> = lines.into_iter().map(|line| line.text).collect();
     (!lines.is_empty()).then(|| lines.join("\n"))
+}
+
+fn nothing_to_run_in() -> Refusal {
+    let message = "the build failed: predeploy has no Python to run in, since the app is files \
+                   alone; take it out of app.yaml";
+    Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "build_failed", message)
 }
 
 fn build_failed(error: &BuildError) -> Refusal {

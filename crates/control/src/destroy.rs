@@ -33,6 +33,8 @@ pub enum DestroyError {
     Kill(#[source] io::Error),
     #[error("its instances have not stopped yet")]
     Running,
+    #[error("commands that were run in it have not stopped yet")]
+    Commands,
     #[error("could not remove its volume and logs")]
     Volume(#[source] io::Error),
     #[error("could not remove its files")]
@@ -49,6 +51,7 @@ pub async fn begin(engine: &Engine, app: &AppName) -> Result<(), Refusal> {
     };
     let ((), revision) = engine.records.transact(change).await?;
     engine.lanes.cancel(app);
+    engine.commands.stop(app);
     engine.applied(revision).await;
     Ok(())
 }
@@ -81,11 +84,15 @@ pub async fn attempt(engine: &Engine, app: &AppName) -> Result<(), DestroyError>
     }
     // A deploy that the destruction has cut short may have left an instance to stop.
     recover::settle_stopped(engine, app).await.map_err(DestroyError::Records)?;
+    engine.commands.stop(app);
     if !engine.gone(app, |_| true, GRACE).await {
         engine.node.kill_app(app).await.map_err(DestroyError::Kill)?;
     }
     if !engine.gone(app, |_| true, engine.config.stop_grace + GONE_MARGIN).await {
         return Err(DestroyError::Running);
+    }
+    if !engine.commands.gone(app, GONE_MARGIN).await {
+        return Err(DestroyError::Commands);
     }
     let volume = engine.config.volume(app);
     engine.node.remove_app(app, volume).await.map_err(DestroyError::Volume)?;

@@ -14,6 +14,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::becomes_true;
+use crate::commands::Commands;
 use crate::config::ControlConfig;
 use crate::lanes::Lanes;
 use crate::records::{Records, RecordsError};
@@ -46,6 +47,7 @@ pub struct Engine {
     pub doctor: Arc<dyn Fn() -> DoctorReport + Send + Sync>,
     pub records: Records,
     pub lanes: Lanes,
+    pub commands: Arc<Commands>,
     /// A permit for each build that may run.
     pub builds: Semaphore,
     /// A permit for each deploy that may be under way.
@@ -74,6 +76,7 @@ impl Engine {
             doctor: parts.doctor,
             records: Records::open(parts.store).await?,
             lanes: Lanes::default(),
+            commands: Arc::default(),
             builds: Semaphore::new(BUILDS),
             deploys: Arc::new(Semaphore::new(DEPLOYS)),
             tasks: Tasks::default(),

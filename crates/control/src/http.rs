@@ -32,6 +32,7 @@ use crate::engine::{Engine, new_build_id};
 use crate::logs::{self, LogRequest};
 use crate::names;
 use crate::refusal::Refusal;
+use crate::run::run_command;
 use crate::views;
 use crate::wind_down;
 
@@ -53,6 +54,7 @@ pub fn router(engine: Arc<Engine>) -> Router {
         .route("/v1/apps/{app}", get(show_app).delete(destroy_app))
         .route("/v1/apps/{app}/deploys", post(deploy_app))
         .route("/v1/apps/{app}/logs", get(show_logs))
+        .route("/v1/apps/{app}/run", post(run_command))
         .route("/v1/doctor", get(examine))
         .route("/v1/pythons", get(list_pythons).post(add_python))
         .route("/v1/down", post(bring_down))
@@ -65,7 +67,7 @@ pub fn router(engine: Arc<Engine>) -> Router {
 async fn list_apps(State(engine): Shared) -> Result<Json<Vec<AppView>>, Refusal> {
     let state = engine.records.state().await?;
     let statuses = Arc::clone(&engine.node.statuses().borrow());
-    Ok(Json(views::apps(&engine.config, &state, &statuses)))
+    Ok(Json(views::apps(&engine.config, &state, &statuses, &engine.commands)))
 }
 
 async fn show_app(
@@ -75,7 +77,7 @@ async fn show_app(
     let app = app_name(&app)?;
     let state = engine.records.state().await?;
     let statuses = Arc::clone(&engine.node.statuses().borrow());
-    let view = views::app(&engine.config, &state, &statuses, &app);
+    let view = views::app(&engine.config, &state, &statuses, &engine.commands, &app);
     view.map(Json).ok_or_else(|| names::no_such_app(&state, &app))
 }
 

@@ -88,12 +88,17 @@ async fn follow(
 
 type Followers = BTreeMap<InstanceId, Follower>;
 
-/// Where each instance of `app` that there is has its log.
+/// Where each instance of `app` that there is has its log, and each command that was run in it.
 fn log_folders(engine: &Engine, app: &AppName) -> Vec<(InstanceId, PathBuf)> {
+    let mut folders = engine.node.command_logs(app).unwrap_or_else(|error| {
+        tracing::warn!(%app, error = %error_chain(&error), "could not find its commands");
+        Vec::new()
+    });
     let statuses = engine.node.statuses();
     let statuses = statuses.borrow();
     let of_app = statuses.iter().filter(|(_, status)| status.app == *app);
-    of_app.map(|(id, status)| (id.clone(), status.log.clone())).collect()
+    folders.extend(of_app.map(|(id, status)| (id.clone(), status.log.clone())));
+    folders
 }
 
 /// The newest `tail` lines of all `folders`, and followers that go on after them.

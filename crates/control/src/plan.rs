@@ -51,6 +51,23 @@ pub fn plan(config: &ControlConfig, state: &State, statuses: &Statuses, now: Tim
     }
 }
 
+/// The instance of `release` that a command with the id `id` runs like. `None` as for [`spec`].
+pub fn like_an_instance(
+    config: &ControlConfig,
+    app: &AppRow,
+    release: &ReleaseRow,
+    id: InstanceId,
+) -> Option<InstanceSpec> {
+    let row = InstanceRow {
+        id,
+        app: app.name.clone(),
+        tenant: app.tenant.clone(),
+        release: release.number,
+        replaced: 0,
+    };
+    spec(config, app, release, &row)
+}
+
 /// `None` where the engine has no such range of user ids, since its claim has shrunk under it, and
 /// for files, which nothing runs for.
 fn spec(

@@ -14,11 +14,13 @@ use ace_types::{AppName, error_chain};
 use jiff::Timestamp;
 
 use crate::changes;
+use crate::commands::Commands;
 use crate::config::ControlConfig;
 use crate::destroy;
 use crate::engine::Engine;
 use crate::records::RecordsError;
 use crate::refusal::Refusal;
+use crate::rows::DeployState;
 use crate::state::State;
 
 /// Why the engine could not take up where it was left.
@@ -67,12 +69,16 @@ pub async fn resume_destructions(engine: &Arc<Engine>) -> Result<(), RecordsErro
 /// Ends a deploy of `app` that nobody carries on any more.
 pub async fn settle_stopped(engine: &Engine, app: &AppName) -> Result<(), Refusal> {
     let change = |state: &State| {
-        let error = match state.app(app).and_then(|app| app.serving) {
-            Some(number) => format!(
-                "the engine stopped during this deploy; the app still serves release {number}"
-            ),
-            None => "the engine stopped during this deploy; nothing was deployed".to_owned(),
+        let preparing = state.deploy(app).is_some_and(|it| it.state == DeployState::Preparing);
+        let during = match preparing {
+            true => "while the predeploy command ran, which may have been cut short",
+            false => "during this deploy",
         };
+        let remains = match state.app(app).and_then(|app| app.serving) {
+            Some(number) => format!("the app still serves release {number}"),
+            None => "nothing was deployed".to_owned(),
+        };
+        let error = format!("the engine stopped {during}; {remains}");
         Ok((changes::settle(state, app, &error, Timestamp::now()), ()))
     };
     engine.records.transact(change).await?;
@@ -85,7 +91,7 @@ pub async fn settle_stopped(engine: &Engine, app: &AppName) -> Result<(), Refusa
 /// and tried again at the app's next deploy.
 pub async fn sweep(engine: &Engine, app: &AppName) -> Result<(), RecordsError> {
     let state = engine.records.state().await?;
-    let used = used_paths(&state);
+    let used = used_paths(&state, &engine.commands);
     let folders = engine.config.made_by_builds().map(|kind| kind.join(app.as_str()));
     let unused = blocking(move || {
         folders.iter().flat_map(|folder| unused(folder, &used)).collect::<Vec<_>>()
@@ -97,7 +103,7 @@ pub async fn sweep(engine: &Engine, app: &AppName) -> Result<(), RecordsError> {
 /// The same for every app, and for folders of apps that are no more.
 async fn sweep_all(engine: &Engine) -> Result<(), RecordsError> {
     let state = engine.records.state().await?;
-    let used = used_paths(&state);
+    let used = used_paths(&state, &engine.commands);
     let kinds = engine.config.made_by_builds();
     let unused = blocking(move || {
         let apps = kinds.iter().flat_map(|kind| entries(kind));
@@ -107,13 +113,13 @@ async fn sweep_all(engine: &Engine) -> Result<(), RecordsError> {
     sweep_build_logs(engine).await
 }
 
-/// Everything on disk that a release needs.
-fn used_paths(state: &State) -> BTreeSet<PathBuf> {
+/// Everything on disk that a release needs, or a command that still runs in one that is gone.
+fn used_paths(state: &State, commands: &Commands) -> BTreeSet<PathBuf> {
     let paths = |built: &Built| {
         let environment = built.serving.runtime().map(|runtime| runtime.environment.clone());
         [Some(built.code.clone()), environment].into_iter().flatten()
     };
-    state.releases().flat_map(|row| paths(&row.built)).collect()
+    state.releases().flat_map(|row| paths(&row.built)).chain(commands.paths()).collect()
 }
 
 /// What stands in `folder` and neither is nor holds anything `used`.

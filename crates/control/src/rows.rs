@@ -59,20 +59,29 @@ pub struct DeployRow {
 /// How far a deploy has come.
 ///
 /// ```text
-/// Building ──▶ Starting ──▶ Draining ──▶ Done     (files alone skip Starting)
-///     └────────────┴──▶ Failed
+/// Building ──▶ Preparing ──▶ Starting ──▶ Draining ──▶ Done
+///     └────────────┴────────────┴──▶ Failed
 /// ```
 ///
-/// The step to `Draining` comes in one commit with the app's new `serving`: from there on it can no
-/// longer fail.
+/// An app without a `predeploy` skips `Preparing`, files alone skip `Starting` too. The step to
+/// `Draining` comes in one commit with the app's new `serving`: from there on it can no longer fail.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "name")]
 pub enum DeployState {
     Building,
-    Starting { instance: InstanceId },
+    /// The app's `predeploy` runs, or has run.
+    Preparing,
+    Starting {
+        instance: InstanceId,
+    },
     Draining,
-    Done { ended_at: Timestamp },
-    Failed { ended_at: Timestamp, error: String },
+    Done {
+        ended_at: Timestamp,
+    },
+    Failed {
+        ended_at: Timestamp,
+        error: String,
+    },
 }
 
 /// An instance that should run.

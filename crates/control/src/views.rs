@@ -4,14 +4,20 @@ use ace_api::http::{AppState, AppView, DeployView, InstanceView, ServedBy};
 use ace_api::{Built, InstanceState, Program, Serving};
 use ace_types::{AppName, ReleaseNumber};
 
+use crate::commands::Commands;
 use crate::config::ControlConfig;
 use crate::plan::Statuses;
 use crate::rows::{AppRow, DeployRow, DeployState};
 use crate::state::State;
 
 /// All apps, by name.
-pub fn apps(config: &ControlConfig, state: &State, statuses: &Statuses) -> Vec<AppView> {
-    state.apps().map(|app| view(config, state, statuses, app)).collect()
+pub fn apps(
+    config: &ControlConfig,
+    state: &State,
+    statuses: &Statuses,
+    commands: &Commands,
+) -> Vec<AppView> {
+    state.apps().map(|app| view(config, state, statuses, commands, app)).collect()
 }
 
 /// One app; `None` where there is none of that name.
@@ -19,12 +25,19 @@ pub fn app(
     config: &ControlConfig,
     state: &State,
     statuses: &Statuses,
+    commands: &Commands,
     name: &AppName,
 ) -> Option<AppView> {
-    state.app(name).map(|app| view(config, state, statuses, app))
+    state.app(name).map(|app| view(config, state, statuses, commands, app))
 }
 
-fn view(config: &ControlConfig, state: &State, statuses: &Statuses, app: &AppRow) -> AppView {
+fn view(
+    config: &ControlConfig,
+    state: &State,
+    statuses: &Statuses,
+    commands: &Commands,
+    app: &AppRow,
+) -> AppView {
     let release = app.serving.and_then(|number| state.release(&app.name, number));
     let built = release.map(|release| &release.built);
     // What follows is an instance's, and files have none.
@@ -43,6 +56,7 @@ fn view(config: &ControlConfig, state: &State, statuses: &Statuses, app: &AppRow
         memory_limit: yaml.map(|yaml| yaml.limits.memory),
         volume: yaml.and_then(|yaml| yaml.volume),
         instances,
+        commands: commands.of(&app.name),
         last_deploy: state.deploy(&app.name).map(|deploy| deploy_view(deploy)),
     }
 }
@@ -107,9 +121,10 @@ fn keeps_ending(instance: &InstanceView) -> bool {
 
 fn deploy_view(deploy: &DeployRow) -> DeployView {
     let (ended_at, error) = match &deploy.state {
-        DeployState::Building | DeployState::Starting { .. } | DeployState::Draining => {
-            (None, None)
-        }
+        DeployState::Building
+        | DeployState::Preparing
+        | DeployState::Starting { .. }
+        | DeployState::Draining => (None, None),
         DeployState::Done { ended_at } => (Some(*ended_at), None),
         DeployState::Failed { ended_at, error } => (Some(*ended_at), Some(error.clone())),
     };
@@ -124,7 +139,7 @@ mod tests {
     use crate::testing::{Rows, at, config, deploy, name, status};
 
     fn word(state: &State, statuses: Statuses) -> AppState {
-        app(&config(), state, &statuses, &name("shop")).unwrap().state
+        app(&config(), state, &statuses, &Commands::default(), &name("shop")).unwrap().state
     }
 
     #[test]
@@ -163,7 +178,8 @@ mod tests {
         deploy(&mut state, "shop", 1);
         state.begin("shop", 2);
         state.commit(changes::settle(&state, &name("shop"), "it broke", at(7)));
-        let view = app(&config(), &state, &Statuses::new(), &name("shop")).unwrap();
+        let view =
+            app(&config(), &state, &Statuses::new(), &Commands::default(), &name("shop")).unwrap();
         assert_eq!(view.url, "http://shop.localhost:8080");
         assert_eq!((view.release, view.deployed_at), (Some(ReleaseNumber(1)), Some(at(0))));
         assert_eq!(view.python.as_deref(), Some("3.13.1"));

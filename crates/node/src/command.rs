@@ -59,7 +59,7 @@ pub struct Command {
 #[derive(Debug, Serialize, Deserialize)]
 pub struct CommandRecord {
     app: AppName,
-    program: String,
+    name: String,
 }
 
 /// Why a command could not be run, with what was being done.
@@ -72,7 +72,7 @@ where
 
 impl CommandRecord {
     fn of(spec: &CommandSpec) -> Self {
-        Self { app: spec.like.app.clone(), program: program_name(&spec.argv) }
+        Self { app: spec.like.app.clone(), name: spec.name.clone() }
     }
 
     fn path(folder: &InstanceFolder) -> PathBuf {
@@ -92,18 +92,10 @@ impl CommandRecord {
     /// a command's.
     pub fn tell_end(folder: &InstanceFolder, id: &InstanceId, logs: &OldLogs) {
         let text = fs::read(Self::path(folder)).unwrap_or_default();
-        if let Ok(Self { app, program }) = serde_json::from_slice(&text) {
-            say(logs, &app, id, &format!("{program} ended with the engine that ran it"));
+        if let Ok(Self { app, name }) = serde_json::from_slice(&text) {
+            say(logs, &app, id, &format!("{name} ended with the engine that ran it"));
         }
     }
-}
-
-/// The last part of the program's path, as far as it is fit to be shown.
-fn program_name(argv: &[String]) -> String {
-    const LENGTH_MAX: usize = 64;
-    let program = argv.first().map(String::as_str).unwrap_or_default();
-    let name = program.rsplit('/').next().unwrap_or_default();
-    name.chars().filter(|c| !c.is_control()).take(LENGTH_MAX).collect()
 }
 
 /// Adds a line to the app's log. A disk that refuses keeps nobody from running a command.
@@ -139,14 +131,14 @@ impl Command {
         let (app, id) = (self.spec.like.app.clone(), self.spec.like.id.clone());
         let record = CommandRecord::of(&self.spec);
         let logs = &self.world.command_logs;
-        say(logs, &app, &id, &format!("{} started, as a command of its own", record.program));
+        say(logs, &app, &id, &format!("{} started, as a command of its own", record.name));
         let ended = self.run_to_end(&record, io).await;
         self.clean_up().await;
         match &ended {
-            Ok(end) => say(logs, &app, &id, &format!("{} is gone: {end}", record.program)),
+            Ok(end) => say(logs, &app, &id, &format!("{} is gone: {end}", record.name)),
             Err(error) => {
                 tracing::error!(command = %id, %app, "not run: {}", error_chain(error));
-                say(logs, &app, &id, &format!("{} could not be started", record.program));
+                say(logs, &app, &id, &format!("{} could not be started", record.name));
             }
         }
         ended

@@ -46,6 +46,9 @@ pub struct AppYaml {
     pub health: Option<String>,
     /// How long a new instance may take to its first answer.
     pub startup: Duration,
+    /// What is run once a deploy, as a shell would, before anything of the new release starts.
+    #[serde(default)]
+    pub predeploy: Option<String>,
     /// Environment variables.
     pub env: BTreeMap<String, String>,
 }
@@ -137,6 +140,7 @@ impl Default for AppYaml {
             volume: None,
             health: None,
             startup: Duration::from_secs(60),
+            predeploy: None,
             env: BTreeMap::new(),
         }
     }

@@ -1,7 +1,7 @@
 //! `ace status`: one app and its instances.
 
 use ace_api::InstanceState;
-use ace_api::http::{AppView, DeployView, InstanceView, ServedBy};
+use ace_api::http::{AppView, CommandView, DeployView, InstanceView, ServedBy};
 use ace_types::AppName;
 use clap::Args;
 use jiff::Timestamp;
@@ -32,6 +32,9 @@ fn render(app: &AppView, screen: &Screen, now: Timestamp) -> String {
     if !app.instances.is_empty() {
         parts.push(instances(&app.instances, now));
         parts.extend(memory_kills(app));
+    }
+    if !app.commands.is_empty() {
+        parts.push(commands(&app.commands, now));
     }
     parts.extend(app.last_deploy.as_ref().and_then(|deploy| last_deploy(app, deploy, now)));
     parts.retain(|part| !part.is_empty());
@@ -101,6 +104,14 @@ fn instance_state(state: &InstanceState, now: Timestamp) -> String {
         }
         InstanceState::Failed => "failed".to_owned(),
     }
+}
+
+fn commands(commands: &[CommandView], now: Timestamp) -> String {
+    let row = |command: &CommandView| {
+        let CommandView { id, release, name, since } = command;
+        vec![id.to_string(), release.to_string(), screen::escape(name), ago(*since, now)]
+    };
+    screen::table(&["COMMAND", "RELEASE", "NAME", "FOR"], commands.iter().map(row).collect())
 }
 
 /// Says which instances lost processes to the memory limit; `None` where none did.
@@ -181,6 +192,7 @@ pub mod tests {
                 last_end: Some(EndReason::OutOfMemory { limit: Bytes::mib(512) }),
                 memory_kills: 0,
             }],
+            commands: Vec::new(),
             last_deploy: None,
         }
     }
@@ -223,6 +235,20 @@ pub mod tests {
         let told = render(&app, &Screen::plain(), at(600));
         let line = "abcd1234 lost 2 processes for lack of memory: its limit is 512M";
         assert!(told.ends_with(line), "{told}");
+    }
+
+    #[test]
+    fn what_runs_beside_the_instances_is_listed() {
+        let mut app = shop();
+        app.commands.push(CommandView {
+            id: "efgh5678".parse().expect("an id"),
+            release: ReleaseNumber(3),
+            name: "shell".to_owned(),
+            since: at(480),
+        });
+        let told = render(&app, &Screen::plain(), at(600));
+        let list = "COMMAND   RELEASE  NAME   FOR\nefgh5678  3        shell  2 min";
+        assert!(told.ends_with(list), "{told}");
     }
 
     #[test]

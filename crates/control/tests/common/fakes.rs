@@ -8,9 +8,9 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ace_api::{
-    BuildError, BuildRequest, Builder, Built, EndReason, Gateway, InstanceSpec, InstanceState,
-    InstanceStatus, Interpreter, KnownPython, Node, Program, PythonState, RebuildRequest,
-    RouteTable, Runtime, Serving,
+    BuildError, BuildRequest, Builder, Built, CommandEnd, CommandError, CommandIo, CommandOutput,
+    CommandSpec, EndReason, Gateway, InstanceSpec, InstanceState, InstanceStatus, Interpreter,
+    KnownPython, Node, Program, PythonState, RebuildRequest, RouteTable, Runtime, Serving,
 };
 use ace_types::{AppName, AppYaml, Bytes, InstanceId, Server};
 use async_trait::async_trait;
@@ -115,6 +115,29 @@ impl Node for FakeNode {
     }
 
     fn old_logs(&self, _app: &AppName) -> io::Result<Vec<(InstanceId, PathBuf)>> {
+        Ok(Vec::new())
+    }
+
+    /// Says its own arguments, and then what it's told. `hang` in them lets it run until it is ended,
+    /// `fail` lets it fail.
+    async fn run(
+        &self,
+        command: CommandSpec,
+        mut io: CommandIo,
+    ) -> Result<CommandEnd, CommandError> {
+        let said = command.argv.join(" ");
+        io.output.send(CommandOutput::Out(format!("{said}\n").into_bytes())).await.unwrap();
+        if said.contains("hang") {
+            while io.controls.recv().await.is_some() {}
+            return Ok(CommandEnd::Stopped);
+        }
+        while let Some(piece) = io.input.recv().await {
+            io.output.send(CommandOutput::Out(piece)).await.unwrap();
+        }
+        Ok(CommandEnd::Exited { status: if said.contains("fail") { 3 } else { 0 } })
+    }
+
+    fn command_logs(&self, _app: &AppName) -> io::Result<Vec<(InstanceId, PathBuf)>> {
         Ok(Vec::new())
     }
 

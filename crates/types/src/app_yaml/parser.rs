@@ -250,6 +250,7 @@ struct AppSection {
     volume: Option<Scalar>,
     health: Option<Scalar>,
     startup: Option<Scalar>,
+    predeploy: Option<Scalar>,
     env: Pairs,
 }
 
@@ -268,6 +269,7 @@ impl Content for AppSection {
         "volume",
         "health",
         "startup",
+        "predeploy",
         "env",
     ];
     const LATER: &[&str] = &["scale", "build", "predeploy", "workers", "cron", "services", "nginx"];
@@ -287,6 +289,7 @@ impl Content for AppSection {
             "volume" => self.volume = Some(map.next_value()?),
             "health" => self.health = Some(map.next_value()?),
             "startup" => self.startup = Some(map.next_value()?),
+            "predeploy" => self.predeploy = Some(map.next_value()?),
             _ => self.env = map.next_value::<Option<_>>()?.unwrap_or_default(),
         }
         Ok(())
@@ -409,6 +412,7 @@ impl Check {
         self.set(&mut app.volume, raw.volume, values::volume);
         self.set(&mut app.health, raw.health, |text| values::health(text).map(Some));
         self.set(&mut app.startup, raw.startup, values::startup);
+        self.set(&mut app.predeploy, raw.predeploy, values::predeploy);
         self.limits(&mut app.limits, raw.limits);
         self.env(&mut app, raw.env);
         app
@@ -624,6 +628,7 @@ mod tests {
             "volume: 1G\n",
             "health: /healthz\n",
             "startup: 90\n",
+            "predeploy: python manage.py migrate\n",
             "env: {DEBUG: yes, VERSION: 1.10, EMPTY: , QUOTED: \"a b\"}\n",
         ));
         assert_eq!(app.server, Some(ServerChoice::Engine(Server::Gunicorn)));
@@ -639,6 +644,7 @@ mod tests {
         assert_eq!(app.limits.cpu_millicores, 500);
         assert_eq!((app.limits.memory, app.limits.body), (Bytes::mib(256), None));
         assert_eq!((app.volume, app.startup), (Some(Bytes::gib(1)), Duration::from_secs(90)));
+        assert_eq!(app.predeploy.as_deref(), Some("python manage.py migrate"));
         assert_eq!(app.env["DEBUG"], "yes");
         assert_eq!(app.env["VERSION"], "1.10");
         assert_eq!(app.env["EMPTY"], "");

@@ -11,6 +11,7 @@ use super::{Entry, is_identifier};
 use crate::{Bytes, OutOfBounds, PythonRange, Server, ServerChoice};
 
 const PATH_MAX: usize = 1024;
+const COMMAND_MAX: usize = 4096;
 const ENV_VALUE_MAX: usize = 32 * 1024;
 const DAY: u64 = 86_400;
 /// The units of a duration, in seconds.
@@ -108,6 +109,19 @@ pub fn timeout(text: &str) -> Result<Duration, String> {
 
 pub fn startup(text: &str) -> Result<Duration, String> {
     bounded_duration("startup", text, ("1s", 1), ("10m", 600))
+}
+
+/// A command line for a shell.
+pub fn predeploy(text: &str) -> Result<Option<String>, String> {
+    if text.trim().is_empty() {
+        return Err("predeploy: there is no command; leave the key out to run none".to_owned());
+    }
+    if text.contains('\0') || text.len() > COMMAND_MAX {
+        return Err(format!(
+            "predeploy: a command is at most {COMMAND_MAX} bytes, without a null byte"
+        ));
+    }
+    Ok(Some(text.to_owned()))
 }
 
 pub fn volume(text: &str) -> Result<Option<Bytes>, String> {

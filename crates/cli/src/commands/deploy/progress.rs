@@ -10,7 +10,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 use super::words;
 use crate::screen::{self, Screen, Style};
 
-/// Lines of the app's that are remembered, so that none is shown a second time.
+/// Lines that are remembered, so that none is shown a second time.
 const REMEMBERED_LINES: usize = 200;
 const REDRAW: Duration = Duration::from_millis(100);
 
@@ -21,7 +21,7 @@ pub struct Progress {
     verbose: bool,
     spinner: Option<ProgressBar>,
     phase: Option<(DeployPhase, Instant)>,
-    app_lines: VecDeque<String>,
+    shown_lines: VecDeque<String>,
 }
 
 impl Progress {
@@ -37,7 +37,7 @@ impl Progress {
             spinner.enable_steady_tick(REDRAW);
             spinner
         });
-        Self { screen: *screen, verbose, spinner, phase: None, app_lines: VecDeque::new() }
+        Self { screen: *screen, verbose, spinner, phase: None, shown_lines: VecDeque::new() }
     }
 
     /// `phase` begins, and the one before it has ended.
@@ -55,8 +55,9 @@ impl Progress {
 
     /// A line of the build's log.
     pub fn build_line(&mut self, line: &str) {
-        let line = screen::indent(&screen::escape(line));
-        self.print(&self.screen.paint_err(Style::Dim, &line));
+        let escaped = screen::escape(line);
+        self.print(&self.screen.paint_err(Style::Dim, &screen::indent(&escaped)));
+        self.remember(escaped);
     }
 
     /// A line that the app printed while it was starting.
@@ -66,10 +67,7 @@ impl Progress {
         }
         let escaped = screen::escape(line);
         self.print(&screen::indent(&escaped));
-        if self.app_lines.len() == REMEMBERED_LINES {
-            self.app_lines.pop_front();
-        }
-        self.app_lines.push_back(escaped);
+        self.remember(escaped);
     }
 
     /// Ends the drawing. Returns the phase that was reached.
@@ -86,15 +84,23 @@ impl Progress {
     pub fn what_is_left_to_show(&self, error: ApiError) -> ApiError {
         let detail = match error.detail {
             Some(detail) if self.screen.json() => Some(detail),
-            Some(detail) if self.verbose => Some(detail).filter(|detail| !self.was_shown(detail)),
+            Some(detail) if self.was_shown(&detail) => None,
+            Some(detail) if self.verbose => Some(detail),
             Some(detail) => Some(words::of_the_app(&detail)),
             None => None,
         };
         ApiError { detail, ..error }
     }
 
+    fn remember(&mut self, escaped: String) {
+        if self.shown_lines.len() == REMEMBERED_LINES {
+            self.shown_lines.pop_front();
+        }
+        self.shown_lines.push_back(escaped);
+    }
+
     fn was_shown(&self, detail: &str) -> bool {
-        let shown = |line: &str| self.app_lines.iter().any(|seen| *seen == screen::escape(line));
+        let shown = |line: &str| self.shown_lines.iter().any(|seen| *seen == screen::escape(line));
         detail.lines().all(shown)
     }
 
@@ -117,6 +123,7 @@ fn name(phase: DeployPhase) -> &'static str {
     match phase {
         DeployPhase::Queued => "waiting for another deploy",
         DeployPhase::Building => "building",
+        DeployPhase::Preparing => "running predeploy",
         DeployPhase::Starting => "starting",
         DeployPhase::Switching => "switching",
     }
@@ -141,6 +148,13 @@ mod tests {
         progress.app_line("ImportError: \x07x");
         let error = progress.what_is_left_to_show(failed("Traceback\nImportError: \x07x"));
         assert_eq!(error.detail, None);
+    }
+
+    #[test]
+    fn what_stood_in_the_builds_log_is_not_told_again() {
+        let mut progress = Progress::new(&Screen::plain(), false);
+        progress.build_line("no such table");
+        assert_eq!(progress.what_is_left_to_show(failed("no such table")).detail, None);
     }
 
     #[test]
