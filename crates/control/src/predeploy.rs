@@ -44,7 +44,8 @@ pub async fn run(
     let command = CommandSpec {
         like,
         name: "predeploy".to_owned(),
-        argv: ["sh", "-c", line].map(str::to_owned).into(),
+        // Output and errors by one way, so that their lines come in the order in which they were said.
+        argv: ["sh".to_owned(), "-c".to_owned(), format!("exec 2>&1; {line}")].into(),
         env: Vec::new(),
         terminal: None,
         deadline: DEADLINE,

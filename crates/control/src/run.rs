@@ -231,8 +231,8 @@ async fn out_of_patience(engine: &Engine, interrupted: bool) {
 /// Waits until the command is to end though its client stays, and says why.
 async fn reason_to_stop(engine: &Engine, app: &AppName, place: &Place) -> Refusal {
     tokio::select! {
-        () = place.stopped() => Refusal::being_destroyed(app),
-        () = engine.ended() => Refusal::ending(),
+        () = place.stopped() => ended_with(&format!("the app \"{app}\" was destroyed")),
+        () = engine.ended() => ended_with("the engine stopped"),
     }
 }
 
@@ -374,6 +374,11 @@ fn asks_for_frames(headers: &HeaderMap) -> bool {
 fn not_in_frames() -> Refusal {
     let message = format!("a command runs over a connection upgraded to {PROTOCOL}: use `ace run`");
     Refusal::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message)
+}
+
+fn ended_with(what: &str) -> Refusal {
+    let message = format!("{what}, and the command with it");
+    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "command_stopped", message)
 }
 
 fn too_many(app: &AppName) -> Refusal {

@@ -1,8 +1,13 @@
 //! A client of the API: a connection for each request.
 
+use std::io::{Read, Write};
 use std::path::Path;
 
+use ace_api::CommandOutput;
 use ace_api::http::{ApiError, DeployEvent};
+use ace_api::run::{
+    ClientFrame, EngineFrame, Frame, FrameBuffer, PROTOCOL, RunCommand, RunOutcome, RunRequest,
+};
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
@@ -58,6 +63,74 @@ pub async fn begin(socket: &Path, method: &str, path: &str, body: &str) -> Respo
     let request = Request::builder().method(method).uri(path).header("host", "ace");
     let body = Full::new(Bytes::copy_from_slice(body.as_bytes()));
     sender.send_request(request.body(body).unwrap()).await.unwrap()
+}
+
+/// A command and the connection that it is bound to.
+pub struct Running {
+    stream: std::os::unix::net::UnixStream,
+    frames: FrameBuffer,
+}
+
+/// Starts a command. Errors: the head of the refusal.
+pub fn run(socket: &Path, app: &str, argv: &[&str]) -> Result<Running, String> {
+    let argv = argv.iter().map(|part| (*part).to_owned()).collect();
+    let request = RunRequest { command: RunCommand::Program(argv), terminal: None };
+    let body = serde_json::to_string(&request).unwrap();
+    let mut stream = std::os::unix::net::UnixStream::connect(socket).unwrap();
+    stream.set_read_timeout(Some(SOON)).unwrap();
+    write!(
+        stream,
+        "POST /v1/apps/{app}/run HTTP/1.1\r\nhost: ace\r\nconnection: upgrade\r\n\
+         upgrade: {PROTOCOL}\r\ncontent-length: {}\r\n\r\n{body}",
+        body.len()
+    )
+    .unwrap();
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte).unwrap();
+        head.push(byte[0]);
+    }
+    let head = String::from_utf8(head).unwrap();
+    match head.starts_with("HTTP/1.1 101 ") {
+        true => Ok(Running { stream, frames: FrameBuffer::default() }),
+        false => Err(head),
+    }
+}
+
+impl Running {
+    pub fn say(&mut self, frame: &ClientFrame) {
+        self.stream.write_all(&frame.encode()).unwrap();
+    }
+
+    /// The next frame; `None` where the engine has closed the connection.
+    pub fn hear(&mut self) -> Option<EngineFrame> {
+        loop {
+            if let Some(frame) = self.frames.next().unwrap() {
+                return Some(frame);
+            }
+            let mut bytes = [0; 4096];
+            match self.stream.read(&mut bytes).unwrap() {
+                0 => return None,
+                count => self.frames.add(&bytes[..count]),
+            }
+        }
+    }
+
+    /// What it prints until its end, and that.
+    pub fn finish(mut self) -> (String, Option<RunOutcome>) {
+        let mut printed = Vec::new();
+        loop {
+            match self.hear() {
+                Some(EngineFrame::Output(CommandOutput::Out(bytes))) => printed.extend(bytes),
+                Some(EngineFrame::Outcome(outcome)) => {
+                    return (String::from_utf8(printed).unwrap(), Some(outcome));
+                }
+                Some(_) => {}
+                None => return (String::from_utf8(printed).unwrap(), None),
+            }
+        }
+    }
 }
 
 /// Deploys and returns every event.

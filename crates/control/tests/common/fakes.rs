@@ -261,6 +261,7 @@ impl Builder for FakeBuilder {
         fs::create_dir_all(&code).unwrap();
         fs::create_dir_all(&environment).unwrap();
         let mut app_yaml = AppYaml { startup: Duration::from_secs(1), ..AppYaml::default() };
+        app_yaml.predeploy = behaviour.strip_prefix("predeploy ").map(str::to_owned);
         app_yaml.env.insert(BEHAVIOUR.to_owned(), behaviour.clone());
         Ok(Built {
             code,

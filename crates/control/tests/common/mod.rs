@@ -11,6 +11,7 @@
 //! | `reject` | is rejected | |
 //! | `slow` | never ends | |
 //! | `panic` | panics | |
+//! | `predeploy COMMAND` | succeeds, and runs it | runs |
 #![allow(dead_code)] // Each test program uses its own part.
 
 pub mod client;
