@@ -272,7 +272,7 @@ impl Content for AppSection {
         "predeploy",
         "env",
     ];
-    const LATER: &[&str] = &["scale", "build", "predeploy", "workers", "cron", "services", "nginx"];
+    const LATER: &[&str] = &["scale", "build", "workers", "cron", "services", "nginx"];
 
     fn take<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
         match key {
@@ -712,6 +712,13 @@ mod tests {
             refusal("static: [{path: /a}]").starts_with("app.yaml:1:10: this static rule needs")
         );
         assert!(refusal("static: [{path: /a, files: a}, {path: /a, files: b}]").contains("taken"));
+    }
+
+    #[test]
+    fn predeploy_is_one_command() {
+        assert!(refusal("predeploy: \" \"").contains("leave the key out"));
+        assert!(refusal("predeploy: [a, b]").contains("a single value"));
+        assert!(refusal(&format!("predeploy: {}", "x".repeat(4097))).contains("at most 4096"));
     }
 
     #[test]
