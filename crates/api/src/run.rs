@@ -131,7 +131,7 @@ impl FrameBuffer {
     }
 
     /// The next whole frame; `None` where more has to come first.
-    pub fn next<F: Frame>(&mut self) -> Result<Option<F>, FrameError> {
+    pub fn take<F: Frame>(&mut self) -> Result<Option<F>, FrameError> {
         let Some((&[kind, ref length @ ..], rest)) = self.bytes.split_first_chunk::<HEAD_BYTES>()
         else {
             return Ok(None);
@@ -207,7 +207,7 @@ mod tests {
 
     fn take_all<F: Frame>(buffer: &mut FrameBuffer) -> Result<Vec<F>, FrameError> {
         let mut frames = Vec::new();
-        while let Some(frame) = buffer.next()? {
+        while let Some(frame) = buffer.take()? {
             frames.push(frame);
         }
         Ok(frames)
@@ -253,7 +253,7 @@ mod tests {
         let refusal = |bytes: &[u8]| {
             let mut buffer = FrameBuffer::default();
             buffer.add(bytes);
-            buffer.next::<ClientFrame>()
+            buffer.take::<ClientFrame>()
         };
         assert_eq!(refusal(&[1, 0, 1, 0, 1]), Err(FrameError::Long { length: 65_537 }));
         assert_eq!(refusal(&[9, 0, 0, 0, 0]), Err(FrameError::Unknown { kind: 9 }));

@@ -142,7 +142,7 @@ async fn receive(
     let (output, written) = write_output();
     let (mut frames, mut bytes) = (FrameBuffer::default(), vec![0; PAYLOAD_MAX]);
     loop {
-        let frame = frames.next().map_err(ClientError::broken(doing))?;
+        let frame = frames.take().map_err(ClientError::broken(doing))?;
         match frame {
             Some(EngineFrame::Taken(count)) => window.grow(count as usize),
             Some(EngineFrame::Output(said)) => {

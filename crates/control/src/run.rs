@@ -253,7 +253,7 @@ async fn listen(
     while let Ok(count @ 1..) = reader.read(&mut bytes).await {
         frames.add(&bytes[..count]);
         loop {
-            let control = match frames.next() {
+            let control = match frames.take() {
                 Ok(None) => break,
                 Ok(Some(ClientFrame::Input(bytes))) if pending.add(&bytes) => continue,
                 Ok(Some(ClientFrame::InputEnd)) => {

@@ -106,7 +106,7 @@ impl Running {
     /// The next frame; `None` where the engine has closed the connection.
     pub fn hear(&mut self) -> Option<EngineFrame> {
         loop {
-            if let Some(frame) = self.frames.next().unwrap() {
+            if let Some(frame) = self.frames.take().unwrap() {
                 return Some(frame);
             }
             let mut bytes = [0; 4096];
