@@ -44,10 +44,11 @@ enum Command {
 }
 
 /// Commands that the engine starts, never a person: the launcher of a container, and what runs in a
-/// build's. They take no arguments, and are known before clap looks.
+/// build's. They are known before clap looks.
 fn hidden(name: &str) -> Option<fn() -> ExitCode> {
     match name {
         "__launcher" => Some(ace_sandbox::launch::main),
+        "__compress" => Some(ace_builder::compress_main),
         "__unpack" => Some(ace_builder::unpack_main),
         _ => None,
     }

@@ -49,6 +49,9 @@ use crate::uv::Uv;
 /// The argument that makes `ace` run [`crate::unpack_main`].
 pub const UNPACK_COMMAND: &str = "__unpack";
 
+/// The hidden command of [`crate::compress_main`].
+pub const COMPRESS_COMMAND: &str = "__compress";
+
 const DEFAULT_INDEX: &str = "https://pypi.org/simple";
 /// Where our own program stands in the container that unpacks.
 const ACE: &str = "/ace/bin/ace";
@@ -513,6 +516,19 @@ async fn compile(job: &Job<'_>, python: &Python) -> Result<(), BuildError> {
     let program = python.interpreter.program.display().to_string();
     let words = [&program, "-E", "-s", "-m", "compileall", "-qq", CODE];
     let command = see_python(Command::new(words), python).writable(&job.site.code(), CODE);
+    job.bench.run(command).await?;
+    Ok(())
+}
+
+/// Makes compressed siblings of what is declared static. That it fails is no reason to fail a build.
+async fn compress(job: &Job<'_>, executable: &Path, app_yaml: &AppYaml) -> Result<(), BuildError> {
+    if app_yaml.statics.is_empty() {
+        return Ok(());
+    }
+    let wanted = app_yaml.statics.iter().map(|rule| rule.files.as_str());
+    let command = Command::new([ACE, COMPRESS_COMMAND].into_iter().chain(wanted))
+        .read_only(executable, ACE)
+        .writable(&job.site.code(), CODE);
     job.bench.run(command).await?;
     Ok(())
 }

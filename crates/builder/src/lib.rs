@@ -4,7 +4,7 @@
 //! folder, the network where it needs it, and nothing of anybody else's:
 //!
 //! ```text
-//! archive ─▶ unpack ─▶ find the entry ─▶ resolve ─▶ install ─▶ collect static files ─▶ compile ─▶ hand over
+//! archive ─▶ unpack ─▶ find the entry ─▶ resolve ─▶ install ─▶ collect static files ─▶ compile, compress ─▶ hand over
 //!            (code)                      (a lock)   (unless an environment of that lock is there)   to root
 //! ```
 //!
@@ -18,6 +18,7 @@
 
 mod builder;
 mod callable;
+mod compress;
 mod container;
 mod entry;
 mod environment;
@@ -37,7 +38,8 @@ mod tools;
 mod unpack;
 mod uv;
 
-pub use builder::{BuilderConfig, ContainerBuilder, UNPACK_COMMAND};
+pub use builder::{BuilderConfig, COMPRESS_COMMAND, ContainerBuilder, UNPACK_COMMAND};
+pub use compress::compress_main;
 pub use container::{Network, NetworkLease};
 pub use python::Places;
 pub use unpack::unpack_main;

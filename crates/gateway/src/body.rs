@@ -1,9 +1,10 @@
 //! What a response carries, whatever it comes from.
 
+use std::collections::VecDeque;
 use std::future::Future;
 use std::io;
 use std::pin::Pin;
-use std::task::{Context, Poll};
+use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use ace_upstream::{BodyLength, ReceiveError, ResponseBody};
@@ -25,8 +26,10 @@ pub struct Body {
 /// Where a body comes from.
 pub enum Content {
     Empty,
-    Text(Bytes),
+    Bytes(Bytes),
     File(FileReader),
+    /// One after the other.
+    Sequence(VecDeque<Content>),
     App(Box<AppContent>),
 }
 
@@ -99,21 +102,31 @@ impl Content {
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         match self {
             Self::Empty => Poll::Ready(None),
-            Self::Text(text) if text.is_empty() => Poll::Ready(None),
-            Self::Text(text) => Poll::Ready(Some(Ok(std::mem::take(text)))),
+            Self::Bytes(bytes) if bytes.is_empty() => Poll::Ready(None),
+            Self::Bytes(bytes) => Poll::Ready(Some(Ok(std::mem::take(bytes)))),
             Self::File(file) => {
                 file.poll_chunk(cx).map(|chunk| chunk.map(|chunk| chunk.map_err(BodyError::File)))
+            }
+            Self::Sequence(contents) => {
+                while let Some(content) = contents.front_mut() {
+                    match ready!(content.poll_chunk(cx)) {
+                        None => _ = contents.pop_front(),
+                        chunk => return Poll::Ready(chunk),
+                    }
+                }
+                Poll::Ready(None)
             }
             Self::App(app) => app.poll_chunk(cx),
         }
     }
 
     /// Bytes still to come, where that is known.
-    fn remaining(&self) -> Option<u64> {
+    pub fn remaining(&self) -> Option<u64> {
         match self {
             Self::Empty => Some(0),
-            Self::Text(text) => Some(text.len() as u64),
+            Self::Bytes(bytes) => Some(bytes.len() as u64),
             Self::File(file) => Some(file.remaining()),
+            Self::Sequence(contents) => contents.iter().map(Self::remaining).sum(),
             Self::App(app) => match app.body.length() {
                 BodyLength::Known(remaining) => Some(remaining),
                 BodyLength::Chunked | BodyLength::UntilClose => None,

@@ -4,10 +4,10 @@
 
 use std::time::Duration;
 
-use http::HeaderMap;
 use http::header::{
     HeaderName, IF_MATCH, IF_MODIFIED_SINCE, IF_NONE_MATCH, IF_RANGE, IF_UNMODIFIED_SINCE, RANGE,
 };
+use http::{HeaderMap, Method};
 use jiff::Timestamp;
 use jiff::fmt::rfc2822;
 
@@ -22,31 +22,41 @@ pub struct Version {
 }
 
 /// How much of a file is sent.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Selection {
     Whole,
-    /// The bytes from `first` to `last`, both included.
-    Part {
-        first: u64,
-        last: u64,
-    },
+    Part(Part),
+    /// Two or more that don't overlap, in the order in which they were asked for.
+    Parts(Vec<Part>),
     NotModified,
     PreconditionFailed,
     /// No wanted byte exists.
     OutOfRange,
 }
 
-/// Decides what of `version` answers a GET or HEAD with these headers.
+/// The bytes from `first` to `last`, both included.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Part {
+    pub first: u64,
+    pub last: u64,
+}
+
+/// The most ranges that are sent as such. More, or ranges that overlap, are answered with the whole,
+/// which is cheaper for both sides and what the standard suggests.
+const PARTS_MAX: usize = 16;
+
+/// Decides what of `version` answers a request by `method`, GET or HEAD, with these headers.
 ///
-/// Several ranges at once are answered with the whole, as the standard allows.
-pub fn select(request: &HeaderMap, version: &Version) -> Selection {
+/// Ranges are about GET alone.
+pub fn select(method: &Method, request: &HeaderMap, version: &Version) -> Selection {
     if !met(request, version) {
         return Selection::PreconditionFailed;
     }
     if is_known(request, version) {
         return Selection::NotModified;
     }
-    match text(request, RANGE).filter(|_| range_applies(request, version)) {
+    let range = text(request, RANGE).filter(|_| method == Method::GET);
+    match range.filter(|_| range_applies(request, version)) {
         Some(range) => parse_range(range, version.size),
         None => Selection::Whole,
     }
@@ -107,23 +117,53 @@ fn names(tags: &str, etag: &str, comparison: Comparison) -> bool {
         })
 }
 
-/// What `range` selects of `size` bytes. What is no single range of bytes is ignored.
+/// What `range` selects of `size` bytes. What is no list of ranges of bytes is ignored.
 fn parse_range(range: &str, size: u64) -> Selection {
-    let Some(("bytes", range)) = range.split_once('=') else { return Selection::Whole };
-    let Some((first, last)) = range.trim().split_once('-') else { return Selection::Whole };
-    match (decimal(first), decimal(last)) {
-        (Some(first), None) if last.is_empty() => part(first, u64::MAX, size),
-        (Some(first), Some(last)) if first <= last => part(first, last, size),
-        (None, Some(0)) if first.is_empty() => Selection::OutOfRange,
-        (None, Some(count)) if first.is_empty() => part(size.saturating_sub(count), u64::MAX, size),
+    let Some((unit, ranges)) = range.split_once('=') else { return Selection::Whole };
+    if !unit.eq_ignore_ascii_case("bytes") {
+        return Selection::Whole;
+    }
+    let ranges = ranges.split(',').map(|range| range.trim_matches([' ', '\t']));
+    let ranges = ranges.filter(|range| !range.is_empty()).take(PARTS_MAX + 1);
+    let ranges: Option<Vec<_>> = ranges.map(|range| parse_part(range, size)).collect();
+    match ranges {
+        Some(ranges) if (1..=PARTS_MAX).contains(&ranges.len()) => {
+            selection(ranges.into_iter().flatten().collect())
+        }
         _ => Selection::Whole,
     }
 }
 
-fn part(first: u64, last: u64, size: u64) -> Selection {
-    match size.checked_sub(1) {
-        Some(end) if first <= end => Selection::Part { first, last: last.min(end) },
-        _ => Selection::OutOfRange,
+/// One range of bytes; the inner `None` is one that begins beyond the end, the outer one is none.
+fn parse_part(range: &str, size: u64) -> Option<Option<Part>> {
+    let (first, last) = range.split_once('-')?;
+    match (decimal(first), decimal(last)) {
+        (Some(first), None) if last.is_empty() => Some(part(first, u64::MAX, size)),
+        (Some(first), Some(last)) if first <= last => Some(part(first, last, size)),
+        (None, Some(0)) if first.is_empty() => Some(None),
+        (None, Some(count)) if first.is_empty() => {
+            Some(part(size.saturating_sub(count), u64::MAX, size))
+        }
+        _ => None,
+    }
+}
+
+fn part(first: u64, last: u64, size: u64) -> Option<Part> {
+    let end = size.checked_sub(1).filter(|end| first <= *end)?;
+    Some(Part { first, last: last.min(end) })
+}
+
+fn selection(parts: Vec<Part>) -> Selection {
+    let overlap = |a: &Part, b: &Part| a.first <= b.last && b.first <= a.last;
+    let any_overlap = || {
+        let mut pairs = parts.iter().enumerate();
+        pairs.any(|(index, part)| parts[..index].iter().any(|other| overlap(part, other)))
+    };
+    match parts.as_slice() {
+        [] => Selection::OutOfRange,
+        [part] => Selection::Part(*part),
+        _ if any_overlap() => Selection::Whole,
+        _ => Selection::Parts(parts),
     }
 }
 
@@ -166,7 +206,7 @@ mod tests {
         for (name, value) in fields {
             headers.append(name, HeaderValue::from_str(value).unwrap());
         }
-        select(&headers, &version())
+        select(&Method::GET, &headers, &version())
     }
 
     #[test]
@@ -203,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_range_has_three_forms() {
-        let part = |first, last| Selection::Part { first, last };
+        let part = |first, last| Selection::Part(Part { first, last });
         assert_eq!(selected(&[(RANGE, "bytes=0-9")]), part(0, 9));
         assert_eq!(selected(&[(RANGE, "bytes=90-")]), part(90, 99));
         assert_eq!(selected(&[(RANGE, "bytes=-10")]), part(90, 99));
@@ -219,26 +259,59 @@ mod tests {
 
     #[test]
     fn what_is_no_range_is_ignored() {
-        for bad in ["bytes=", "bytes=-", "bytes=9-1", "bytes=0-1,3-4", "lines=0-1", "bytes=a-b"] {
+        for bad in ["bytes=", "bytes=-", "bytes=9-1", "bytes=0-1,a", "lines=0-1", "bytes=a-b"] {
             assert_eq!(selected(&[(RANGE, bad)]), Selection::Whole, "{bad}");
         }
     }
 
     #[test]
+    fn several_ranges_are_sent_as_they_were_asked_for() {
+        let parts = |range: &str| match selected(&[(RANGE, range)]) {
+            Selection::Parts(parts) => parts.iter().map(|part| (part.first, part.last)).collect(),
+            other => panic!("{range}: {other:?}"),
+        };
+        let found: Vec<_> = parts("Bytes=50-59, ,0-9,-10");
+        assert_eq!(found, [(50, 59), (0, 9), (90, 99)]);
+        assert_eq!(parts("bytes=0-0,200-,2-2"), [(0, 0), (2, 2)]);
+        assert_eq!(
+            selected(&[(RANGE, "bytes=0-0,200-")]),
+            Selection::Part(Part { first: 0, last: 0 })
+        );
+        assert_eq!(selected(&[(RANGE, "bytes=200-,300-")]), Selection::OutOfRange);
+        let many: Vec<_> = (0..17).map(|at| format!("{0}-{0}", 2 * at)).collect();
+        for whole in ["bytes=0-5,5-9", "bytes=0-,0-", &format!("bytes={}", many.join(","))] {
+            assert_eq!(selected(&[(RANGE, whole)]), Selection::Whole, "{whole}");
+        }
+    }
+
+    #[test]
+    fn a_head_knows_no_ranges() {
+        let headers = HeaderMap::from_iter([(RANGE, HeaderValue::from_static("bytes=0-0"))]);
+        assert_eq!(select(&Method::HEAD, &headers, &version()), Selection::Whole);
+    }
+
+    #[test]
     fn a_range_of_another_version_is_the_whole() {
         let range = |condition| selected(&[(RANGE, "bytes=0-0"), (IF_RANGE, condition)]);
-        assert_eq!(range("\"a\""), Selection::Part { first: 0, last: 0 });
-        assert_eq!(range(MODIFIED), Selection::Part { first: 0, last: 0 });
+        assert_eq!(range("\"a\""), Selection::Part(Part { first: 0, last: 0 }));
+        assert_eq!(range(MODIFIED), Selection::Part(Part { first: 0, last: 0 }));
         assert_eq!(range("\"b\""), Selection::Whole);
         assert_eq!(range("W/\"a\""), Selection::Whole);
     }
 
     proptest! {
         #[test]
-        fn a_part_lies_within_the_file(range in "bytes=[0-9]{0,4}-[0-9]{0,4}", size in 0_u64..2000) {
-            if let Selection::Part { first, last } = parse_range(&range, size) {
-                prop_assert!(first <= last && last < size);
-            }
+        fn parts_lie_within_the_file_and_apart(
+            range in "bytes=[0-9]{0,4}-[0-9]{0,4}(,[0-9]{0,4}-[0-9]{0,4}){0,4}",
+            size in 0_u64..2000,
+        ) {
+            let parts = match parse_range(&range, size) {
+                Selection::Part(part) => vec![part],
+                Selection::Parts(parts) => parts,
+                _ => vec![],
+            };
+            prop_assert!(parts.iter().all(|part| part.first <= part.last && part.last < size));
+            prop_assert!(parts.iter().map(|part| part.last - part.first + 1).sum::<u64>() <= size);
         }
     }
 }

@@ -34,7 +34,15 @@ pub enum Entry {
 #[derive(Debug)]
 pub struct OpenFile {
     file: Arc<OwnedFd>,
-    version: Version,
+    pub version: Version,
+}
+
+/// Whether a call may wait.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Wait {
+    /// What is not in memory is an error that [`must_wait`] knows.
+    No,
+    ForDisk,
 }
 
 /// A part of a file, as it is read.
@@ -60,10 +68,14 @@ impl Folder {
     ///
     /// Links are followed as long as they stay in this folder: `RESOLVE_BENEATH` has the kernel see
     /// to that at every step. Errors: what is not the request's doing, such as too many open files.
-    pub fn entry(&self, path: &[u8]) -> io::Result<Option<Entry>> {
+    pub fn entry(&self, path: &[u8], wait: Wait) -> io::Result<Option<Entry>> {
         // Without O_NONBLOCK, opening a FIFO would wait for its writer.
         let flags = OFlags::RDONLY | OFlags::NONBLOCK | OFlags::NOCTTY | OFlags::CLOEXEC;
         let resolve = ResolveFlags::BENEATH | ResolveFlags::NO_MAGICLINKS;
+        let resolve = match wait {
+            Wait::No => resolve | ResolveFlags::CACHED,
+            Wait::ForDisk => resolve,
+        };
         let path = Path::new(OsStr::from_bytes(path));
         match rustix::fs::openat2(&self.root, path, flags, Mode::empty(), resolve) {
             Ok(file) => entry_of(file),
@@ -74,8 +86,22 @@ impl Folder {
 }
 
 impl OpenFile {
-    pub fn version(&self) -> &Version {
-        &self.version
+    /// All of it. Errors: [`io::ErrorKind::UnexpectedEof`] where it has become shorter.
+    pub fn content(&self, wait: Wait) -> io::Result<Bytes> {
+        let flags = match wait {
+            Wait::No => ReadWriteFlags::NOWAIT,
+            Wait::ForDisk => ReadWriteFlags::empty(),
+        };
+        let mut content = Vec::new();
+        while (content.len() as u64) < self.version.size {
+            let position = content.len() as u64;
+            let part = read_at(&self.file, position, self.version.size - position, flags)?;
+            match content.is_empty() {
+                true if part.len() as u64 == self.version.size => return Ok(part),
+                _ => content.extend_from_slice(&part),
+            }
+        }
+        Ok(content.into())
     }
 
     /// Reads the bytes from `first` up to, not including, `end`.
@@ -159,9 +185,11 @@ fn leads_nowhere(error: Errno) -> bool {
     )
 }
 
-/// Whether a read was refused for it would have waited, or because the file system can't tell.
-fn must_wait(error: &io::Error) -> bool {
-    matches!(Errno::from_io_error(error), Some(Errno::AGAIN | Errno::OPNOTSUPP))
+/// Whether something was refused for it would have waited, or because the file system or (before
+/// Linux 5.12) the kernel can't tell.
+pub fn must_wait(error: &io::Error) -> bool {
+    let errno = Errno::from_io_error(error);
+    matches!(errno, Some(Errno::AGAIN | Errno::OPNOTSUPP | Errno::INVAL))
 }
 
 fn read_at(file: &OwnedFd, position: u64, length: u64, flags: ReadWriteFlags) -> io::Result<Bytes> {
@@ -194,12 +222,14 @@ mod tests {
     #[test]
     fn links_lead_no_further_than_the_folder() {
         let (_outside, folder) = folder();
-        let is_file = |path: &[u8]| matches!(folder.entry(path).unwrap(), Some(Entry::File(_)));
+        let is_file = |path: &[u8]| {
+            matches!(folder.entry(path, Wait::ForDisk).unwrap(), Some(Entry::File(_)))
+        };
         assert!(is_file(b"file") && is_file(b"inside"));
         for path in ["outside", "absolute", "../secret", "/etc/passwd", "folder/../../secret"] {
-            assert!(folder.entry(path.as_bytes()).unwrap().is_none(), "{path}");
+            assert!(folder.entry(path.as_bytes(), Wait::ForDisk).unwrap().is_none(), "{path}");
         }
-        assert!(matches!(folder.entry(b"folder").unwrap(), Some(Entry::Folder)));
+        assert!(matches!(folder.entry(b"folder", Wait::ForDisk).unwrap(), Some(Entry::Folder)));
     }
 
     #[test]
@@ -207,13 +237,15 @@ mod tests {
         let (outside, folder) = folder();
         let fifo = outside.path().join("code/fifo");
         rustix::fs::mknodat(rustix::fs::CWD, &fifo, FileType::Fifo, Mode::RWXU, 0).unwrap();
-        assert!(folder.entry(b"fifo").unwrap().is_none());
+        assert!(folder.entry(b"fifo", Wait::ForDisk).unwrap().is_none());
     }
 
     #[tokio::test]
     async fn a_part_is_read_whole_in_chunks() {
         let (_outside, folder) = folder();
-        let Some(Entry::File(file)) = folder.entry(b"file").unwrap() else { panic!("no file") };
+        let Some(Entry::File(file)) = folder.entry(b"file", Wait::ForDisk).unwrap() else {
+            panic!("no file")
+        };
         let mut reader = file.read(1, 299_999);
         let mut total = 0;
         while let Some(chunk) = poll_fn(|cx| reader.poll_chunk(cx)).await {
@@ -226,8 +258,8 @@ mod tests {
     fn another_file_has_another_etag() {
         let (outside, folder) = folder();
         std::fs::write(outside.path().join("code/other"), vec![7; 300_000]).unwrap();
-        let etag = |path: &[u8]| match folder.entry(path).unwrap() {
-            Some(Entry::File(file)) => file.version().etag.clone(),
+        let etag = |path: &[u8]| match folder.entry(path, Wait::ForDisk).unwrap() {
+            Some(Entry::File(file)) => file.version.etag.clone(),
             other => panic!("{other:?}"),
         };
         assert_eq!(etag(b"file"), etag(b"inside"));

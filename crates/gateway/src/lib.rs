@@ -9,17 +9,18 @@
 
 #![forbid(unsafe_code)]
 
+mod accept_encoding;
 mod access;
 mod app_head;
 mod body;
 mod client;
 mod conditional;
 mod failure;
+mod file_cache;
 mod files;
 mod forward;
 mod framing;
 mod headers;
-mod media_type;
 mod request_body;
 mod rewrite;
 mod routes;

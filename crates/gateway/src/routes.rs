@@ -25,6 +25,7 @@ use ace_upstream::Pool;
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::{Notify, watch};
 
+use crate::file_cache::{CachedFolder, FileCache};
 use crate::files::Folder;
 
 /// All routes, as of now.
@@ -52,7 +53,7 @@ pub struct AppRoute {
     pub rewrites: Vec<RewriteRule>,
     pub tries: Vec<TryRule>,
     /// Where `statics` find their files; `None` where it could not be opened, or there are none.
-    pub code: Option<Arc<Folder>>,
+    pub code: Option<Arc<CachedFolder>>,
     /// `None` where the release is files alone.
     pub instances: Option<Vec<Instance>>,
     pub limits: Limits,
@@ -101,6 +102,9 @@ pub struct InstancePermit {
 /// Loads by what they belong to, for as long as a table names it or something is under way.
 #[derive(Debug, Default)]
 struct Known {
+    files: FileCache,
+    /// How many folders have been opened.
+    folders: u64,
     apps: HashMap<AppName, Arc<AppLoad>>,
     instances: HashMap<InstanceId, Arc<InstanceLoad>>,
 }
@@ -316,7 +320,7 @@ impl Known {
     fn prepare_route(&mut self, route: Route, old: Option<&Arc<AppRoute>>) -> AppRoute {
         let code = match route.statics.is_empty() {
             true => None,
-            false => open_code(&route.code, &route.app, old),
+            false => self.open_code(&route.code, &route.app, old),
         };
         let instances = match route.backend {
             Backend::Files => None,
@@ -343,6 +347,30 @@ impl Known {
         Instance { id: instance.id, socket: instance.socket, protocol: instance.protocol, load }
     }
 
+    /// Opens the folder of a release's code, or takes over from the app's `old` route.
+    fn open_code(
+        &mut self,
+        path: &Path,
+        app: &AppName,
+        old: Option<&Arc<AppRoute>>,
+    ) -> Option<Arc<CachedFolder>> {
+        let known = old.filter(|route| route.code_path == path);
+        if let Some(code) = known.and_then(|route| route.code.clone()) {
+            return Some(code);
+        }
+        match Folder::open(path) {
+            Ok(folder) => {
+                self.folders += 1;
+                Some(Arc::new(self.files.folder(folder, self.folders)))
+            }
+            Err(error) => {
+                let path = path.display();
+                tracing::error!(%app, %path, %error, "static files can't be served: no code folder");
+                None
+            }
+        }
+    }
+
     /// Retires what `table` leaves out, and forgets it once nothing is under way to it.
     fn retire_all_but(&mut self, table: &Table) {
         let (instances, apps) = (table.instances(), table.apps());
@@ -355,22 +383,6 @@ impl Known {
         });
         self.apps
             .retain(|app, load| apps.contains(app) || load.requests.load(Ordering::Acquire) > 0);
-    }
-}
-
-/// Opens the folder of a release's code, or takes over from the app's `old` route.
-fn open_code(path: &Path, app: &AppName, old: Option<&Arc<AppRoute>>) -> Option<Arc<Folder>> {
-    let known = old.filter(|route| route.code_path == path);
-    if let Some(code) = known.and_then(|route| route.code.clone()) {
-        return Some(code);
-    }
-    match Folder::open(path) {
-        Ok(folder) => Some(Arc::new(folder)),
-        Err(error) => {
-            let path = path.display();
-            tracing::error!(%app, %path, %error, "static files can't be served: no code folder");
-            None
-        }
     }
 }
 

@@ -100,11 +100,11 @@ impl Service {
         let route = self.route(&host).await?;
         let connections = route.limits.connections;
         record.app = Some(AppPermit::take(&route).ok_or(Failure::Busy { connections })?);
-        let place = match follow_rules(&route, &host, path, &parts)? {
+        let place = match follow_rules(&route, &host, path, &parts).await? {
             Outcome::Place(place) => place,
             Outcome::Redirect { status, location } => return Ok(redirect(status, &location).into()),
         };
-        if let Some(file) = file(&route, &place.path, asked(&parts)) {
+        if let Some(file) = file(&route, &place.path, asked(&parts)).await {
             return file.map(Reply::from);
         }
         let request = AppRequest { host: &host, limits: &route.limits, client, place, parts, body };
@@ -137,9 +137,8 @@ impl Service {
             }
             Forwarded::Files { route, head } => {
                 let asked = Asked { method: &head.method, uri: &head.uri, headers: &head.headers };
-                file(&route, &place.path, asked)
-                    .unwrap_or(Err(Failure::NoSuchFile))
-                    .map(Reply::from)
+                let file = file(&route, &place.path, asked).await;
+                file.unwrap_or(Err(Failure::NoSuchFile)).map(Reply::from)
             }
         }
     }
@@ -180,14 +179,14 @@ impl Service {
 }
 
 /// The file that `route` has at `path`; `None` where its app is to be asked.
-fn file(
+async fn file(
     route: &AppRoute,
     path: &[u8],
     asked: Asked<'_>,
 ) -> Option<Result<Response<Content>, Failure>> {
     match statics::rule_for(&route.statics, path) {
         Some(rule) => Some(match &route.code {
-            Some(code) => statics::serve(code, rule, path, asked),
+            Some(code) => statics::serve(code, rule, path, asked).await,
             None => Err(Failure::NoSuchFile),
         }),
         None => route.is_files_alone().then_some(Err(Failure::NoSuchFile)),
@@ -205,7 +204,7 @@ fn asked(request: &Parts) -> Asked<'_> {
 }
 
 /// Where the rules of `route` lead a request for `path`.
-fn follow_rules(
+async fn follow_rules(
     route: &AppRoute,
     host: &HostName,
     path: Vec<u8>,
@@ -220,10 +219,12 @@ fn follow_rules(
         return Ok(Outcome::Place(place));
     };
     let file = statics::rule_for(&route.statics, &place.path).zip(route.code.as_ref());
-    match file.map(|(file, code)| statics::has_file(code, file, &place.path)).transpose()? {
-        Some(true) => Ok(Outcome::Place(place)),
-        Some(false) | None => rewrite::fall_back(rule, facts, &place).map(Outcome::Place),
+    if let Some((file, code)) = file
+        && statics::has_file(code, file, &place.path).await?
+    {
+        return Ok(Outcome::Place(place));
     }
+    rewrite::fall_back(rule, facts, &place).map(Outcome::Place)
 }
 
 fn redirect(status: StatusCode, location: &str) -> Response<Content> {
@@ -245,7 +246,7 @@ fn error_page(
     if let Some(accept) = accept {
         request.insert(http::header::ACCEPT, accept);
     }
-    failure.page(&request, request_id).map(|text| Content::Text(text.into()))
+    failure.page(&request, request_id).map(|text| Content::Bytes(text.into()))
 }
 
 /// Signs the response and ties the request's end to the end of its body.

@@ -4,20 +4,22 @@
 //! begins with a dot is served, no `app.yaml`, and no Python source or byte code; a rule for one
 //! file may name any of these. The gateway decides alone: what is missing is 404, the app is not asked.
 
-use ace_types::StaticRule;
+use std::collections::VecDeque;
+use std::time::Duration;
+
+use ace_types::{Coding, StaticRule};
 use ace_upstream::encode_path;
 use http::header::{
-    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE, ETAG, EXPIRES,
-    LAST_MODIFIED, LOCATION, X_CONTENT_TYPE_OPTIONS,
+    ACCEPT_RANGES, CACHE_CONTROL, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
+    ETAG, EXPIRES, LAST_MODIFIED, LOCATION, VARY, X_CONTENT_TYPE_OPTIONS,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, Method, Response, StatusCode, Uri};
 use jiff::Timestamp;
 
 use crate::body::Content;
-use crate::conditional::{Selection, http_date, http_date_after, select};
+use crate::conditional::{Part, Selection, http_date_after, select};
 use crate::failure::Failure;
-use crate::files::{Entry, Folder, OpenFile};
-use crate::media_type;
+use crate::file_cache::{CachedFolder, Found, ServedFile, Variant};
 
 /// The file that stands for its folder.
 const INDEX: &str = "index.html";
@@ -43,8 +45,8 @@ pub fn rule_for<'a>(rules: &'a [StaticRule], path: &[u8]) -> Option<&'a StaticRu
 ///
 /// Errors: [`Failure::Method`], [`Failure::NoSuchFile`], [`Failure::Precondition`],
 /// [`Failure::Range`], [`Failure::File`].
-pub fn serve(
-    folder: &Folder,
+pub async fn serve(
+    folder: &CachedFolder,
     rule: &StaticRule,
     path: &[u8],
     request: Asked<'_>,
@@ -53,20 +55,24 @@ pub fn serve(
         return Err(Failure::Method { allow: "GET, HEAD" });
     }
     let file_path = file_path(rule, path).ok_or(Failure::NoSuchFile)?;
-    match folder.entry(&file_path).map_err(Failure::File)? {
-        Some(Entry::File(file)) => send(&file, &file_path, rule, request),
-        Some(Entry::Folder) if rule.path.ends_with('/') && !path.ends_with(b"/") => {
+    match folder.find(&file_path).await.map_err(Failure::File)? {
+        Some(Found::File(file)) => send(&file, &file_path, rule, request),
+        Some(Found::Folder) if rule.path.ends_with('/') && !path.ends_with(b"/") => {
             Ok(redirect_into(path, request.uri.query()))
         }
-        Some(Entry::Folder) | None => Err(Failure::NoSuchFile),
+        Some(Found::Folder) | None => Err(Failure::NoSuchFile),
     }
 }
 
 /// Whether `rule` has a file for `path`, normalised. Errors: [`Failure::File`].
-pub fn has_file(folder: &Folder, rule: &StaticRule, path: &[u8]) -> Result<bool, Failure> {
+pub async fn has_file(
+    folder: &CachedFolder,
+    rule: &StaticRule,
+    path: &[u8],
+) -> Result<bool, Failure> {
     let Some(file_path) = file_path(rule, path) else { return Ok(false) };
-    let entry = folder.entry(&file_path).map_err(Failure::File)?;
-    Ok(matches!(entry, Some(Entry::File(_))))
+    let found = folder.find(&file_path).await.map_err(Failure::File)?;
+    Ok(matches!(found, Some(Found::File(_))))
 }
 
 /// Where the file for `path` is, relative to the release's code; `None` where it must not be served.
@@ -95,57 +101,142 @@ fn is_private(name: &[u8]) -> bool {
 }
 
 fn send(
-    file: &OpenFile,
+    file: &ServedFile,
     file_path: &[u8],
     rule: &StaticRule,
     request: Asked<'_>,
 ) -> Result<Response<Content>, Failure> {
-    let size = file.version().size;
-    let mut response = Response::new(Content::Empty);
-    let (status, first, end) = match select(request.headers, file.version()) {
-        Selection::Whole => (StatusCode::OK, 0, size),
-        Selection::Part { first, last } => (StatusCode::PARTIAL_CONTENT, first, last + 1),
-        Selection::NotModified => (StatusCode::NOT_MODIFIED, 0, 0),
+    let (coding, variant) = file.suitable(request.headers);
+    let size = variant.version.size;
+    let selection = select(request.method, request.headers, &variant.version);
+    let (status, content) = match &selection {
+        Selection::Whole => (StatusCode::OK, variant.whole()),
+        Selection::Part(part) => (StatusCode::PARTIAL_CONTENT, variant.part(*part)),
+        Selection::Parts(parts) => (StatusCode::PARTIAL_CONTENT, multipart(file, variant, parts)),
+        Selection::NotModified => (StatusCode::NOT_MODIFIED, Content::Empty),
         Selection::PreconditionFailed => return Err(Failure::Precondition),
         Selection::OutOfRange => return Err(Failure::Range { size }),
     };
+    let length = content.remaining();
+    let mut response = Response::new(Content::Empty);
     *response.status_mut() = status;
-    describe_version(response.headers_mut(), file, rule);
+    let headers = response.headers_mut();
+    describe_version(headers, file, variant, expiry(rule, file_path));
     if status == StatusCode::NOT_MODIFIED {
         return Ok(response);
     }
-    describe_content(response.headers_mut(), file_path);
-    response.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(end - first));
-    if status == StatusCode::PARTIAL_CONTENT {
-        let range = format!("bytes {first}-{}/{size}", end - 1);
-        insert(response.headers_mut(), CONTENT_RANGE, Some(range));
+    describe_content(headers, file, coding);
+    headers.insert(CONTENT_LENGTH, HeaderValue::from(length.unwrap_or(0)));
+    match selection {
+        Selection::Part(part) => insert(headers, CONTENT_RANGE, Some(content_range(part, size))),
+        Selection::Parts(_) => insert(headers, CONTENT_TYPE, Some(multipart_type(variant))),
+        _ => {}
     }
     if request.method == Method::GET {
-        *response.body_mut() = Content::File(file.read(first, end));
+        *response.body_mut() = content;
     }
     Ok(response)
 }
 
 /// What a client needs to ask later whether it still has the right file.
-fn describe_version(headers: &mut HeaderMap, file: &OpenFile, rule: &StaticRule) {
-    insert(headers, ETAG, Some(file.version().etag.clone()));
-    insert(headers, LAST_MODIFIED, http_date(file.version().modified));
-    if let Some(expire) = rule.expire {
-        insert(headers, CACHE_CONTROL, Some(format!("max-age={}", expire.as_secs())));
-        insert(headers, EXPIRES, http_date_after(Timestamp::now(), expire));
+fn describe_version(
+    headers: &mut HeaderMap,
+    file: &ServedFile,
+    variant: &Variant,
+    expiry: Option<Expiry>,
+) {
+    headers.insert(ETAG, variant.etag.clone());
+    if let Some(last_modified) = &variant.last_modified {
+        headers.insert(LAST_MODIFIED, last_modified.clone());
+    }
+    if file.varies() {
+        headers.insert(VARY, HeaderValue::from_static("accept-encoding"));
+    }
+    if let Some(Expiry { after, immutable }) = expiry {
+        let immutable = if immutable { ", immutable" } else { "" };
+        insert(headers, CACHE_CONTROL, Some(format!("max-age={}{immutable}", after.as_secs())));
+        insert(headers, EXPIRES, http_date_after(Timestamp::now(), after));
     }
 }
 
-fn describe_content(headers: &mut HeaderMap, file_path: &[u8]) {
+fn describe_content(headers: &mut HeaderMap, file: &ServedFile, coding: Option<Coding>) {
     headers.insert(ACCEPT_RANGES, HeaderValue::from_static("bytes"));
-    let name = file_path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
-    let known = media_type::of(name);
-    let media_type = known.unwrap_or("application/octet-stream");
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static(media_type));
-    if known.is_some() {
+    if let Some(coding) = coding {
+        headers.insert(CONTENT_ENCODING, HeaderValue::from_static(coding.token()));
+    }
+    headers.insert(CONTENT_TYPE, media_type(file));
+    if file.media_type.is_some() {
         // Where the type is a guess, so may be the browser's.
         headers.insert(X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
     }
+}
+
+fn media_type(file: &ServedFile) -> HeaderValue {
+    let unknown = || HeaderValue::from_static("application/octet-stream");
+    file.media_type.clone().unwrap_or_else(unknown)
+}
+
+/// How long a client may keep a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Expiry {
+    after: Duration,
+    /// It need not even ask whether there is another, since that would have another name.
+    immutable: bool,
+}
+
+fn expiry(rule: &StaticRule, file_path: &[u8]) -> Option<Expiry> {
+    let immutable = has_hashed_name(file_path);
+    rule.expire.map(|after| Expiry { after, immutable })
+}
+
+/// Whether a file's name holds a hash of its content, as bundlers and Django write it: at least eight
+/// hexadecimal digits of both kinds, between dots or after a hyphen.
+fn has_hashed_name(file_path: &[u8]) -> bool {
+    let name = file_path.rsplit(|byte| *byte == b'/').next().unwrap_or_default();
+    let mut parts: Vec<_> = name.split(|byte| matches!(byte, b'.' | b'-' | b'_')).collect();
+    parts.pop(); // The extension.
+    parts.iter().any(|part| {
+        part.len() >= 8
+            && part.iter().all(u8::is_ascii_hexdigit)
+            && part.iter().any(u8::is_ascii_digit)
+            && part.iter().any(u8::is_ascii_alphabetic)
+    })
+}
+
+/// Several parts of a file as one body. Source: RFC 9110, section 14.6.
+fn multipart(file: &ServedFile, variant: &Variant, parts: &[Part]) -> Content {
+    let (boundary, size) = (boundary(variant), variant.version.size);
+    let media_type = media_type(file);
+    let media_type = media_type.to_str().unwrap_or_default();
+    let mut contents = VecDeque::new();
+    for part in parts {
+        let range = content_range(*part, size);
+        contents.push_back(text(format!(
+            "\r\n--{boundary}\r\ncontent-type: {media_type}\r\ncontent-range: {range}\r\n\r\n"
+        )));
+        contents.push_back(variant.part(*part));
+    }
+    contents.push_back(text(format!("\r\n--{boundary}--\r\n")));
+    Content::Sequence(contents)
+}
+
+fn multipart_type(variant: &Variant) -> String {
+    format!("multipart/byteranges; boundary={}", boundary(variant))
+}
+
+/// What stands between parts. It has the file's inode and time of change in it, which nobody knew who
+/// wrote the file's content.
+fn boundary(variant: &Variant) -> String {
+    let digits = variant.version.etag.bytes().filter(u8::is_ascii_hexdigit).map(char::from);
+    digits.collect()
+}
+
+fn content_range(part: Part, size: u64) -> String {
+    format!("bytes {}-{}/{size}", part.first, part.last)
+}
+
+fn text(text: String) -> Content {
+    Content::Bytes(text.into())
 }
 
 /// Sends the client from a folder's name to the folder, so that relative links in it work.
@@ -199,6 +290,18 @@ mod tests {
     fn a_folder_is_its_index() {
         assert_eq!(file_path(&rule("/", ""), b"/"), Some(b"index.html".to_vec()));
         assert_eq!(file_path(&rule("/s/", "s/"), b"/s/a/"), Some(b"s/a/index.html".to_vec()));
+    }
+
+    #[test]
+    fn a_hash_in_a_name_makes_it_immutable() {
+        for hashed in ["s/base.5d41402abc4b.css", "app-3f2a1b9c.js", "app.3F2A1B9C.min.js"] {
+            assert!(has_hashed_name(hashed.as_bytes()), "{hashed}");
+        }
+        for plain in
+            ["site.css", "report-20240131.pdf", "5d41402abc4b/a.css", "defaced1", "a.deadbeef.js"]
+        {
+            assert!(!has_hashed_name(plain.as_bytes()), "{plain}");
+        }
     }
 
     #[test]

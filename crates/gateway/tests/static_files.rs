@@ -166,10 +166,80 @@ async fn a_part_of_a_file_is_sent_where_asked_for() {
     assert_eq!((part.status, part.body.len()), (206, 300_000));
     let beyond = get(&bench, "/static/site.css", "Range: bytes=6-\r\n").await;
     assert_eq!((beyond.status, beyond.header("content-range")), (416, "bytes */6"));
-    let several = get(&bench, "/static/site.css", "Range: bytes=0-0,2-2\r\n").await;
-    assert_eq!((several.status, several.text()), (200, "body{}"));
     let stale = get(&bench, "/static/site.css", "Range: bytes=0-0\r\nIf-Range: \"a\"\r\n").await;
     assert_eq!((stale.status, stale.text()), (200, "body{}"));
+}
+
+#[tokio::test]
+async fn several_parts_come_in_one_body() {
+    let bench = bench();
+    let several = get(&bench, "/static/site.css", "Range: bytes=4-,0-1,99-\r\n").await;
+    let media_type = several.header("content-type");
+    let boundary = media_type.strip_prefix("multipart/byteranges; boundary=").unwrap();
+    let part = |range, text| {
+        format!(
+            "\r\n--{boundary}\r\ncontent-type: text/css; charset=utf-8\r\n\
+             content-range: bytes {range}/6\r\n\r\n{text}"
+        )
+    };
+    let whole = format!("{}{}\r\n--{boundary}--\r\n", part("4-5", "{}"), part("0-1", "bo"));
+    assert_eq!((several.status, several.text()), (206, whole.as_str()));
+    let large = get(&bench, "/static/large.bin", "Range: bytes=0-199999,500000-\r\n").await;
+    assert_eq!((large.status, large.body.len() > 700_000), (206, true));
+    let overlapping = get(&bench, "/static/site.css", "Range: bytes=0-3,2-\r\n").await;
+    assert_eq!((overlapping.status, overlapping.text()), (200, "body{}"));
+    let head = "HEAD /static/site.css HTTP/1.1\r\nHost: shop.localhost\r\nRange: bytes=0-0\r\n\r\n";
+    assert_eq!(bench.ask(head).await.status, 200);
+}
+
+#[tokio::test]
+async fn a_compressed_sibling_is_sent_to_who_takes_it() {
+    let bench = bench();
+    bench.write("static/app.js", "a".repeat(100));
+    bench.write("static/app.js.br", "br");
+    bench.write("static/app.js.gz", "gzip");
+    let plain = bench.get("/static/app.js").await;
+    assert_eq!((plain.header("content-encoding"), plain.body.len()), ("", 100));
+    assert_eq!(plain.header("vary"), "accept-encoding");
+    let encoded = get(&bench, "/static/app.js", "Accept-Encoding: gzip, br\r\n").await;
+    assert_eq!((encoded.header("content-encoding"), encoded.text()), ("br", "br"));
+    assert_eq!(encoded.header("content-type"), "text/javascript; charset=utf-8");
+    assert_eq!(
+        (encoded.header("content-length"), encoded.header("vary")),
+        ("2", "accept-encoding")
+    );
+    assert_eq!(encoded.header("last-modified"), plain.header("last-modified"));
+    assert_ne!(encoded.header("etag"), plain.header("etag"));
+    let gzip = get(&bench, "/static/app.js", "Accept-Encoding: br;q=0.1, gzip\r\n").await;
+    assert_eq!(gzip.text(), "gzip");
+    let known = format!("Accept-Encoding: br\r\nIf-None-Match: {}\r\n", encoded.header("etag"));
+    let known = get(&bench, "/static/app.js", &known).await;
+    assert_eq!((known.status, known.header("vary")), (304, "accept-encoding"));
+    let part = get(&bench, "/static/app.js", "Accept-Encoding: gzip\r\nRange: bytes=1-2\r\n").await;
+    assert_eq!((part.status, part.text()), (206, "zi"));
+    assert_eq!(part.header("content-range"), "bytes 1-2/4");
+}
+
+#[tokio::test]
+async fn a_hashed_name_need_not_be_asked_for_again() {
+    let bench = bench();
+    bench.write("static/site.5d41402abc4b.css", "body{}");
+    let answer = bench.get("/static/site.5d41402abc4b.css").await;
+    assert_eq!(answer.header("cache-control"), "max-age=3600, immutable");
+}
+
+#[tokio::test]
+async fn a_new_release_serves_its_own_files() {
+    let bench = bench();
+    assert_eq!(bench.get("/static/site.css").await.text(), "body{}");
+    let next = bench.folder.path().join("next");
+    std::fs::create_dir_all(next.join("static")).unwrap();
+    std::fs::write(next.join("static/site.css"), "main{}").unwrap();
+    let mut route = bench.route(&[]);
+    route.statics = vec![rule("/static/", "static/")];
+    route.code = next;
+    bench.set_route(route);
+    assert_eq!(bench.get("/static/site.css").await.text(), "main{}");
 }
 
 #[tokio::test]

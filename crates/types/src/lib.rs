@@ -7,9 +7,11 @@
 
 pub mod app_yaml;
 pub mod bytes;
+pub mod coding;
 pub mod error_chain;
 pub mod id;
 pub mod limits;
+pub mod media_type;
 pub mod name;
 pub mod python;
 pub mod rewrite;
@@ -18,6 +20,7 @@ pub mod terminal;
 
 pub use app_yaml::{AppYaml, StaticRule};
 pub use bytes::Bytes;
+pub use coding::Coding;
 pub use error_chain::error_chain;
 pub use id::{BuildId, EngineId, IdRange, InstanceId, ReleaseNumber};
 pub use limits::{Limits, OutOfBounds};

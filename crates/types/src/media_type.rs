@@ -1,14 +1,48 @@
-//! What a file is, by its name's extension. Pure.
+//! What a file is, by its name's extension, and whether it is worth compressing.
+
+use std::borrow::Cow;
 
 /// The media type of a file named `name`; `None` where its extension is not known.
 ///
-/// Text comes with `charset=utf-8`. Source: <https://www.iana.org/assignments/media-types/>.
-pub fn of(name: &[u8]) -> Option<&'static str> {
+/// Text comes with `charset=utf-8`. A short table says what the web is made of as browsers want it
+/// today; `mime_guess` knows the rest.
+/// Source: <https://www.iana.org/assignments/media-types/>.
+pub fn media_type(name: &[u8]) -> Option<Cow<'static, str>> {
     let dot = name.iter().rposition(|byte| *byte == b'.')?;
     let extension = std::str::from_utf8(&name[dot + 1..]).ok()?.to_ascii_lowercase();
-    let found = TYPES.binary_search_by_key(&extension.as_str(), |(extension, _)| extension);
-    found.ok().map(|index| TYPES[index].1)
+    let ours = TYPES.binary_search_by_key(&extension.as_str(), |(extension, _)| extension);
+    if let Ok(index) = ours {
+        return Some(Cow::Borrowed(TYPES[index].1));
+    }
+    let guess = mime_guess::from_ext(&extension).first_raw()?;
+    Some(match guess.starts_with("text/") {
+        true => Cow::Owned(format!("{guess}; charset=utf-8")),
+        false => Cow::Borrowed(guess),
+    })
 }
+
+/// Whether files of this type get much smaller by compressing them: pictures, films, sound, most
+/// fonts and archives have been compressed already.
+pub fn is_compressible(media_type: &str) -> bool {
+    let essence = media_type.split(';').next().unwrap_or_default().trim_end();
+    essence.starts_with("text/")
+        || essence.ends_with("+xml")
+        || essence.ends_with("+json")
+        || COMPRESSIBLE.contains(&essence)
+}
+
+const COMPRESSIBLE: &[&str] = &[
+    "application/javascript",
+    "application/json",
+    "application/rtf",
+    "application/vnd.ms-fontobject",
+    "application/wasm",
+    "application/xml",
+    "font/otf",
+    "font/ttf",
+    "image/bmp",
+    "image/x-icon",
+];
 
 /// By extension, in order.
 const TYPES: &[(&str, &str)] = &[
@@ -91,10 +125,25 @@ mod tests {
 
     #[test]
     fn the_last_extension_counts_in_any_case() {
-        assert_eq!(of(b"a.tar.GZ"), Some("application/gzip"));
-        assert_eq!(of(b"site.css"), Some("text/css; charset=utf-8"));
+        let of = |name: &[u8]| media_type(name).map(Cow::into_owned);
+        assert_eq!(of(b"a.tar.GZ").as_deref(), Some("application/gzip"));
+        assert_eq!(of(b"site.css").as_deref(), Some("text/css; charset=utf-8"));
+        assert_eq!(of(b"a.tsv").as_deref(), Some("text/tab-separated-values; charset=utf-8"));
+        assert_eq!(of(b"a.odt").as_deref(), Some("application/vnd.oasis.opendocument.text"));
         assert_eq!(of(b"LICENSE"), None);
         assert_eq!(of(b"a.\xff"), None);
+    }
+
+    #[test]
+    fn what_is_compressed_already_is_left_alone() {
+        let compressible = |name: &[u8]| is_compressible(&media_type(name).unwrap());
+        for name in ["a.css", "a.svg", "a.json", "a.wasm", "a.webmanifest", "a.ttf", "a.xhtml"] {
+            assert!(compressible(name.as_bytes()), "{name}");
+        }
+        for name in ["a.png", "a.woff2", "a.gz", "a.mp4", "a.zip", "a.br"] {
+            let known = media_type(name.as_bytes()).is_some();
+            assert!(!known || !compressible(name.as_bytes()), "{name}");
+        }
     }
 
     #[test]
