@@ -255,6 +255,7 @@ impl Inner {
         let standing = if kept.exists() { kept.virtualenv() } else { site.environment() };
         self.collect_static_files(job, &source, python, &standing).await?;
         compile(job, python).await?;
+        compress(job, &self.executable, &source.app_yaml).await?;
         let environment_size = keep_environment(site, lock, &kept).await?;
         let environment = kept.virtualenv();
         let release = self.data.join("releases").join(job.app.as_str());

@@ -107,9 +107,11 @@ async fn what_cant_be_built_is_refused_with_the_reason() {
 async fn django_may_collect_what_is_declared_static() {
     let Some(kit) = Kit::new() else { return };
     let app_yaml = "static: [{path: /static/, files: collected/}]\nenv: {NAME: a.css}\n";
-    let manage = "import os, sys\nassert sys.argv[1:] == ['collectstatic', '--noinput']\nassert sys.prefix == '/ace/user/virtualenv'\nos.mkdir('collected'); open('collected/' + os.environ['NAME'], 'w')\n";
+    let manage = "import os, sys\nassert sys.argv[1:] == ['collectstatic', '--noinput']\nassert sys.prefix == '/ace/user/virtualenv'\nos.mkdir('collected'); open('collected/' + os.environ['NAME'], 'w').write('a' * 4096)\n";
     let built = kit.build(&[INDEX, ("app.yaml", app_yaml), ("manage.py", manage)]).await.built();
-    assert!(built.code.join("collected/a.css").is_file());
+    for sibling in ["", ".br", ".zst", ".gz"] {
+        assert!(built.code.join(format!("collected/a.css{sibling}")).is_file(), "{sibling}");
+    }
     let none = kit.build(&[INDEX, ("app.yaml", app_yaml), ("manage.py", "")]).await;
     assert!(none.rejection().contains("no such folder"), "{}", none.rejection());
     let failing = kit.build(&[INDEX, ("app.yaml", app_yaml), ("manage.py", "1/0")]).await;
