@@ -51,6 +51,15 @@ fn a_predeploy_that_fails_leaves_the_old_release_serving() {
 }
 
 #[test]
+fn files_alone_have_nothing_to_run_predeploy_in() {
+    let machine = Machine::new();
+    let life = machine.live();
+    let events = deploy(&life.socket, "page", "predeploy files");
+    let error = failure(&events);
+    assert!(error.message.contains("predeploy has no Python to run in"), "{error}");
+}
+
+#[test]
 fn whoever_leaves_during_predeploy_ends_it() {
     let machine = Machine::new();
     let life = machine.live();

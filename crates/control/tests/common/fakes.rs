@@ -266,7 +266,7 @@ impl Builder for FakeBuilder {
         Ok(Built {
             code,
             serving: match behaviour.as_str() {
-                "files" => Serving::Files,
+                "files" | "predeploy files" => Serving::Files,
                 _ => program(environment, self.data.join("servers/uwsgi")),
             },
             app_yaml,
