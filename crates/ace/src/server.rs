@@ -2,7 +2,7 @@
 
 use std::fs::{self, Permissions};
 use std::io::{self, IsTerminal};
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -17,6 +17,7 @@ use ace_store::SqliteStore;
 use ace_types::HostName;
 use anyhow::{Context, Result, bail};
 use clap::Args;
+use ipnet::IpNet;
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
@@ -54,6 +55,21 @@ pub struct ServerArgs {
     #[arg(long, env = "ACE_DOMAIN", value_name = "DOMAIN", default_value = "localhost")]
     domain: HostName,
 
+    /// Proxies in front of the engine, as addresses or networks: 10.0.0.0/8. Their word on who a
+    /// client is counts, in X-Forwarded-* and Forwarded
+    #[arg(
+        long = "trusted-proxy",
+        env = "ACE_TRUSTED_PROXIES",
+        value_name = "CIDR",
+        value_delimiter = ',',
+        value_parser = network
+    )]
+    trusted_proxies: Vec<IpNet>,
+
+    /// Trusted proxies begin each connection with a header of the PROXY protocol, version 1 or 2
+    #[arg(long, env = "ACE_PROXY_PROTOCOL", requires = "trusted_proxies")]
+    proxy_protocol: bool,
+
     /// Package index that builds install from
     #[arg(long, env = "ACE_INDEX_URL", value_name = "URL")]
     index_url: Option<String>,
@@ -69,7 +85,7 @@ pub async fn run(args: ServerArgs) -> Result<()> {
     let mut engine = EngineFolder::open(&args.data)?;
     refuse_unfit_machine(&doctor::report(engine.path()))?;
     // First, since its port may be taken: then nothing of the machine has been touched.
-    let gateway = start_gateway(args.http, engine.folder("spool")?)?;
+    let gateway = start_gateway(&args, engine.folder("spool")?)?;
     let machine = Machine::set_up(&mut engine).await?;
     let socket = engine.path().join("ace.sock");
     let listener = listen(&socket)?;
@@ -144,12 +160,23 @@ fn refuse_unfit_machine(report: &DoctorReport) -> Result<()> {
 }
 
 /// `spool` holds request bodies of unknown length until they are complete.
-fn start_gateway(address: SocketAddr, spool: PathBuf) -> Result<Arc<GatewayServer>> {
-    let config = GatewayConfig::new(address);
+fn start_gateway(args: &ServerArgs, spool: PathBuf) -> Result<Arc<GatewayServer>> {
+    let config = GatewayConfig {
+        trusted_proxies: args.trusted_proxies.clone(),
+        proxy_protocol: args.proxy_protocol,
+        ..GatewayConfig::new(args.http)
+    };
     let fitting = clients_that_fit(getrlimit(Resource::Nofile).current);
     let connections_max = config.connections_max.min(fitting);
     GatewayServer::start(GatewayConfig { spool, connections_max, ..config })
         .context("could not start the gateway")
+}
+
+/// `10.0.0.0/8`, or one address.
+fn network(text: &str) -> Result<IpNet, String> {
+    let one = text.parse::<IpAddr>().map(IpNet::from);
+    one.or_else(|_| text.parse())
+        .map_err(|_| "it is no address or network, as in 10.0.0.0/8".to_owned())
 }
 
 /// How many clients may be connected where so many files may be open: each takes two, one for what

@@ -1,6 +1,7 @@
 //! One line of the access log a request, and what a request holds until it has ended.
 
 use std::error::Error;
+use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Instant;
@@ -11,6 +12,7 @@ use http::{Method, StatusCode, Uri};
 use crate::body::BodyError;
 use crate::client::ClientState;
 use crate::failure::Failure;
+use crate::origin::Origin;
 use crate::routes::{AppPermit, InstancePermit};
 
 /// Names requests: 32 hexadecimal digits, never the same twice.
@@ -29,6 +31,7 @@ pub struct RequestRecord {
     pub app: Option<AppPermit>,
     pub instance: Option<InstancePermit>,
     pub status: Option<StatusCode>,
+    from: IpAddr,
     method: Method,
     host: String,
     uri: Uri,
@@ -51,12 +54,18 @@ impl RequestIds {
 
 impl RequestRecord {
     /// Begins a request; its connection is busy until the record is dropped.
-    pub fn begin(ids: &RequestIds, request: &Parts, client: Arc<ClientState>) -> Self {
+    pub fn begin(
+        ids: &RequestIds,
+        origin: &Origin,
+        request: &Parts,
+        client: Arc<ClientState>,
+    ) -> Self {
         client.set_busy(true);
         let host = request.headers.get(http::header::HOST);
         let host = host.map(|host| host.as_bytes()).unwrap_or_default();
         Self {
-            id: ids.draw(),
+            id: origin.request_id.clone().unwrap_or_else(|| ids.draw()),
+            from: origin.client.ip().to_canonical(),
             app: None,
             instance: None,
             status: None,
@@ -111,6 +120,7 @@ impl Drop for RequestRecord {
         tracing::info!(
             target: "access",
             request = self.id,
+            client = %self.from,
             method = self.method.as_str(),
             host = self.host,
             path = self.uri.path(),

@@ -18,8 +18,10 @@ pub enum Failure {
     BadRequest(&'static str),
     #[error("the request's head is larger than any may be")]
     HeadTooLarge,
-    #[error("the request's path is longer than the app's rules take")]
+    #[error("the request's path is longer than any, or than the app's rules take")]
     TargetTooLong,
+    #[error("the request expects something else than 100-continue")]
+    Expectation,
     #[error("`last` in the app's rewrite rules led back to the first one more than {rounds} times")]
     RewriteCycle { rounds: usize },
     #[error("the app's rewrite rules lead to a path or query that is too long")]
@@ -81,6 +83,7 @@ impl Failure {
             Self::Range { .. } => StatusCode::RANGE_NOT_SATISFIABLE,
             Self::HeadTooLarge | Self::Encode(_) => StatusCode::REQUEST_HEADER_FIELDS_TOO_LARGE,
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
+            Self::Expectation => StatusCode::EXPECTATION_FAILED,
             Self::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
             Self::RewriteCycle { .. } | Self::RewriteTooLong | Self::File(_) | Self::Spool(_) => {
                 StatusCode::INTERNAL_SERVER_ERROR
@@ -113,6 +116,7 @@ impl Failure {
                 "The request's headers are too large.".to_owned()
             }
             Self::TargetTooLong => "The request's address is too long.".to_owned(),
+            Self::Expectation => "The only expectation met here is 100-continue.".to_owned(),
             Self::RewriteCycle { .. } => {
                 "The app's rewrite rules lead in a circle; `break` ends one.".to_owned()
             }

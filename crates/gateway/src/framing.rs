@@ -57,6 +57,9 @@ enum State {
 /// A request's line and headers together. Leaves room in a uwsgi packet for variables of our own.
 pub const HEAD_BYTES_MAX: usize = 60 * 1024;
 
+/// The longest target. An app gets it twice, whole and in its parts.
+const TARGET_BYTES_MAX: usize = 16 * 1024;
+
 /// The most headers of a request. hyper takes no more either.
 const HEADERS_MAX: usize = 100;
 
@@ -132,7 +135,11 @@ impl Framing {
         let begin = empty_lines(bytes);
         let end = head_end(bytes, self.scanned.max(begin))?;
         if end.unwrap_or(bytes.len()) > HEAD_BYTES_MAX {
-            return Err(Failure::HeadTooLarge);
+            let first_line = &bytes[begin..HEAD_BYTES_MAX.max(begin)];
+            return Err(match first_line.contains(&b'\n') {
+                true => Failure::HeadTooLarge,
+                false => Failure::TargetTooLong,
+            });
         }
         let Some(end) = end else {
             self.scanned = bytes.len();
@@ -208,6 +215,7 @@ fn check_head(head: &[u8]) -> Result<State, Failure> {
     let mut framing = BodyFraming::default();
     for field in request.headers.iter() {
         framing.note(field)?;
+        check_expectation(field, request.version)?;
     }
     framing.body(request.version)
 }
@@ -230,11 +238,23 @@ fn check_target(method: &str, target: &str) -> Result<(), Failure> {
         let allow = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
         return Err(Failure::Method { allow });
     }
+    if target.len() > TARGET_BYTES_MAX {
+        return Err(Failure::TargetTooLong);
+    }
     // hyper drops what comes after a `#`. A target of `*` is also what stands for a refused head.
     let is_whole = !target.contains('#') && (target != "*" || method == "OPTIONS");
     match target.parse::<Uri>() {
         Ok(_) if is_whole => Ok(()),
         _ => Err(Failure::BadRequest("its target is not one")),
+    }
+}
+
+/// HTTP/1.0 knew no expectations; there the header means nothing.
+fn check_expectation(field: &httparse::Header<'_>, minor: Option<u8>) -> Result<(), Failure> {
+    let expects = minor == Some(1) && field.name.eq_ignore_ascii_case("expect");
+    match expects && !field.value.eq_ignore_ascii_case(b"100-continue") {
+        true => Err(Failure::Expectation),
+        false => Ok(()),
     }
 }
 
@@ -279,7 +299,13 @@ impl BodyFraming {
 
 /// What follows the line `size` between chunks; its data ends in CR LF.
 fn chunk_of(size: &[u8]) -> Result<State, ()> {
-    let digits = size.split(|byte| *byte == b';').next().unwrap_or_default().trim_ascii();
+    if size.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
+        return Err(());
+    }
+    let mut parts = size.split(|byte| *byte == b';');
+    let digits = parts.next().unwrap_or_default();
+    // White space may stand before an extension and nowhere else.
+    let digits = if parts.next().is_some() { digits.trim_ascii_end() } else { digits };
     if digits.len() == LINE_BYTES_KEPT {
         return Err(()); // Some may not have been kept.
     }
@@ -343,7 +369,9 @@ mod tests {
             ("GET / HTTP/2.0\r\n\r\n", 505),
             ("CONNECT a:80 HTTP/1.1\r\n\r\n", 405),
             (&format!("GET / HTTP/1.1\r\n{}\r\n", "A: b\r\n".repeat(101)), 431),
-            (&format!("GET /{}", "a".repeat(HEAD_BYTES_MAX)), 431),
+            (&format!("GET / HTTP/1.1\r\nA: {}", "a".repeat(HEAD_BYTES_MAX)), 431),
+            (&format!("GET /{}", "a".repeat(HEAD_BYTES_MAX)), 414),
+            ("GET / HTTP/1.1\r\nExpect: tea\r\n\r\n", 417),
         ] {
             let mut framing = Framing::new();
             match framing.feed(format!("{good}{bad}").as_bytes()) {
@@ -362,6 +390,10 @@ mod tests {
         for (lines, bad) in [
             ("", "-1\r\n"),
             ("", "3\n"),
+            ("", "3 \r\n"),
+            ("", " 3\r\n"),
+            ("", "3;a\0\r\n"),
+            ("", "3;a\rb\r\n"),
             ("", "\r\n"),
             ("", &format!("{}3\r\n", "0".repeat(64))),
             ("3\r\nabc\r\n0\r\n", "A: b\n"),

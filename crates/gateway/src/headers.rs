@@ -1,7 +1,7 @@
 //! Which headers cross the gateway, and which are its own. Pure.
 //!
-//! A client's word on who it is and how it came is dropped and replaced: an app may trust
-//! `X-Forwarded-*` and `X-Request-Id`.
+//! A client's word on who it is and how it came is dropped and replaced by what [`crate::origin`]
+//! found: an app may trust `X-Forwarded-*`, `Forwarded` and `X-Request-Id`.
 
 use std::net::IpAddr;
 
@@ -11,14 +11,17 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
 
+use crate::origin::Origin;
+
 pub const X_REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
+pub const FORWARDED: HeaderName = HeaderName::from_static("forwarded");
 const KEEP_ALIVE: HeaderName = HeaderName::from_static("keep-alive");
 const PROXY_CONNECTION: HeaderName = HeaderName::from_static("proxy-connection");
-const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
-const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
-const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
+pub const X_FORWARDED_FOR: HeaderName = HeaderName::from_static("x-forwarded-for");
+pub const X_FORWARDED_HOST: HeaderName = HeaderName::from_static("x-forwarded-host");
+pub const X_FORWARDED_PORT: HeaderName = HeaderName::from_static("x-forwarded-port");
+pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-proto");
 
 /// Headers between two neighbours, which end here in either direction.
 const HOP_BY_HOP: [HeaderName; 7] =
@@ -37,21 +40,32 @@ const FORWARDING: [&str; 8] = [
 ];
 
 /// Makes a client's headers those that an app gets.
-pub fn to_app(headers: &mut HeaderMap, client: IpAddr, scheme: &'static str, request_id: &str) {
+pub fn to_app(headers: &mut HeaderMap, origin: &Origin, request_id: &str) {
     drop_hop_by_hop(headers);
     // The gateway has met the expectation by then.
     headers.remove(EXPECT);
     headers.remove(PROXY_AUTHORIZATION);
-    headers.remove(FORWARDED);
     for name in FORWARDING {
         headers.remove(name);
     }
-    insert(headers, X_FORWARDED_FOR, &client.to_canonical().to_string());
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(scheme));
+    let client = origin.client.ip().to_canonical();
+    insert(headers, X_FORWARDED_FOR, &client.to_string());
+    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(origin.scheme));
+    headers.insert(X_FORWARDED_PORT, HeaderValue::from(origin.port));
     if let Some(host) = headers.get(HOST).cloned() {
+        insert(headers, FORWARDED, &forwarded(client, origin.scheme, &host));
         headers.insert(X_FORWARDED_HOST, host);
     }
     insert(headers, X_REQUEST_ID, request_id);
+}
+
+/// Source: RFC 7239.
+fn forwarded(client: IpAddr, scheme: &str, host: &HeaderValue) -> String {
+    let host = host.to_str().unwrap_or_default(); // It has been found to be a host.
+    match client {
+        IpAddr::V4(client) => format!("for={client};host=\"{host}\";proto={scheme}"),
+        IpAddr::V6(client) => format!("for=\"[{client}]\";host=\"{host}\";proto={scheme}"),
+    }
 }
 
 /// Makes an app's headers those that a client gets; `length` is the body's, where one is known.
@@ -127,10 +141,14 @@ mod tests {
             ("connection", "x-forwarded-proto, host, x-private"),
             ("x-private", "1"),
         ]);
-        to_app(&mut headers, IpAddr::from([192, 0, 2, 1]), "http", "ours");
+        let client = "192.0.2.1:4711".parse().unwrap();
+        let origin = Origin { client, scheme: "http", port: 8080, request_id: None };
+        to_app(&mut headers, &origin, "ours");
         assert_eq!(headers["x-forwarded-for"], "192.0.2.1");
         assert_eq!(headers["x-forwarded-proto"], "http");
         assert_eq!(headers["x-forwarded-host"], "shop.localhost");
+        assert_eq!(headers["x-forwarded-port"], "8080");
+        assert_eq!(headers["forwarded"], "for=192.0.2.1;host=\"shop.localhost\";proto=http");
         assert_eq!(headers["x-request-id"], "ours");
         for gone in ["x-real-ip", "connection", "x-private"] {
             assert!(!headers.contains_key(gone), "{gone}");

@@ -12,11 +12,12 @@ use std::thread::JoinHandle;
 use std::time::Duration;
 
 use ace_api::{Gateway, RouteTable};
-use ace_types::InstanceId;
+use ace_types::{InstanceId, error_chain};
 use async_trait::async_trait;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
+use ipnet::IpNet;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::net::TcpStream;
@@ -26,6 +27,8 @@ use crate::access::RequestIds;
 use crate::client::{ClientState, ClientStream, Deadlines};
 use crate::forward::HoldBounds;
 use crate::framing::HEAD_BYTES_MAX;
+use crate::origin::TrustedProxies;
+use crate::proxy_protocol::{self, ProxyError};
 use crate::request_body::Spool;
 use crate::routes::Routes;
 use crate::service::{Client, Service};
@@ -53,6 +56,10 @@ pub struct GatewayConfig {
     pub spool: PathBuf,
     /// What all of them together may take there.
     pub spool_bytes_max: u64,
+    /// Proxies in front of the gateway, whose word on clients counts.
+    pub trusted_proxies: Vec<IpNet>,
+    /// Connections from those begin with a header of the PROXY protocol.
+    pub proxy_protocol: bool,
 }
 
 /// A running gateway. [`GatewayServer::stop`] ends it with grace, dropping it without.
@@ -108,6 +115,8 @@ impl GatewayConfig {
             held_max: 1000,
             spool: std::env::temp_dir(),
             spool_bytes_max: 1 << 30,
+            trusted_proxies: Vec::new(),
+            proxy_protocol: false,
         }
     }
 }
@@ -171,6 +180,7 @@ impl GatewayServer {
             connections: Arc::clone(&self.connections),
             phase: self.phase.subscribe(),
             deadlines: deadlines(config),
+            proxy_protocol: config.proxy_protocol,
         };
         let thread = std::thread::Builder::new()
             .name(format!("gateway-{number}"))
@@ -206,6 +216,7 @@ struct Worker {
     connections: Arc<Semaphore>,
     phase: watch::Receiver<Phase>,
     deadlines: Deadlines,
+    proxy_protocol: bool,
 }
 
 impl Worker {
@@ -239,7 +250,15 @@ impl Worker {
     }
 
     /// Serves one connection, to the end of the answer it is at when the gateway closes.
-    async fn serve(self, stream: TcpStream, address: SocketAddr, permit: OwnedSemaphorePermit) {
+    async fn serve(self, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
+        let mut stream = stream;
+        let address = match self.client(&mut stream, peer).await {
+            Ok(address) => address,
+            Err(error) => {
+                let causes = error_chain(&error);
+                return tracing::debug!(%peer, causes, "a proxy's connection was refused");
+            }
+        };
         // Answers go out when they are complete; holding back their last part only delays them.
         _ = stream.set_nodelay(true);
         let lease = Arc::new(Lease { _permit: permit, phase: self.phase.clone() });
@@ -261,6 +280,25 @@ impl Worker {
         };
         if let Err(error) = result {
             tracing::debug!(client = %address, %error, "a connection ended early");
+        }
+    }
+
+    /// Where the client is that has connected as `peer`, by the word of a proxy if it is one.
+    async fn client(
+        &self,
+        stream: &mut TcpStream,
+        peer: SocketAddr,
+    ) -> Result<SocketAddr, ProxyError> {
+        if !self.proxy_protocol || !self.service.proxies.contains(peer.ip()) {
+            return Ok(peer);
+        }
+        tokio::select! {
+            read = tokio::time::timeout(self.deadlines.head, proxy_protocol::read(stream)) => {
+                Ok(read.map_err(io::Error::from)??.unwrap_or(peer))
+            }
+            () = reached(self.phase.clone(), Phase::Closing) => {
+                Err(io::Error::from(io::ErrorKind::Interrupted).into())
+            }
         }
     }
 }
@@ -311,6 +349,7 @@ fn service(config: &GatewayConfig, address: SocketAddr) -> Result<Service, Start
         hold: HoldBounds { time: config.hold_timeout, requests_max: config.held_max },
         body_pace: config.body_timeout,
         address,
+        proxies: TrustedProxies::new(config.trusted_proxies.clone()),
     })
 }
 

@@ -18,6 +18,7 @@ use crate::body::{Body, Content};
 use crate::client::ClientState;
 use crate::failure::Failure;
 use crate::forward::{Answer, Forwarded, HoldBounds, Outgoing, await_routes, forward};
+use crate::origin::{Origin, TrustedProxies};
 use crate::request_body::{BodyBounds, RequestBody, Spool};
 use crate::rewrite::{Facts, Outcome, Place};
 use crate::routes::{AppPermit, AppRoute, Routes};
@@ -36,6 +37,7 @@ pub struct Service {
     pub body_pace: Duration,
     /// Where clients connect to.
     pub address: SocketAddr,
+    pub proxies: TrustedProxies,
 }
 
 /// Who sends a request.
@@ -56,26 +58,24 @@ struct Reply {
 struct AppRequest<'a> {
     host: &'a HostName,
     limits: &'a Limits,
-    client: SocketAddr,
+    origin: Origin,
     place: Place,
     parts: Parts,
     body: Incoming,
 }
 
-/// Connections are not encrypted.
-const SCHEME: &str = "http";
-
 impl Service {
     /// Answers `request`; with an error page, where nothing else can be said.
     pub async fn handle(&self, client: Client, request: Request<Incoming>) -> Response<Body> {
-        let (parts, body) = request.into_parts();
+        let (mut parts, body) = request.into_parts();
         let refusal = client.state.refusal(&parts);
-        let mut record = RequestRecord::begin(&self.ids, &parts, client.state);
+        let origin = self.proxies.origin(client.address, self.address.port(), &mut parts.headers);
+        let mut record = RequestRecord::begin(&self.ids, &origin, &parts, client.state);
         // For the page's form, since the headers go to the app.
         let accept = parts.headers.get(http::header::ACCEPT).cloned();
         let result = match refusal {
             Some(failure) => Err(failure),
-            None => self.answer(client.address, parts, body, &mut record).await,
+            None => self.answer(origin, parts, body, &mut record).await,
         };
         let Reply { response, tunnel } = result.unwrap_or_else(|failure| {
             record.failed(&failure);
@@ -90,7 +90,7 @@ impl Service {
     /// Finds the route and follows it, noting in `record` where it leads.
     async fn answer(
         &self,
-        client: SocketAddr,
+        origin: Origin,
         parts: Parts,
         body: Incoming,
         record: &mut RequestRecord,
@@ -100,14 +100,14 @@ impl Service {
         let route = self.route(&host).await?;
         let connections = route.limits.connections;
         record.app = Some(AppPermit::take(&route).ok_or(Failure::Busy { connections })?);
-        let place = match follow_rules(&route, &host, path, &parts).await? {
+        let place = match follow_rules(&route, &host, origin.scheme, path, &parts).await? {
             Outcome::Place(place) => place,
             Outcome::Redirect { status, location } => return Ok(redirect(status, &location).into()),
         };
         if let Some(file) = file(&route, &place.path, asked(&parts)).await {
             return file.map(Reply::from);
         }
-        let request = AppRequest { host: &host, limits: &route.limits, client, place, parts, body };
+        let request = AppRequest { host: &host, limits: &route.limits, origin, place, parts, body };
         self.ask_app(request, record).await
     }
 
@@ -116,7 +116,7 @@ impl Service {
         request: AppRequest<'_>,
         record: &mut RequestRecord,
     ) -> Result<Reply, Failure> {
-        let AppRequest { host, limits, client, place, mut parts, body } = request;
+        let AppRequest { host, limits, origin, place, mut parts, body } = request;
         let bytes_max = limits.body.map(|bytes| bytes.0);
         let bounds = BodyBounds { bytes_max, pace: self.body_pace };
         let body = RequestBody::accept(body, bounds, &self.spool).await?;
@@ -124,7 +124,7 @@ impl Service {
         let request = Outgoing {
             head: AppHead {
                 rewritten: place.is_rewritten.then(|| place.target()),
-                ..self.app_head(host, client, &record.id, parts, body.as_ref())
+                ..app_head(host, &origin, &record.id, parts, body.as_ref())
             },
             body,
             pace: self.body_pace,
@@ -140,32 +140,6 @@ impl Service {
                 let file = file(&route, &place.path, asked).await;
                 file.unwrap_or(Err(Failure::NoSuchFile)).map(Reply::from)
             }
-        }
-    }
-
-    fn app_head(
-        &self,
-        host: &HostName,
-        client: SocketAddr,
-        request_id: &str,
-        mut parts: Parts,
-        body: Option<&RequestBody>,
-    ) -> AppHead {
-        let announced = parts.headers.contains_key(CONTENT_LENGTH).then_some(0);
-        let upgrade = wanted_upgrade(&parts).filter(|_| body.is_none());
-        headers::to_app(&mut parts.headers, client.ip(), SCHEME, request_id);
-        AppHead {
-            method: parts.method,
-            uri: parts.uri,
-            rewritten: None,
-            version: parts.version,
-            headers: parts.headers,
-            scheme: SCHEME,
-            host: host.clone(),
-            port: self.address.port(),
-            client,
-            content_length: body.map(RequestBody::length).or(announced),
-            upgrade,
         }
     }
 
@@ -193,6 +167,32 @@ async fn file(
     }
 }
 
+/// What an app is told of a request.
+fn app_head(
+    host: &HostName,
+    origin: &Origin,
+    request_id: &str,
+    mut parts: Parts,
+    body: Option<&RequestBody>,
+) -> AppHead {
+    let announced = parts.headers.contains_key(CONTENT_LENGTH).then_some(0);
+    let upgrade = wanted_upgrade(&parts).filter(|_| body.is_none());
+    headers::to_app(&mut parts.headers, origin, request_id);
+    AppHead {
+        method: parts.method,
+        uri: parts.uri,
+        rewritten: None,
+        version: parts.version,
+        headers: parts.headers,
+        scheme: origin.scheme,
+        host: host.clone(),
+        port: origin.port,
+        client: origin.client,
+        content_length: body.map(RequestBody::length).or(announced),
+        upgrade,
+    }
+}
+
 impl From<Response<Content>> for Reply {
     fn from(response: Response<Content>) -> Self {
         Self { response, tunnel: None }
@@ -207,10 +207,11 @@ fn asked(request: &Parts) -> Asked<'_> {
 async fn follow_rules(
     route: &AppRoute,
     host: &HostName,
+    scheme: &'static str,
     path: Vec<u8>,
     request: &Parts,
 ) -> Result<Outcome, Failure> {
-    let facts = Facts { asked: asked(request), host, scheme: SCHEME };
+    let facts = Facts { asked: asked(request), host, scheme };
     let place = match rewrite::follow(&route.rewrites, facts, Place::asked(path, &request.uri))? {
         Outcome::Place(place) => place,
         redirect => return Ok(redirect),
