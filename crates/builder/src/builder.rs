@@ -19,12 +19,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ace_api::{
-    BuildError, BuildRequest, Builder, Built, KnownPython, Program, PythonState, RebuildRequest,
-    Runtime, Serving,
+    BuildError, BuildRequest, Builder, Built, Interpreter, KnownPython, Program, PythonState,
+    RebuildRequest, Runtime, Serving,
 };
 use ace_sandbox::cgroup::CgroupTree;
 use ace_sandbox::launch::LauncherProgram;
-use ace_types::{AppName, AppYaml, BuildId, Bytes, IdRange, Limits, ServerChoice};
+use ace_types::{AppName, AppYaml, BuildId, Bytes, IdRange, Limits, ServerChoice, StaticRule};
 use async_trait::async_trait;
 use rustix::fs::{Mode, OFlags};
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -32,7 +32,7 @@ use tokio::task::spawn_blocking;
 
 use crate::callable::suitable_server;
 use crate::container::{Bench, Command, Network, RunError, Workshop};
-use crate::entry;
+use crate::entry::{self, Search};
 use crate::environment::{DOWNLOADS, ENVIRONMENT, Installer, Lock, PYTHON, check_end, see_python};
 use crate::files;
 use crate::kept::Kept;
@@ -40,6 +40,7 @@ use crate::log::BuildLog;
 use crate::pip::Pip;
 use crate::python::{self, Places, Python, Pythons, choose};
 use crate::servers::{self, Servers};
+use crate::serving::{self, Found, Origin};
 use crate::site::{Site, blocking, engine};
 use crate::statics;
 use crate::tools::Tools;
@@ -233,19 +234,61 @@ impl Inner {
     }
 
     async fn build_in(&self, job: &Job<'_>, request: &BuildRequest) -> Result<Built, BuildError> {
-        let Job { bench, site, .. } = job;
         let source = self.unpack(job, &request.archive).await?;
+        let pin = request.python.as_ref();
+        match serving::told(&source)? {
+            Some(Found::Files(rules)) => self.build_files(job, source, rules).await,
+            Some(Found::Program(origin)) => {
+                self.build_program(job, source, pin, Some(origin)).await
+            }
+            None => self.build_program(job, source, pin, None).await,
+        }
+    }
+
+    /// Keeps the source as it is, since nothing of it runs.
+    async fn build_files(
+        &self,
+        job: &Job<'_>,
+        source: Inspection,
+        rules: Vec<StaticRule>,
+    ) -> Result<Built, BuildError> {
+        let app_yaml = AppYaml { statics: rules, ..source.app_yaml };
+        if let Some(missing) = missing_static(job.site, &app_yaml).await? {
+            return Err(BuildError::Rejected(missing));
+        }
+        let all = app_yaml.statics.iter().any(|rule| rule.files.is_empty());
+        let of_what = if all { "the whole folder" } else { "what app.yaml declares static" };
+        job.bench
+            .log()
+            .say(format!("files alone: nothing of it runs; {of_what} is served as it is"))
+            .await;
+        compress(job, &self.executable, &app_yaml).await?;
+        let (code, code_size) = self.keep_code(job).await?;
+        Ok(Built { code, serving: Serving::Files, app_yaml, code_size })
+    }
+
+    /// Without an `origin`, the source is searched for one first; it may turn out to be files alone.
+    async fn build_program(
+        &self,
+        job: &Job<'_>,
+        source: Inspection,
+        pin: Option<&Interpreter>,
+        origin: Option<Origin>,
+    ) -> Result<Built, BuildError> {
+        let Job { bench, site, .. } = job;
         let pythons = self.pythons.all().await;
-        let python = choose(&pythons, request.python.as_ref(), source.python().as_ref())
+        let python = choose(&pythons, pin, source.python().as_ref())
             .map_err(|error| BuildError::Rejected(error.to_string()))?;
         say_python(bench, python).await;
-        let entry = entry::find(&source.app_yaml, python, bench, site).await?;
-        let kind = match source.app_yaml.server {
-            Some(ServerChoice::Engine(server)) => server,
-            _ => suitable_server(&entry, python, bench, site).await?,
+        let origin = match origin {
+            Some(origin) => origin,
+            None => match search(&source, python, job).await? {
+                Found::Files(rules) => return self.build_files(job, source, rules).await,
+                Found::Program(origin) => origin,
+            },
         };
         let installer = self.installer(job, &pythons, python).await?;
-        let packages = self.servers.ensure(kind, python, &installer, bench, site).await?;
+        let program = self.program(job, &source, origin, python, &installer).await?;
         site.borrow_cache(self.cache_of(job.app)).await?;
         let lock = match &source.requirements {
             Requirements::None => Lock::empty(),
@@ -258,14 +301,45 @@ impl Inner {
         compress(job, &self.executable, &source.app_yaml).await?;
         let environment_size = keep_environment(site, lock, &kept).await?;
         let environment = kept.virtualenv();
-        let release = self.data.join("releases").join(job.app.as_str());
-        let code = release.join(job.id.as_str()).join("code");
-        let code_size = site.keep(site.code(), code.clone()).await?.size;
-        let program = Program::Server { kind, packages, entry };
+        let (code, code_size) = self.keep_code(job).await?;
         let python = python.interpreter.clone();
         let runtime = Runtime { python, environment, environment_size, program };
         let serving = Serving::Program(runtime);
         Ok(Built { code, serving, app_yaml: source.app_yaml, code_size })
+    }
+
+    /// What is to listen in the app's instances, with the server's packages where it is one of ours.
+    async fn program(
+        &self,
+        job: &Job<'_>,
+        source: &Inspection,
+        origin: Origin,
+        python: &Python,
+        installer: &Installer,
+    ) -> Result<Program, BuildError> {
+        let Job { bench, site, .. } = job;
+        let entry = match origin {
+            Origin::Entry(entry) => entry,
+            Origin::Command(line) => {
+                let port = serving::port(&source.app_yaml.env)?;
+                bench.log().say(format!("web: {line}, on port {port}")).await;
+                return Ok(Program::Command { line, port });
+            }
+        };
+        let kind = match source.app_yaml.server {
+            Some(ServerChoice::Engine(server)) => server,
+            Some(ServerChoice::None) | None => suitable_server(&entry, python, bench, site).await?,
+        };
+        let packages = self.servers.ensure(kind, python, installer, bench, site).await?;
+        Ok(Program::Server { kind, packages, entry })
+    }
+
+    /// Moves the code to where the release has it, and says what it takes on disk.
+    async fn keep_code(&self, job: &Job<'_>) -> Result<(PathBuf, Bytes), BuildError> {
+        let release = self.data.join("releases").join(job.app.as_str());
+        let code = release.join(job.id.as_str()).join("code");
+        let size = job.site.keep(job.site.code(), code.clone()).await?.size;
+        Ok((code, size))
     }
 
     /// What installs packages for `python`, one of `pythons`.
@@ -510,6 +584,14 @@ async fn keep_environment(site: &Site, lock: Lock, kept: &Kept) -> Result<Bytes,
     }
     let folder = kept.folder().to_owned();
     blocking("measure the environment", move || Ok(files::usage(&folder)?.size)).await
+}
+
+/// Searches the source for what nobody has named.
+async fn search(source: &Inspection, python: &Python, job: &Job<'_>) -> Result<Found, BuildError> {
+    match entry::find(&source.app_yaml, python, job.bench, job.site).await? {
+        Search::Found(entry) => Ok(Found::Program(Origin::Entry(entry))),
+        Search::Nothing { looked } => serving::instead_of_entry(source, looked),
+    }
 }
 
 /// Compiles the code to byte code. Files that don't compile may be for another Python, or no one's.

@@ -20,6 +20,15 @@ const FOUND_MAX: usize = 64 * 1024;
 /// The variable that names a Django project's settings.
 const SETTINGS: &str = "DJANGO_SETTINGS_MODULE";
 
+/// What came of the search.
+pub enum Search {
+    Found(Entry),
+    /// Nothing; these are what was looked for, each with why it wasn't that.
+    Nothing {
+        looked: Vec<String>,
+    },
+}
+
 /// What the program prints.
 #[derive(Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -29,18 +38,13 @@ struct Found {
     looked: Vec<String>,
 }
 
-/// The entry that `app_yaml` names, or the first that the source has.
-///
-/// Errors: a sentence with all that was looked for.
+/// The first entry that the source has.
 pub async fn find(
     app_yaml: &AppYaml,
     python: &Python,
     bench: &Bench,
     site: &Site,
-) -> Result<Entry, BuildError> {
-    if let Some(entry) = &app_yaml.entry {
-        return Ok(entry.clone());
-    }
+) -> Result<Search, BuildError> {
     let settings = app_yaml.env.get(SETTINGS).map_or("", String::as_str);
     let program = python.interpreter.program.display().to_string();
     let server = match app_yaml.server {
@@ -56,18 +60,10 @@ pub async fn find(
     check_end(&ended, bench, "the source could not be searched for its entry")?;
     let found: Found = serde_json::from_slice(&ended.stdout)
         .map_err(|error| engine("read what the source begins with", error))?;
-    let Some(entry) = found.entry else { return Err(nothing_found(&found.looked)) };
+    let Some(entry) = found.entry else { return Ok(Search::Nothing { looked: found.looked }) };
     let entry: Entry = entry.parse().map_err(|error| BuildError::Rejected(format!("{error}")))?;
     bench.log().say(format!("entry: {entry}")).await;
-    Ok(entry)
-}
-
-fn nothing_found(looked: &[String]) -> BuildError {
-    BuildError::Rejected(format!(
-        "the source has nothing to serve that could be found: {}; name it in app.yaml, as in \
-         \"entry: shop.wsgi:application\"",
-        looked.join(", ")
-    ))
+    Ok(Search::Found(entry))
 }
 
 #[cfg(test)]

@@ -31,6 +31,7 @@ mod pip;
 mod python;
 mod remedy;
 mod servers;
+mod serving;
 mod setuptools;
 mod site;
 mod statics;

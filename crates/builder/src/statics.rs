@@ -17,7 +17,9 @@ pub fn first_missing(root: &OwnedFd, rules: &[StaticRule]) -> Option<String> {
 }
 
 fn is_there(root: &OwnedFd, rule: &StaticRule) -> bool {
-    let Ok(fd) = open_beneath(root, Path::new(&rule.files), OFlags::PATH) else { return false };
+    // All of it is "", which can't be opened.
+    let path = if rule.files.is_empty() { "." } else { &rule.files };
+    let Ok(fd) = open_beneath(root, Path::new(path), OFlags::PATH) else { return false };
     let wanted = if wants_folder(rule) { FileType::Directory } else { FileType::RegularFile };
     rustix::fs::fstat(&fd).is_ok_and(|stat| FileType::from_raw_mode(stat.st_mode) == wanted)
 }

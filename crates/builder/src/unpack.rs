@@ -2,13 +2,14 @@
 //!
 //! All of it runs inside a container without network, as a user without rights: the archive is
 //! whatever somebody chose to send. The engine only reads the one [`Report`] that [`unpack_main`]
-//! prints. `archive` reads tar, `tree` writes files, `inspect` and
-//! `needs` look at what was written.
+//! prints. `archive` reads tar, `tree` writes files, `inspect`, `needs` and `procfile` look at what
+//! was written.
 
 mod archive;
 mod inspect;
 mod needs;
 mod path;
+mod procfile;
 mod tree;
 
 use std::error::Error;
@@ -20,6 +21,7 @@ use ace_types::{AppYaml, Bytes, PythonRange, error_chain};
 use serde::{Deserialize, Serialize};
 
 pub use needs::Requirements;
+pub use procfile::Procfile;
 use tree::Tree;
 pub use tree::open_beneath;
 
@@ -62,6 +64,11 @@ pub struct Inspection {
     pub python: Option<String>,
     /// There is a `manage.py`.
     pub manage_py: bool,
+    pub procfile: Procfile,
+    /// There is Python at its top, or what asks for it, such as a `requirements.txt`.
+    pub has_python: bool,
+    /// There is an `index.html` at its top.
+    pub index_html: bool,
     /// SHA-256 of the paths, kinds and contents in the archive's order, in hexadecimal.
     pub source_hash: String,
     /// Files, folders and links.

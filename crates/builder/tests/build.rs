@@ -10,7 +10,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::time::Duration;
 
-use ace_api::{Builder, Interpreter};
+use ace_api::{Builder, Interpreter, Program, Runtime, Serving};
+use ace_types::StaticRule;
 use kit::{INDEX, Kit, SETUP, has_file, has_python, packages, site_packages};
 use tokio::sync::mpsc;
 
@@ -85,11 +86,48 @@ async fn a_package_of_the_source_itself_is_installed() {
 }
 
 #[tokio::test]
+async fn files_alone_are_kept_without_an_environment() {
+    let Some(kit) = Kit::new() else { return };
+    let outcome = kit.build(&[("index.html", "<p>hi"), ("a/b.css", "")]).await;
+    assert!(outcome.logged("files alone"), "{:?} {:?}", outcome.log, outcome.result);
+    let release = outcome.release();
+    assert_eq!(release.serving, Serving::Files);
+    let rule = StaticRule { path: "/".into(), files: String::new(), expire: None };
+    assert_eq!(release.app_yaml.statics, [rule]);
+    assert!(release.code.join("a/b.css").is_file());
+    assert!(!kit.data.path().join("environments").exists());
+
+    let yaml = ("app.yaml", "server: none\nstatic: [{path: /, files: gone/}]\n");
+    let missing = kit.build(&[INDEX, yaml, ("manage.py", "")]).await.rejection();
+    assert!(missing.contains("no such folder"), "{missing}");
+}
+
+#[tokio::test]
+async fn a_command_has_its_requirements_and_no_server_of_ours() {
+    let Some(kit) = Kit::new() else { return };
+    let requirements = ("requirements.txt", "itsdangerous==2.2.0\n");
+    let procfile = ("Procfile", "worker: x\nweb: python serve.py --fast\n");
+    let release = kit.build(&[("serve.py", ""), requirements, procfile]).await.release();
+    let Serving::Program(Runtime { environment, program, .. }) = release.serving else {
+        panic!("it is files alone");
+    };
+    let line = "python serve.py --fast".to_owned();
+    assert_eq!(program, Program::Command { line, port: 8000 });
+    assert_eq!(packages(&environment), ["itsdangerous"]);
+
+    let both = kit.build(&[INDEX, procfile]).await.built();
+    assert_eq!(both.entry.to_string(), "index:application");
+}
+
+#[tokio::test]
 async fn what_cant_be_built_is_refused_with_the_reason() {
     let Some(kit) = Kit::new() else { return };
     let nothing = kit.build(&[("app.py", "")]).await.rejection();
     assert!(nothing.contains("there is no index.py"), "{nothing}");
     assert!(nothing.contains("app.py, with no application, app or create_app()"), "{nothing}");
+    assert!(nothing.contains("there is no Procfile, there is no index.html"), "{nothing}");
+    let wrong = kit.build(&[("app.py", ""), ("Procfile", "web: a\nweb: b\n")]).await.rejection();
+    assert!(wrong.contains("Procfile, line 2: names web a second time"), "{wrong}");
     let bad_yaml = kit.build(&[INDEX, ("app.yaml", "threads: many\n")]).await;
     assert!(bad_yaml.rejection().starts_with("app.yaml:1:10: "), "{}", bad_yaml.rejection());
     let no_python = kit.build(&[INDEX, ("app.yaml", "python: 3.99\n")]).await;

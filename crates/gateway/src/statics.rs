@@ -1,8 +1,8 @@
 //! Answers requests for what a release declares static, whether an instance runs or not.
 //!
 //! A rule ending in `/` stands for a folder, any other for one file. In a folder, no name that
-//! begins with a dot is served, no `app.yaml`, and no Python source or byte code; a rule for one
-//! file may name any of these. The gateway decides alone: what is missing is 404, the app is not asked.
+//! begins with a dot is served, nothing that only tells how an app is built, such as `app.yaml` and
+//! `requirements.txt`, and no Python source or byte code; a rule for one file may name any of these. The gateway decides alone: what is missing is 404, the app is not asked.
 
 use std::collections::VecDeque;
 use std::time::Duration;
@@ -23,6 +23,18 @@ use crate::file_cache::{CachedFolder, Found, ServedFile, Variant};
 
 /// The file that stands for its folder.
 const INDEX: &str = "index.html";
+
+/// Files that tell how an app is built, in lowercase, besides its requirements.
+const BUILD_FILES: [&[u8]; 8] = [
+    b"app.yaml",
+    b"pipfile",
+    b"pipfile.lock",
+    b"poetry.lock",
+    b"procfile",
+    b"pyproject.toml",
+    b"setup.cfg",
+    b"uv.lock",
+];
 
 /// What is asked of a file.
 #[derive(Debug, Clone, Copy)]
@@ -94,9 +106,13 @@ fn file_path(rule: &StaticRule, path: &[u8]) -> Option<Vec<u8>> {
 /// Whether a name is not for everyone, in spite of standing in a folder that is.
 fn is_private(name: &[u8]) -> bool {
     let name = name.to_ascii_lowercase();
+    // What must not be read must not be read compressed.
+    let suffixes = Coding::ALL.map(|coding| coding.suffix().as_bytes());
+    let name = suffixes.iter().find_map(|suffix| name.strip_suffix(*suffix)).unwrap_or(&name);
     let python = [&b".py"[..], b".pyc", b".pyo", b".pyi"];
     name.starts_with(b".")
-        || name == b"app.yaml"
+        || BUILD_FILES.contains(&name)
+        || (name.starts_with(b"requirements") && name.ends_with(b".txt"))
         || python.iter().any(|extension| name.ends_with(extension))
 }
 
@@ -279,8 +295,25 @@ mod tests {
     #[test]
     fn private_names_need_a_rule_of_their_own() {
         let folder = rule("/", "");
-        for path in ["/.env", "/.git/config", "/a/.b/c", "/app.yaml", "/index.py", "/a/B.PYC"] {
+        for path in [
+            "/.env",
+            "/.git/config",
+            "/a/.b/c",
+            "/app.yaml",
+            "/index.py",
+            "/a/B.PYC",
+            "/Procfile",
+            "/requirements.txt",
+            "/requirements-dev.txt",
+            "/requirements.txt.gz",
+            "/app.yaml.br",
+            "/shop.py.zst",
+            "/poetry.lock",
+        ] {
             assert_eq!(file_path(&folder, path.as_bytes()), None, "{path}");
+        }
+        for path in ["/requirements/", "/requirements.html", "/procfile.html", "/robots.txt"] {
+            assert!(file_path(&folder, path.as_bytes()).is_some(), "{path}");
         }
         let one = rule("/security.txt", ".well-known/security.txt");
         assert_eq!(file_path(&one, b"/security.txt"), Some(one.files.clone().into_bytes()));

@@ -59,7 +59,8 @@ pub struct AppYaml {
 pub struct StaticRule {
     /// Begins with `/`. Ending in `/` it is a prefix, else one path exactly.
     pub path: String,
-    /// Relative to the release's code, without `.` and `..`, no leading `/`; ends in `/` as `path` does.
+    /// Relative to the release's code, without `.` and `..`, no leading `/`; ends in `/` as `path`
+    /// does. Empty is all of it, which only a release of files alone has.
     pub files: String,
     /// How long a client may keep the answer; `None` sends no `Cache-Control`.
     pub expire: Option<Duration>,

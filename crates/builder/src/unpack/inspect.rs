@@ -7,16 +7,23 @@ use std::path::Path;
 
 use ace_types::AppYaml;
 use ace_types::app_yaml::{self, Entry};
-use rustix::fs::{FileType, OFlags};
+use rustix::fs::{Dir, FileType, OFlags};
 use rustix::io::Errno;
 
 use super::needs::{self, Needs, Requirements};
+use super::procfile::Procfile;
 use super::tree::{Tree, open_beneath};
 use super::{Inspection, UnpackError};
 use crate::statics;
 
 /// More than the parser takes, so that it is the parser that says the file is too large.
 const APP_YAML_READ_MAX: u64 = 128 * 1024;
+
+/// Files that only a Python project has, besides its source and requirements.
+const PYTHON_FILES: [&[u8]; 6] =
+    [b"pyproject.toml", b"setup.cfg", b"Pipfile", b"Pipfile.lock", b"poetry.lock", b"uv.lock"];
+/// See `find_entry.py`.
+const PACKAGES: [&str; 3] = ["app", "wsgi", "main"];
 
 /// What there is in `tree`; refused if it can't become an app.
 pub fn inspect(tree: &Tree, source_hash: String) -> Result<Inspection, UnpackError> {
@@ -39,8 +46,33 @@ pub fn inspect(tree: &Tree, source_hash: String) -> Result<Inspection, UnpackErr
     if let (Some(missing), false) = (statics::first_missing(root, &app_yaml.statics), manage_py) {
         return Err(UnpackError::Source(missing));
     }
-    let entries = tree.entries();
-    Ok(Inspection { app_yaml, requirements, python, manage_py, source_hash, entries })
+    Ok(Inspection {
+        app_yaml,
+        requirements,
+        python,
+        manage_py,
+        procfile: Procfile::find(root),
+        has_python: has_python(root)?,
+        index_html: is_file(root, "index.html"),
+        source_hash,
+        entries: tree.entries(),
+    })
+}
+
+/// Whether something at the top is Python's, or one of the packages that are searched for an entry.
+fn has_python(root: &OwnedFd) -> Result<bool, UnpackError> {
+    let unreadable =
+        |errno: Errno| UnpackError::Source(format!("the source can't be listed: {errno}"));
+    for entry in Dir::read_from(root).map_err(unreadable)? {
+        let name = entry.map_err(unreadable)?;
+        let name = name.file_name().to_bytes();
+        let is_requirements = name.starts_with(b"requirements") && name.ends_with(b".txt");
+        let is_source = name.ends_with(b".py") || name.ends_with(b".wsgi");
+        if is_source || is_requirements || PYTHON_FILES.contains(&name) {
+            return Ok(true);
+        }
+    }
+    Ok(PACKAGES.iter().any(|package| is_file(root, &format!("{package}/__init__.py"))))
 }
 
 fn read_app_yaml(root: &OwnedFd) -> Result<AppYaml, UnpackError> {

@@ -13,7 +13,7 @@ use serde_saphyr::{Location, Spanned};
 use super::values;
 use super::{AppYaml, StaticRule};
 use crate::rewrite::RewriteError;
-use crate::{Limits, RewriteRule, TryRule};
+use crate::{Limits, RewriteRule, ServerChoice, TryRule};
 
 /// The largest file that is read.
 const SIZE_MAX: usize = 64 * 1024;
@@ -406,7 +406,14 @@ impl Check {
         };
         self.set(&mut app.python, raw.python, |text| values::python(text).map(Some));
         self.set(&mut app.entry, raw.entry, |text| values::entry(text).map(Some));
+        let server_place = raw.server.as_ref().map(|server| server.referenced);
         self.set(&mut app.server, raw.server, |text| values::server(text).map(Some));
+        if let (Some(place), Some(ServerChoice::None), Some(_)) =
+            (server_place, app.server, &app.entry)
+        {
+            let message = "server: none calls no entry; leave out one of the two";
+            self.mistakes.push(Mistake::at(place, message));
+        }
         self.set(&mut app.processes, raw.processes, values::processes);
         self.set(&mut app.threads, raw.threads, values::threads);
         self.set(&mut app.volume, raw.volume, values::volume);
@@ -557,7 +564,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Bytes, Server, ServerChoice};
+    use crate::{Bytes, Server};
 
     fn read(text: &str) -> AppYaml {
         parse(text.as_bytes()).unwrap_or_else(|error| panic!("{text:?}: {error}"))
@@ -728,6 +735,13 @@ mod tests {
         }
         assert!(refusal("server: waitress").ends_with("uvicorn, granian or none"));
         assert!(refusal("version: 2").contains("this engine reads version 1"));
+    }
+
+    #[test]
+    fn an_entry_needs_a_server() {
+        assert_eq!(read("server: none").server, Some(ServerChoice::None));
+        let both = refusal("entry: app:app\nserver: none\n");
+        assert!(both.starts_with("app.yaml:2:9: server: none calls no entry"), "{both}");
     }
 
     #[test]
