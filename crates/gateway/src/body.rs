@@ -12,8 +12,10 @@ use bytes::Bytes;
 use http_body::{Frame, SizeHint};
 
 use crate::access::RequestRecord;
+use crate::answer_buffer::AnswerBuffer;
 use crate::files::FileReader;
 use crate::request_body::PumpError;
+use crate::spool::AppSpool;
 use crate::stopwatch::Stopwatch;
 
 /// A response's body, and the request's record, which ends with it.
@@ -33,14 +35,34 @@ pub enum Content {
     App(Box<AppContent>),
 }
 
-/// What an app sends, while the rest of the request may still be going to it.
+/// What an app sends. Its beginning is passed on as the client takes it, since that fits into
+/// buffers anyway; the rest is received ahead of the client.
 pub struct AppContent {
+    manner: Manner,
+    spool: AppSpool,
+    /// Bytes still to come, where that is known.
+    remaining: Option<u64>,
+    passed: u64,
+}
+
+enum Manner {
+    Direct(AppSource),
+    Buffered(AnswerBuffer),
+    /// While one becomes the other.
+    Between,
+}
+
+/// What an app sends, while the rest of the request may still be going to it.
+pub struct AppSource {
     body: ResponseBody,
     /// The way of the request's body to the app, as far as it has not ended.
     pump: Option<Pump>,
     silence: Stopwatch,
     timeout: Duration,
 }
+
+/// How much of an answer is passed on directly.
+const DIRECT_BYTES: u64 = 64 * 1024;
 
 /// A request's body on its way to an app.
 pub type Pump = Pin<Box<dyn Future<Output = Result<(), PumpError>> + Send>>;
@@ -54,6 +76,8 @@ pub enum BodyError {
     App(#[source] ReceiveError),
     #[error("the app sent nothing for {waited:?}")]
     Silence { waited: Duration },
+    #[error("could not read the answer back from the spool")]
+    Spool(#[source] io::Error),
     #[error("the request's body broke off")]
     Request(#[source] PumpError),
 }
@@ -70,11 +94,41 @@ impl Body {
 }
 
 impl AppContent {
+    pub fn new(source: AppSource, spool: AppSpool) -> Self {
+        let remaining = match source.body.length() {
+            BodyLength::Known(length) => Some(length),
+            BodyLength::Chunked | BodyLength::UntilClose => None,
+        };
+        Self { manner: Manner::Direct(source), spool, remaining, passed: 0 }
+    }
+
+    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+        if self.passed >= DIRECT_BYTES && matches!(self.manner, Manner::Direct(_)) {
+            let direct = std::mem::replace(&mut self.manner, Manner::Between);
+            if let Manner::Direct(source) = direct {
+                let buffer = AnswerBuffer::start(source, self.spool.clone());
+                self.manner = Manner::Buffered(buffer);
+            }
+        }
+        let chunk = ready!(match &mut self.manner {
+            Manner::Direct(source) => source.poll_chunk(cx),
+            Manner::Buffered(buffer) => buffer.poll_chunk(cx),
+            Manner::Between => Poll::Ready(None),
+        });
+        if let Some(Ok(bytes)) = &chunk {
+            self.passed += bytes.len() as u64;
+            self.remaining = self.remaining.map(|left| left.saturating_sub(bytes.len() as u64));
+        }
+        Poll::Ready(chunk)
+    }
+}
+
+impl AppSource {
     pub fn new(body: ResponseBody, pump: Option<Pump>, timeout: Duration) -> Self {
         Self { body, pump, silence: Stopwatch::default(), timeout }
     }
 
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+    pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         if let Some(Poll::Ready(result)) = self.pump.as_mut().map(|pump| pump.as_mut().poll(cx)) {
             self.pump = None;
             match result {
@@ -127,10 +181,7 @@ impl Content {
             Self::Bytes(bytes) => Some(bytes.len() as u64),
             Self::File(file) => Some(file.remaining()),
             Self::Sequence(contents) => contents.iter().map(Self::remaining).sum(),
-            Self::App(app) => match app.body.length() {
-                BodyLength::Known(remaining) => Some(remaining),
-                BodyLength::Chunked | BodyLength::UntilClose => None,
-            },
+            Self::App(app) => app.remaining,
         }
     }
 }

@@ -16,6 +16,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use bytes::{Buf, BytesMut};
+use futures_util::task::AtomicWaker;
 use http::Method;
 use http::request::Parts;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
@@ -54,6 +55,10 @@ pub struct ClientState {
     tunnel: AtomicBool,
     /// Why the connection's last head was refused.
     refusal: Mutex<Option<Failure>>,
+    /// Another client needs the place.
+    dismissed: AtomicBool,
+    /// Wakes the stream where it waits for a request.
+    waiting: AtomicWaker,
 }
 
 /// How long a client may take.
@@ -104,6 +109,19 @@ impl ClientState {
         self.tunnel.store(true, Ordering::Relaxed);
     }
 
+    /// Has the connection end, unless a request is being answered. Returns whether that is news.
+    pub fn dismiss(&self) -> bool {
+        if self.is_busy() || self.dismissed.swap(true, Ordering::AcqRel) {
+            return false;
+        }
+        self.waiting.wake();
+        true
+    }
+
+    pub fn is_dismissed(&self) -> bool {
+        self.dismissed.load(Ordering::Acquire)
+    }
+
     fn is_http(&self) -> bool {
         !self.tunnel.load(Ordering::Relaxed)
     }
@@ -135,8 +153,11 @@ impl ClientStream {
         }
     }
 
-    /// Ready when the client has taken too long for what it should send now.
+    /// Ready when the client has taken too long for what it should send now, or has to go.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        if self.must_go(cx) {
+            return Poll::Ready(());
+        }
         let heads = self.framing.heads();
         let wait = match self.shared.is_busy() {
             true => None,
@@ -234,6 +255,13 @@ impl ClientStream {
         count > 0
     }
 
+    /// Whether another client needs the place and nothing is being answered here. Wakes when that
+    /// changes.
+    fn must_go(&self, cx: &Context<'_>) -> bool {
+        self.shared.waiting.register(cx.waker());
+        self.shared.is_dismissed() && !self.shared.is_busy()
+    }
+
     /// Passes on what a write came to, unless nothing has been taken for too long.
     fn watch_write(
         &mut self,
@@ -243,6 +271,9 @@ impl ClientStream {
         if result.is_ready() {
             self.write_watch.stop();
             return result;
+        }
+        if self.must_go(cx) {
+            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
         }
         ready!(self.write_watch.poll(cx, self.deadlines.send));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))

@@ -21,11 +21,12 @@ use tokio::sync::watch;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::app_head::{AppHead, is_upgrade};
-use crate::body::{AppContent, Content, Pump};
+use crate::body::{AppContent, AppSource, Content, Pump};
 use crate::failure::Failure;
 use crate::headers;
 use crate::request_body::{PumpError, RequestBody};
 use crate::routes::{AppRoute, HoldPermit, Instance, InstancePermit, Routes};
+use crate::spool::AppSpool;
 
 /// A request, ready to be sent.
 pub struct Outgoing {
@@ -35,6 +36,8 @@ pub struct Outgoing {
     pub pace: Duration,
     /// See [`ace_types::Limits::timeout`].
     pub timeout: Duration,
+    /// Where an answer waits for a slow client.
+    pub spool: AppSpool,
 }
 
 /// An instance's answer.
@@ -296,7 +299,8 @@ impl Outgoing {
         pump: Option<Pump>,
     ) -> Response<Content> {
         let body = connection.into_body(&head, &self.head.method);
-        let content = AppContent::new(body, pump, self.timeout);
+        let source = AppSource::new(body, pump, self.timeout);
+        let content = AppContent::new(source, self.spool.clone());
         let mut response = begin(head.status, head.headers, Content::App(Box::new(content)));
         headers::to_client(response.headers_mut(), head.status, head.content_length);
         if head.status.canonical_reason() != Some(head.reason.as_str())

@@ -11,10 +11,12 @@
 
 mod accept_encoding;
 mod access;
+mod answer_buffer;
 mod app_head;
 mod body;
 mod client;
 mod conditional;
+mod connections;
 mod failure;
 mod file_cache;
 mod files;
@@ -28,6 +30,7 @@ mod rewrite;
 mod routes;
 mod server;
 mod service;
+mod spool;
 mod statics;
 mod stopwatch;
 mod target;

@@ -9,9 +9,7 @@
 use std::fs::File;
 use std::io;
 use std::os::unix::fs::FileExt;
-use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use ace_upstream::Sender;
@@ -23,6 +21,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
 use crate::failure::Failure;
+use crate::spool::{AppSpool, Room};
 
 /// A body, received as a whole or as far as there was room for it.
 pub struct RequestBody {
@@ -36,14 +35,6 @@ pub struct RequestBody {
     rest: Option<Incoming>,
     length: u64,
     room: Room,
-}
-
-/// Where spooled bodies go, and how much room all of them may take on disk.
-#[derive(Debug)]
-pub struct Spool {
-    folder: PathBuf,
-    bytes_max: u64,
-    used: Arc<AtomicU64>,
 }
 
 /// Why a body did not reach the app as a whole.
@@ -77,14 +68,14 @@ impl RequestBody {
     pub async fn accept(
         incoming: Incoming,
         bounds: BodyBounds,
-        spool: &Spool,
+        spool: &AppSpool,
     ) -> Result<Option<Self>, Failure> {
         let announced = incoming.size_hint().exact();
         if announced == Some(0) {
             return Ok(None);
         }
         bounds.check(announced.unwrap_or(0))?;
-        let mut body = spool.receive(incoming, bounds).await?;
+        let mut body = receive(spool, incoming, bounds).await?;
         match announced {
             Some(length) => body.length = length,
             None if body.rest.is_some() => return Err(Failure::SpoolFull),
@@ -132,92 +123,58 @@ impl BodyBounds {
     }
 }
 
-impl Spool {
-    pub fn new(folder: PathBuf, bytes_max: u64) -> Self {
-        Self { folder, bytes_max, used: Arc::default() }
-    }
-
-    /// Receives a body, as far as there is room.
-    async fn receive(
-        &self,
-        mut incoming: Incoming,
-        bounds: BodyBounds,
-    ) -> Result<RequestBody, Failure> {
-        let room = Room { used: Arc::clone(&self.used), taken: 0 };
-        let mut body = RequestBody {
-            file: None,
-            file_bytes: 0,
-            tail: BytesMut::new(),
-            rest: None,
-            length: 0,
-            room,
-        };
-        while let Some(bytes) = next(&mut incoming, bounds.pace).await? {
-            body.length += bytes.len() as u64;
-            bounds.check(body.length)?;
-            let has_room =
-                body.tail.len() + bytes.len() <= MEMORY_BYTES || self.write_out(&mut body).await;
-            body.tail.extend_from_slice(&bytes);
-            if !has_room {
-                body.rest = Some(incoming);
-                break;
-            }
-        }
-        Ok(body)
-    }
-
-    /// Moves what is in memory to the file; returns whether there was room for it.
-    async fn write_out(&self, body: &mut RequestBody) -> bool {
-        if !body.room.take(body.tail.len() as u64, self.bytes_max) {
-            return false;
-        }
-        let bytes = body.tail.split().freeze();
-        let (file, folder, at) = (body.file.clone(), self.folder.clone(), body.file_bytes);
-        let part = bytes.clone();
-        let write = move || {
-            let new = || tempfile::tempfile_in(folder).map(Arc::new);
-            let file = file.map_or_else(new, Ok)?;
-            file.write_all_at(&part, at)?;
-            io::Result::Ok(file)
-        };
-        match spawn_blocking(write).await.map_err(io::Error::from).flatten() {
-            Ok(file) => {
-                body.file = Some(file);
-                body.file_bytes += bytes.len() as u64;
-                true
-            }
-            Err(error) => {
-                tracing::warn!(%error, "could not keep a request's body on disk");
-                body.tail = bytes.into();
-                false
-            }
+/// Receives a body, as far as there is room.
+async fn receive(
+    spool: &AppSpool,
+    mut incoming: Incoming,
+    bounds: BodyBounds,
+) -> Result<RequestBody, Failure> {
+    let mut body = RequestBody {
+        file: None,
+        file_bytes: 0,
+        tail: BytesMut::new(),
+        rest: None,
+        length: 0,
+        room: spool.room(),
+    };
+    while let Some(bytes) = next(&mut incoming, bounds.pace).await? {
+        body.length += bytes.len() as u64;
+        bounds.check(body.length)?;
+        let has_room =
+            body.tail.len() + bytes.len() <= MEMORY_BYTES || write_out(spool, &mut body).await;
+        body.tail.extend_from_slice(&bytes);
+        if !has_room {
+            body.rest = Some(incoming);
+            break;
         }
     }
+    Ok(body)
 }
 
-/// What a body takes of the spool's room on disk.
-struct Room {
-    used: Arc<AtomicU64>,
-    taken: u64,
-}
-
-impl Room {
-    /// Takes `bytes` more, if that leaves no more than `bytes_max` taken by all.
-    fn take(&mut self, bytes: u64, bytes_max: u64) -> bool {
-        let before = self.used.fetch_add(bytes, Ordering::Relaxed);
-        let fits = before + bytes <= bytes_max;
-        if fits {
-            self.taken += bytes;
-        } else {
-            self.used.fetch_sub(bytes, Ordering::Relaxed);
-        }
-        fits
+/// Moves what is in memory to the file; returns whether there was room for it.
+async fn write_out(spool: &AppSpool, body: &mut RequestBody) -> bool {
+    if !body.room.take(body.tail.len() as u64) {
+        return false;
     }
-}
-
-impl Drop for Room {
-    fn drop(&mut self) {
-        self.used.fetch_sub(self.taken, Ordering::Relaxed);
+    let bytes = body.tail.split().freeze();
+    let (file, spool, at) = (body.file.clone(), spool.clone(), body.file_bytes);
+    let part = bytes.clone();
+    let write = move || {
+        let file = file.map_or_else(|| spool.file().map(Arc::new), Ok)?;
+        file.write_all_at(&part, at)?;
+        io::Result::Ok(file)
+    };
+    match spawn_blocking(write).await.map_err(io::Error::from).flatten() {
+        Ok(file) => {
+            body.file = Some(file);
+            body.file_bytes += bytes.len() as u64;
+            true
+        }
+        Err(error) => {
+            tracing::warn!(%error, "could not keep a request's body on disk");
+            body.tail = bytes.into();
+            false
+        }
     }
 }
 

@@ -27,6 +27,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::file_cache::{CachedFolder, FileCache};
 use crate::files::Folder;
+use crate::spool::AppUse;
 
 /// All routes, as of now.
 pub struct Routes {
@@ -77,6 +78,7 @@ struct AppLoad {
     requests: AtomicU32,
     /// Those of them that wait for an instance.
     held: Arc<AtomicU32>,
+    spooled: Arc<AppUse>,
 }
 
 /// One of the requests that an app may have under way; given back when dropped.
@@ -209,6 +211,11 @@ impl AppRoute {
         candidates.min_by_key(|instance| instance.load.count())
     }
 
+    /// What the app has on disk of requests and answers under way.
+    pub fn spooled(&self) -> &Arc<AppUse> {
+        &self.load.spooled
+    }
+
     /// Counts in a request that waits for an instance, unless `max` of them do.
     pub fn hold(&self, max: u32) -> Option<HoldPermit> {
         HoldPermit::take(&self.load.held, max)
@@ -216,11 +223,11 @@ impl AppRoute {
 }
 
 impl AppPermit {
-    /// Counts a request in, unless the app has as many as its limits allow.
-    pub fn take(route: &Arc<AppRoute>) -> Option<Self> {
+    /// Counts a request in, unless the app has `max` of them.
+    pub fn take(route: &Arc<AppRoute>, max: u32) -> Option<Self> {
         let permit = Self { route: Arc::clone(route) };
         let before = route.load.requests.fetch_add(1, Ordering::AcqRel);
-        (before < route.limits.connections).then_some(permit)
+        (before < max).then_some(permit)
     }
 
     pub fn app(&self) -> &AppName {
@@ -485,11 +492,11 @@ mod tests {
         let mut one_at_once = table(&["x"]);
         one_at_once.routes[0].limits.connections = 1;
         routes.replace(one_at_once.clone());
-        let permit = AppPermit::take(&route(&routes));
+        let permit = AppPermit::take(&route(&routes), 1);
         routes.replace(one_at_once);
-        assert!(permit.is_some() && AppPermit::take(&route(&routes)).is_none());
+        assert!(permit.is_some() && AppPermit::take(&route(&routes), 1).is_none());
         drop(permit);
-        assert!(AppPermit::take(&route(&routes)).is_some());
+        assert!(AppPermit::take(&route(&routes), 1).is_some());
     }
 
     #[test]

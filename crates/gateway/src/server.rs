@@ -21,17 +21,18 @@ use ipnet::IpNet;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::net::TcpStream;
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
+use tokio::sync::watch;
 
 use crate::access::RequestIds;
 use crate::client::{ClientState, ClientStream, Deadlines};
+use crate::connections::{Connections, Place};
 use crate::forward::HoldBounds;
 use crate::framing::HEAD_BYTES_MAX;
 use crate::origin::TrustedProxies;
 use crate::proxy_protocol::{self, ProxyError};
-use crate::request_body::Spool;
 use crate::routes::Routes;
 use crate::service::{Client, Service};
+use crate::spool::Spool;
 
 /// How a gateway is to run. [`GatewayConfig::new`] has the defaults.
 #[derive(Debug, Clone)]
@@ -40,8 +41,11 @@ pub struct GatewayConfig {
     pub address: SocketAddr,
     /// By default one a core.
     pub threads: usize,
-    /// Connections of clients at once. More wait in the listeners' backlog.
+    /// Connections of clients at once. For more, those that wait without a request have to go.
     pub connections_max: u32,
+    /// Connections from one address at once. More are closed. This machine's own and those of
+    /// trusted proxies are not counted.
+    pub address_connections_max: u32,
     /// How long a client may take for a request's head, and between connecting and its first one.
     pub head_timeout: Duration,
     /// How long a connection stays open between requests.
@@ -66,8 +70,7 @@ pub struct GatewayConfig {
 #[derive(Debug)]
 pub struct GatewayServer {
     service: Arc<Service>,
-    connections: Arc<Semaphore>,
-    connections_max: u32,
+    connections: Arc<Connections>,
     phase: watch::Sender<Phase>,
     threads: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -108,6 +111,7 @@ impl GatewayConfig {
             address,
             threads: std::thread::available_parallelism().map_or(1, usize::from),
             connections_max: 10_000,
+            address_connections_max: 1000,
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(60),
@@ -131,8 +135,7 @@ impl GatewayServer {
             .map_err(|source| StartError::Listen { address: config.address, source })?;
         let server = Arc::new(Self {
             service: Arc::new(service(&config, address)?),
-            connections: Arc::new(Semaphore::new(config.connections_max as usize)),
-            connections_max: config.connections_max,
+            connections: Connections::new(config.connections_max, config.address_connections_max),
             phase: watch::Sender::new(Phase::Serving),
             threads: Mutex::default(),
         });
@@ -148,10 +151,7 @@ impl GatewayServer {
     /// what is left. When it returns, nothing of the gateway runs.
     pub async fn stop(&self, within: Duration) {
         self.phase.send_replace(Phase::Closing);
-        // Every connection holds a permit; so does each listener that has not seen the phase yet.
-        let all = self.connections.acquire_many(self.connections_max);
-        let ended_in_time = tokio::time::timeout(within, all).await.is_ok();
-        if !ended_in_time {
+        if !self.connections.all_gone(within).await {
             tracing::warn!(?within, "the gateway stops with requests under way");
         }
         self.phase.send_replace(Phase::Ended);
@@ -213,7 +213,7 @@ impl Gateway for GatewayServer {
 #[derive(Clone)]
 struct Worker {
     service: Arc<Service>,
-    connections: Arc<Semaphore>,
+    connections: Arc<Connections>,
     phase: watch::Receiver<Phase>,
     deadlines: Deadlines,
     proxy_protocol: bool,
@@ -234,12 +234,19 @@ impl Worker {
         reached(self.phase, Phase::Ended).await;
     }
 
-    /// Starts a task for every connection, as many as there may be.
+    /// Starts a task for every connection that has a place.
     async fn accept_all(&self, listener: tokio::net::TcpListener) {
-        while let Ok(permit) = Arc::clone(&self.connections).acquire_owned().await {
+        loop {
             match listener.accept().await {
-                Ok((stream, address)) => {
-                    tokio::spawn(self.clone().serve(stream, address, permit));
+                Ok((stream, peer)) => {
+                    let state = Arc::default();
+                    let exempt = self.service.proxies.contains(peer.ip());
+                    match self.connections.place(peer.ip(), exempt, &state).await {
+                        Some(place) => {
+                            tokio::spawn(self.clone().serve(stream, peer, state, place));
+                        }
+                        None => tracing::debug!(%peer, "an address has too many connections"),
+                    }
                 }
                 Err(error) => {
                     tracing::warn!(%error, "a connection could not be accepted");
@@ -250,8 +257,13 @@ impl Worker {
     }
 
     /// Serves one connection, to the end of the answer it is at when the gateway closes.
-    async fn serve(self, stream: TcpStream, peer: SocketAddr, permit: OwnedSemaphorePermit) {
-        let mut stream = stream;
+    async fn serve(
+        self,
+        mut stream: TcpStream,
+        peer: SocketAddr,
+        state: Arc<ClientState>,
+        place: Place,
+    ) {
         let address = match self.client(&mut stream, peer).await {
             Ok(address) => address,
             Err(error) => {
@@ -261,8 +273,8 @@ impl Worker {
         };
         // Answers go out when they are complete; holding back their last part only delays them.
         _ = stream.set_nodelay(true);
-        let lease = Arc::new(Lease { _permit: permit, phase: self.phase.clone() });
-        let client = Client { address, state: Arc::new(ClientState::default()), lease };
+        let lease = Arc::new(Lease { _place: place, phase: self.phase.clone() });
+        let client = Client { address, state, lease };
         let stream = ClientStream::new(stream, Arc::clone(&client.state), self.deadlines);
         let service = Arc::clone(&self.service);
         let handle = service_fn(move |request| {
@@ -306,7 +318,7 @@ impl Worker {
 /// A client's place among the connections; given back when dropped.
 #[derive(Debug)]
 pub struct Lease {
-    _permit: OwnedSemaphorePermit,
+    _place: Place,
     phase: watch::Receiver<Phase>,
 }
 
@@ -346,6 +358,7 @@ fn service(config: &GatewayConfig, address: SocketAddr) -> Result<Service, Start
         routes: Routes::new(),
         ids: RequestIds::new(u64::from_ne_bytes(random)),
         spool: Spool::new(config.spool.clone(), config.spool_bytes_max),
+        app_requests_max: (config.connections_max / 2).max(1),
         hold: HoldBounds { time: config.hold_timeout, requests_max: config.held_max },
         body_pace: config.body_timeout,
         address,

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ace_types::{HostName, Limits};
+use ace_types::HostName;
 use ace_upstream::Tunnel;
 use http::header::{CONTENT_LENGTH, LOCATION};
 use http::request::Parts;
@@ -19,10 +19,11 @@ use crate::client::ClientState;
 use crate::failure::Failure;
 use crate::forward::{Answer, Forwarded, HoldBounds, Outgoing, await_routes, forward};
 use crate::origin::{Origin, TrustedProxies};
-use crate::request_body::{BodyBounds, RequestBody, Spool};
+use crate::request_body::{BodyBounds, RequestBody};
 use crate::rewrite::{Facts, Outcome, Place};
 use crate::routes::{AppPermit, AppRoute, Routes};
 use crate::server::Lease;
+use crate::spool::Spool;
 use crate::statics::Asked;
 use crate::{headers, rewrite, statics, target, tunnel};
 
@@ -31,7 +32,9 @@ use crate::{headers, rewrite, statics, target, tunnel};
 pub struct Service {
     pub routes: Routes,
     pub ids: RequestIds,
-    pub spool: Spool,
+    pub spool: Arc<Spool>,
+    /// The most requests of one app at once, whatever its limits say.
+    pub app_requests_max: u32,
     pub hold: HoldBounds,
     /// The longest wait for the next bytes of a request's body.
     pub body_pace: Duration,
@@ -57,7 +60,7 @@ struct Reply {
 /// A request that no file answers.
 struct AppRequest<'a> {
     host: &'a HostName,
-    limits: &'a Limits,
+    route: &'a AppRoute,
     origin: Origin,
     place: Place,
     parts: Parts,
@@ -98,8 +101,9 @@ impl Service {
         let host = target::host(&parts)?;
         let path = target::normalise(parts.uri.path())?;
         let route = self.route(&host).await?;
-        let connections = route.limits.connections;
-        record.app = Some(AppPermit::take(&route).ok_or(Failure::Busy { connections })?);
+        let connections = route.limits.connections.min(self.app_requests_max);
+        let permit = AppPermit::take(&route, connections);
+        record.app = Some(permit.ok_or(Failure::Busy { connections })?);
         let place = match follow_rules(&route, &host, origin.scheme, path, &parts).await? {
             Outcome::Place(place) => place,
             Outcome::Redirect { status, location } => return Ok(redirect(status, &location).into()),
@@ -107,7 +111,7 @@ impl Service {
         if let Some(file) = file(&route, &place.path, asked(&parts)).await {
             return file.map(Reply::from);
         }
-        let request = AppRequest { host: &host, limits: &route.limits, origin, place, parts, body };
+        let request = AppRequest { host: &host, route: &route, origin, place, parts, body };
         self.ask_app(request, record).await
     }
 
@@ -116,10 +120,11 @@ impl Service {
         request: AppRequest<'_>,
         record: &mut RequestRecord,
     ) -> Result<Reply, Failure> {
-        let AppRequest { host, limits, origin, place, mut parts, body } = request;
+        let AppRequest { host, route, origin, place, mut parts, body } = request;
+        let (limits, spool) = (&route.limits, self.spool.of(route.spooled()));
         let bytes_max = limits.body.map(|bytes| bytes.0);
         let bounds = BodyBounds { bytes_max, pace: self.body_pace };
-        let body = RequestBody::accept(body, bounds, &self.spool).await?;
+        let body = RequestBody::accept(body, bounds, &spool).await?;
         let upgrade = parts.extensions.remove::<OnUpgrade>();
         let request = Outgoing {
             head: AppHead {
@@ -129,6 +134,7 @@ impl Service {
             body,
             pace: self.body_pace,
             timeout: limits.timeout,
+            spool,
         };
         match forward(&self.routes, host, request, self.hold).await? {
             Forwarded::Answer(Answer { response, tunnel, permit }) => {

@@ -139,22 +139,104 @@ async fn a_client_that_leaves_ends_its_request() {
 
 #[tokio::test]
 async fn no_more_connections_are_served_than_there_may_be() {
-    let bench = Bench::with(GatewayConfig { connections_max: 3, threads: 1, ..config() });
-    let app = bench.app("x", |request| request.ok("hello"));
-    bench.set_route(bench.route(&[&app]));
+    let bench = Bench::with(GatewayConfig { connections_max: 6, threads: 1, ..config() });
+    let app = bench.app("x", |request| async move {
+        sleep(Duration::from_secs(60)).await;
+        request.ok("").await;
+    });
+    let mut routes = Vec::new();
+    for name in ["a", "b"] {
+        let mut route = bench.route(&[&app]);
+        route.app = name.parse().unwrap();
+        route.hosts = vec![format!("{name}.localhost").parse().unwrap()];
+        route.limits.timeout = Duration::from_secs(60);
+        routes.push(route);
+    }
+    bench.gateway.set_routes(ace_api::RouteTable { routes });
     let mut open = Vec::new();
-    for _ in 0..3 {
+    for name in ["a", "a", "a", "b", "b", "b"] {
         let mut client = bench.client().await;
-        client.send(GET).await;
-        assert_eq!(client.receive(false).await.status, 200);
+        client.send(GET.replace("shop", name)).await;
         open.push(client);
     }
+    eventually(|| app.taken() == 6).await;
     let mut waiting = bench.client().await;
-    waiting.send(GET).await;
+    waiting.send("GET / HTTP/1.1\r\nHost: other\r\n\r\n").await;
     let early = timeout(Duration::from_millis(100), waiting.try_receive(false)).await;
     assert!(early.is_err(), "served beyond the bound");
     open.pop();
-    assert_eq!(waiting.receive(false).await.status, 200);
+    assert_eq!(waiting.receive(false).await.status, 404);
+}
+
+#[tokio::test]
+async fn one_app_has_no_more_than_half_of_the_gateway() {
+    let bench = Bench::with(GatewayConfig { connections_max: 4, threads: 1, ..config() });
+    let app = bench.app("x", |request| async move {
+        sleep(Duration::from_secs(60)).await;
+        request.ok("").await;
+    });
+    let mut route = bench.route(&[&app]);
+    route.limits.timeout = Duration::from_secs(60);
+    bench.set_route(route);
+    let (mut first, mut second) = (bench.client().await, bench.client().await);
+    first.send(GET).await;
+    second.send(GET).await;
+    eventually(|| app.taken() == 2).await;
+    assert_eq!(bench.get("/").await.status, 503);
+}
+
+/// Far more connections than there are places, none of which asks for anything whole.
+#[tokio::test]
+async fn clients_without_a_request_keep_nobody_out() {
+    let bench = Bench::with(GatewayConfig {
+        connections_max: 32,
+        head_timeout: Duration::from_secs(60),
+        idle_timeout: Duration::from_secs(60),
+        ..config()
+    });
+    let app = bench.app("x", |request| request.ok("hello"));
+    bench.set_route(bench.route(&[&app]));
+    let mut slow = Vec::new();
+    for number in 0..300 {
+        let mut client = bench.client().await;
+        let beginning = ["", "GET / HT", "GET / HTTP/1.1\r\nA: b\r\n", GET][number % 4];
+        client.send(beginning).await;
+        slow.push(client);
+        if number % 50 == 49 {
+            assert_eq!(bench.get("/").await.text(), "hello");
+        }
+    }
+}
+
+#[tokio::test]
+async fn a_slow_reader_does_not_hold_the_app() {
+    let bench = Bench::start();
+    let (free, mut freed) = tokio::sync::mpsc::channel(1);
+    let body: Vec<u8> = (0..20_000_000_u32).map(|number| (number / 7) as u8).collect();
+    let sent = body.clone();
+    let app = bench.app("x", move |request| {
+        let (free, sent) = (free.clone(), sent.clone());
+        async move {
+            let head = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n", sent.len());
+            request.say([head.as_bytes(), &sent].concat()).await;
+            free.send(()).await.unwrap();
+        }
+    });
+    bench.set_route(bench.route(&[&app]));
+    let mut client = bench.client().await;
+    client.send(GET).await;
+    timeout(Duration::from_secs(20), freed.recv()).await.expect("the app waits for the client");
+    assert!(client.receive(false).await.body == body);
+}
+
+#[tokio::test]
+async fn without_room_the_app_waits_for_the_client() {
+    let bench = Bench::with(GatewayConfig { spool_bytes_max: 1 << 20, ..config() });
+    let app = bench.app("x", |request| async move {
+        request.say([b"HTTP/1.1 200 OK\r\n\r\n".as_slice(), &vec![7; 20_000_000]].concat()).await;
+    });
+    bench.set_route(bench.route(&[&app]));
+    assert_eq!(bench.get("/").await.body.len(), 20_000_000);
 }
 
 #[tokio::test]
@@ -202,4 +284,14 @@ async fn an_address_in_use_is_an_error_even_if_by_a_gateway() {
     let bench = Bench::start();
     let second = GatewayServer::start(GatewayConfig::new(bench.gateway.address()));
     assert!(matches!(second, Err(StartError::Listen { .. })), "{second:?}");
+}
+
+/// Waits until `holds`.
+async fn eventually(holds: impl Fn() -> bool) {
+    let wait = async {
+        while !holds() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(Duration::from_secs(20), wait).await.expect("it came about");
 }

@@ -256,7 +256,7 @@ async fn spooled_bodies_have_so_much_room_and_leave_nothing() {
     let spool = tempfile::tempdir().unwrap();
     let bench = Bench::with(ace_gateway::GatewayConfig {
         spool: spool.path().to_owned(),
-        spool_bytes_max: 200_000,
+        spool_bytes_max: 800_000, // Of which one app has a quarter.
         ..config()
     });
     let app = bench.app("x", echo);
