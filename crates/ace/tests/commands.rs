@@ -286,3 +286,19 @@ fn a_predeploy_cut_short_by_a_kill_fails_its_deploy() -> Result<()> {
     assert_eq!(runs.len(), 1, "{runs:?}");
     Ok(())
 }
+
+#[test]
+fn files_alone_have_nothing_to_run_commands_in() -> Result<()> {
+    let engine = engine()?;
+    let page = AppFolder::empty()?;
+    page.write("index.html", "<p>hello</p>")?;
+    page.write("app.yaml", "predeploy: echo x\n")?;
+    let refused = engine.deploy(page.path(), "page")?;
+    assert!(refused.stderr.contains("predeploy has no Python to run in"), "{}", refused.stderr);
+    page.write("app.yaml", "")?;
+    engine.deploy(page.path(), "page")?.ok()?;
+    let refused = engine.ace(&["run", "page", "--", "true"])?;
+    assert_eq!(refused.status, 255);
+    assert!(refused.stderr.contains("page is files alone"), "{}", refused.stderr);
+    Ok(())
+}
