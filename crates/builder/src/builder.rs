@@ -11,6 +11,7 @@
 //! What has its name in the right-hand places is whole: a build cut short leaves only scratch, which
 //! [`Builder::recover`] removes.
 
+use std::collections::BTreeMap;
 use std::fs::{self, File};
 use std::io;
 use std::net::Ipv4Addr;
@@ -294,7 +295,8 @@ impl Inner {
             Requirements::None => Lock::empty(),
             _ => installer.resolve(&source, python, bench, site).await?,
         };
-        let kept = self.environment(job, &lock, python, &installer).await?;
+        let env = &source.app_yaml.env;
+        let kept = self.environment(job, &lock, env, python, &installer).await?;
         let standing = if kept.exists() { kept.virtualenv() } else { site.environment() };
         self.collect_static_files(job, &source, python, &standing).await?;
         compile(job, python).await?;
@@ -385,7 +387,8 @@ impl Inner {
             site.add("user/downloads").await?;
             copy(job, &old.downloads(), DOWNLOADS).await?;
         }
-        let kept = self.environment(job, &lock, python, &installer).await?;
+        let env = &built.app_yaml.env;
+        let kept = self.environment(job, &lock, env, python, &installer).await?;
         let environment_size = keep_environment(site, lock, &kept).await?;
         let (environment, python) = (kept.virtualenv(), python.interpreter.clone());
         let runtime = Runtime { python, environment, environment_size, program };
@@ -420,6 +423,7 @@ impl Inner {
         &self,
         job: &Job<'_>,
         lock: &Lock,
+        env: &BTreeMap<String, String>,
         python: &Python,
         installer: &Installer,
     ) -> Result<Kept, BuildError> {
@@ -436,7 +440,7 @@ impl Inner {
             installer.make_empty(python, bench, site).await?;
         }
         if !lock.is_empty() {
-            installer.install(lock, python, bench, site).await?;
+            installer.install(lock, env, python, bench, site).await?;
         }
         Ok(kept)
     }

@@ -8,6 +8,7 @@
 //!
 //! `uv` does it for Python 3, `pip` for Python 2.7; [`Installer`] is either.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use ace_api::{BuildError, Interpreter};
@@ -30,6 +31,9 @@ pub const ENVIRONMENT: &str = "/ace/user/virtualenv";
 pub const PYTHON: &str = "/ace/user/virtualenv/bin/python";
 /// Where a command finds the lock it installs.
 pub const PIP_LOCK: &str = "/ace/lock/requirements.txt";
+/// The same where it is a `pylock.toml`, by which name it's known for one.
+pub const PYLOCK: &str = "/ace/lock/pylock.toml";
+const PYLOCK_SOURCE: &str = "pylock.toml";
 
 /// Where a command finds what it resolves, and versions to keep to.
 pub const PIP_INPUT: &str = "/ace/lock/requirements.in";
@@ -50,8 +54,23 @@ const FORMAT: &str = "3";
 #[serde(deny_unknown_fields)]
 pub struct Lock {
     text: String,
+    form: Form,
+    /// Hashes of the source's own lock, which packages must have besides those of an index.
+    hashes: String,
     /// The hash of the source, unless every package's files are known by a hash of their own.
     source_hash: Option<String>,
+}
+
+/// What a [`Lock`]'s text is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Form {
+    /// Lines of a `requirements.txt` with all that is needed.
+    Resolved,
+    /// The same by the source's word alone.
+    Given,
+    /// A `pylock.toml`.
+    Pylock,
 }
 
 /// What installs packages for one Python.
@@ -81,38 +100,48 @@ impl Installer {
     /// pip makes the environment for it, since it asks sources for their requirements there.
     pub async fn resolve(
         &self,
-        Inspection { requirements, source_hash, .. }: &Inspection,
+        source: &Inspection,
         python: &Python,
         bench: &Bench,
         site: &Site,
     ) -> Result<Lock, BuildError> {
-        bench.log().say(format!("resolving {}", requirements.source())).await;
+        let Inspection { requirements, source_hash, app_yaml, .. } = source;
+        bench.log().say(source.which_packages()).await;
         let mut command = match (self, requirements) {
-            (Self::Uv(uv), Requirements::UvLock) => uv.export(python),
+            (Self::Uv(_), Requirements::Locked { requirements, .. }) => {
+                return Ok(Lock::given(requirements.clone()));
+            }
+            (Self::Uv(_), Requirements::Pylock) => Command::new(["/usr/bin/cat", PYLOCK_SOURCE]),
+            (Self::Uv(uv), Requirements::UvLock { .. }) => uv.export(python),
             (Self::Uv(uv), _) => uv.resolve(python, requirements),
-            (Self::Pip(_), Requirements::UvLock) => {
-                let message = "uv.lock is for Python 3; a requirements.txt is for any";
-                return Err(BuildError::Rejected(message.to_owned()));
+            (
+                Self::Pip(_),
+                Requirements::UvLock { .. } | Requirements::Project { .. } | Requirements::Pylock,
+            ) => {
+                let file = requirements.source();
+                let message = format!("{file} is for Python 3; a requirements.txt is for any");
+                return Err(BuildError::Rejected(message));
             }
             (Self::Pip(pip), _) => {
                 self.make_empty(python, bench, site).await?;
                 let command = pip.download(python, requirements);
-                let ended = bench.run(in_source(command, site)).await?;
+                let ended = bench.run(in_source(command, &app_yaml.env, site)).await?;
                 check_end(&ended, bench, "the requirements could not be resolved")?;
                 pip.list_downloads(python)
             }
         };
         command.keep_stdout = Some(LOCK_MAX);
-        let ended = bench.run(in_source(command, site)).await?;
+        let ended = bench.run(in_source(command, &app_yaml.env, site)).await?;
         check_end(&ended, bench, "the requirements could not be resolved")?;
-        Lock::parse(&ended.stdout, source_hash)
+        Lock::resolved(requirements, &ended.stdout, source_hash)
             .ok_or_else(|| BuildError::Rejected("the requirements resolve to no text".to_owned()))
     }
 
-    /// Installs what `lock` says into the empty environment.
+    /// Installs what `lock` says into the empty environment, with the app's variables `env`.
     pub async fn install(
         &self,
         lock: &Lock,
+        env: &BTreeMap<String, String>,
         python: &Python,
         bench: &Bench,
         site: &Site,
@@ -124,11 +153,12 @@ impl Installer {
                 .await;
         }
         let with_lock = |mut command: Command| {
-            command.files.push((PIP_LOCK.into(), lock.text.clone()));
-            in_source(command, site)
+            command.files.push((lock.path().into(), lock.text.clone()));
+            command.files.push((PIP_CONSTRAINTS.into(), lock.hashes.clone()));
+            in_source(command, env, site)
         };
         let command = match self {
-            Self::Uv(uv) => uv.install(python, lock.is_hashed()),
+            Self::Uv(uv) => uv.install(python, lock),
             Self::Pip(pip) => {
                 let ended = bench.run(with_lock(pip.make_wheels(python))).await?;
                 if !ended.success {
@@ -139,13 +169,13 @@ impl Installer {
         };
         let ended = bench.run(with_lock(command)).await?;
         check_end(&ended, bench, "the requirements could not be installed")?;
-        if let (Self::Uv(uv), false) = (self, lock.names("setuptools")) {
+        if let (Self::Uv(uv), false) = (self, lock.has_setuptools()) {
             add_setuptools(uv, python, bench, site).await?;
         }
         if matches!(self, Self::Uv(_)) && !uv::compiles(python) {
             // Packages may have files for other Pythons, which don't compile.
             let words = [PYTHON, "-E", "-s", "-m", "compileall", "-qq", ENVIRONMENT];
-            bench.run(in_source(see_python(Command::new(words), python), site)).await?;
+            bench.run(in_source(see_python(Command::new(words), python), env, site)).await?;
         }
         check_is_folder(site.environment()).await
     }
@@ -197,12 +227,19 @@ async fn add_setuptools(
     let Some(requirement) = setuptools::of_its_time(python) else { return Ok(()) };
     let mut command = uv.add(python);
     command.files.push((PIP_LOCK.into(), requirement.to_owned()));
-    let ended = bench.run(in_source(command, site)).await?;
+    let ended = bench.run(in_source(command, &BTreeMap::new(), site)).await?;
     check_end(&ended, bench, "the setuptools of this Python's time could not be installed")
 }
 
-/// A command in the source's folder, with the cache and the environment.
-fn in_source(command: Command, site: &Site) -> Command {
+/// A command in the source's folder, with the cache, the environment, and those of the app's
+/// variables that neither we have set nor tell the programs themselves how to run.
+fn in_source(mut command: Command, env: &BTreeMap<String, String>, site: &Site) -> Command {
+    for (name, value) in env {
+        let is_set = command.env.iter().any(|(other, _)| other == name);
+        if !is_set && !name.starts_with("PYTHON") && !name.starts_with("LD_") {
+            command = command.env(name, value);
+        }
+    }
     command
         .writable(&site.cache(), CACHE)
         .writable(&site.code(), CODE)
@@ -214,16 +251,21 @@ impl Requirements {
     /// The file that they stand in.
     pub fn source(&self) -> &str {
         match self {
-            Self::None | Self::File => "requirements.txt",
-            Self::UvLock => "uv.lock",
-            Self::Text { source, .. } => source,
+            Self::None => "",
+            Self::File { .. } => "requirements.txt",
+            Self::UvLock { .. } => "uv.lock",
+            Self::Pylock => PYLOCK_SOURCE,
+            Self::Project { .. } => "pyproject.toml",
+            Self::Locked { source, .. } | Self::Text { source, .. } => source,
         }
     }
 
     /// The file that an installer is to read, and the files to render for it.
     pub fn input(&self) -> (&str, Vec<(PathBuf, String)>) {
         match self {
-            Self::None | Self::File | Self::UvLock => ("requirements.txt", Vec::new()),
+            Self::Locked { requirements, .. } => {
+                (PIP_INPUT, vec![(PIP_INPUT.into(), requirements.clone())])
+            }
             Self::Text { requirements, constraints, .. } => (
                 PIP_INPUT,
                 vec![
@@ -231,6 +273,23 @@ impl Requirements {
                     (PIP_CONSTRAINTS.into(), constraints.clone()),
                 ],
             ),
+            others => (others.source(), Vec::new()),
+        }
+    }
+
+    /// Whether there are versions to keep to, at [`PIP_CONSTRAINTS`].
+    pub fn has_constraints(&self) -> bool {
+        matches!(self, Self::Text { .. })
+    }
+}
+
+impl Inspection {
+    /// Which file says what is installed, and which others don't.
+    fn which_packages(&self) -> String {
+        let source = self.requirements.source();
+        match self.ignored[..] {
+            [] => format!("packages: {source}"),
+            _ => format!("packages: {source}; not read: {}", self.ignored.join(", ")),
         }
     }
 }
@@ -238,13 +297,44 @@ impl Requirements {
 impl Lock {
     /// No requirements.
     pub fn empty() -> Self {
-        Self { text: String::new(), source_hash: None }
+        Self::of(String::new(), Form::Resolved)
     }
 
-    /// Reads requirements with their hashes as an installer printed them for the source of that hash;
-    /// `None` where it is no text.
-    pub fn parse(text: &[u8], source_hash: &str) -> Option<Self> {
-        let text = String::from_utf8(text.to_vec()).ok()?;
+    /// Requirements with all their hashes, as the source has them.
+    fn given(text: String) -> Self {
+        Self::of(text, Form::Given)
+    }
+
+    fn of(text: String, form: Form) -> Self {
+        Self { text, form, hashes: String::new(), source_hash: None }
+    }
+
+    /// What became of `requirements` in the source of that hash, as an installer printed it; `None`
+    /// where it is no text.
+    pub fn resolved(
+        requirements: &Requirements,
+        printed: &[u8],
+        source_hash: &str,
+    ) -> Option<Self> {
+        let text = String::from_utf8(printed.to_vec()).ok()?;
+        Some(match requirements {
+            // What it names may be a folder of the source.
+            Requirements::Pylock => {
+                let source_hash = text.contains("directory").then(|| source_hash.to_owned());
+                Self { source_hash, ..Self::of(text, Form::Pylock) }
+            }
+            Requirements::UvLock { options } | Requirements::Project { options } => {
+                Self::parse(options.clone() + &text, source_hash)
+            }
+            Requirements::Text { hashes, .. } => {
+                Self { hashes: hashes.clone(), ..Self::parse(text, source_hash) }
+            }
+            _ => Self::parse(text, source_hash),
+        })
+    }
+
+    /// Reads requirements with their hashes.
+    fn parse(text: String, source_hash: &str) -> Self {
         let joined = text.replace("\\\n", " ");
         let mut requirements = joined.lines().map(str::trim).filter(|line| {
             // An editable requirement begins like an option.
@@ -254,11 +344,12 @@ impl Lock {
         let hashed = requirements.all(|line| {
             (line.contains(" --hash=") || line.contains("#sha256=")) && !line.starts_with('-')
         });
-        Some(Self { text, source_hash: (!hashed).then(|| source_hash.to_owned()) })
+        let source_hash = (!hashed).then(|| source_hash.to_owned());
+        Self { source_hash, ..Self::of(text, Form::Resolved) }
     }
 
     /// Whether every package's files are known by their hash.
-    fn is_hashed(&self) -> bool {
+    pub fn is_hashed(&self) -> bool {
         self.source_hash.is_none()
     }
 
@@ -267,6 +358,30 @@ impl Lock {
             let line = line.trim();
             line.is_empty() || line.starts_with('#') || line.starts_with("--")
         })
+    }
+
+    pub fn form(&self) -> Form {
+        self.form
+    }
+
+    /// Whether there are hashes to check besides its own, at [`PIP_CONSTRAINTS`].
+    pub fn has_constraints(&self) -> bool {
+        !self.hashes.is_empty() && self.is_hashed()
+    }
+
+    /// Where an installer finds it.
+    pub fn path(&self) -> &'static str {
+        match self.form {
+            Form::Resolved | Form::Given => PIP_LOCK,
+            Form::Pylock => PYLOCK,
+        }
+    }
+
+    fn has_setuptools(&self) -> bool {
+        match self.form {
+            Form::Resolved | Form::Given => self.names("setuptools"),
+            Form::Pylock => self.text.lines().any(|line| line == "name = \"setuptools\""),
+        }
     }
 
     /// Whether the package of this normal name is among what it installs.
@@ -284,7 +399,9 @@ impl Lock {
         let Interpreter { version, program, build, .. } = &python.interpreter;
         let program = program.display().to_string();
         let source = self.source_hash.as_deref().unwrap_or_default();
-        for field in [FORMAT, version, &program, &build.to_string(), source, &self.text] {
+        for field in
+            [FORMAT, version, &program, &build.to_string(), source, &self.text, &self.hashes]
+        {
             hash.update((field.len() as u64).to_le_bytes());
             hash.update(field);
         }
@@ -337,7 +454,7 @@ mod tests {
     const HASHED: &str = "--index-url https://pypi.org/simple\n\nflask==3.1.0 \\\n    --hash=sha256:aa \\\n    --hash=sha256:bb\nweb-py==0.62 \\\n    --hash=sha256:cc\n";
 
     fn lock(text: &str) -> Lock {
-        Lock::parse(text.as_bytes(), "a").unwrap()
+        Lock::parse(text.to_owned(), "a")
     }
 
     fn python(version: &str, build: u64) -> Python {
@@ -372,7 +489,7 @@ mod tests {
     fn an_environment_is_named_by_lock_and_interpreter() {
         let app = "shop".parse().unwrap();
         let name = |text: &str, build: u64, source: &str| {
-            let lock = Lock::parse(text.as_bytes(), source).unwrap();
+            let lock = Lock::parse(text.to_owned(), source);
             lock.folder(Path::new("/environments"), &app, &python("3.11.2", build))
         };
         assert_eq!(name(HASHED, 1, "a"), name(HASHED, 1, "b"));

@@ -73,12 +73,15 @@ mod tests {
     use std::os::unix::fs::PermissionsExt;
 
     use super::*;
+    use crate::unpack::Requirements;
 
     #[test]
     fn a_lock_is_read_as_it_was_written_and_roots_alone() {
         let folder = tempfile::tempdir().unwrap();
         let kept = Kept::new(folder.path().to_owned());
-        let lock = Lock::parse(b"flask==3.1.0 --hash=sha256:aa\n", "abc").unwrap();
+        let requirements = Requirements::File { prereleases: false };
+        let lock =
+            Lock::resolved(&requirements, b"flask==3.1.0 --hash=sha256:aa\n", "abc").unwrap();
         kept.write_lock(&lock).unwrap();
         assert_eq!(Kept::of(&kept.virtualenv()).read_lock().unwrap(), lock);
         let mode = folder.path().join(LOCK).metadata().unwrap().permissions().mode();

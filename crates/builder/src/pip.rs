@@ -133,7 +133,7 @@ impl Pip {
     pub fn download(&self, python: &Python, requirements: &Requirements) -> Command {
         let (input, files) = requirements.input();
         let mut words = vec!["download", "--dest", DOWNLOADS, "--requirement", input];
-        if !files.is_empty() {
+        if requirements.has_constraints() {
             words.extend(["--constraint", PIP_CONSTRAINTS]);
         }
         let mut command = self.pip(python, PYTHON, &words);

@@ -141,6 +141,7 @@ mod tests {
         Inspection {
             app_yaml: AppYaml::default(),
             requirements: Requirements::None,
+            ignored: Vec::new(),
             python: None,
             manage_py: false,
             procfile: Procfile::Absent,

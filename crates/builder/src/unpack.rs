@@ -60,6 +60,8 @@ pub enum Report {
 pub struct Inspection {
     pub app_yaml: AppYaml,
     pub requirements: Requirements,
+    /// Files that could have asked for packages, and didn't count.
+    pub ignored: Vec<String>,
     /// The Pythons that its `pyproject.toml` asks for, as packages write them.
     pub python: Option<String>,
     /// There is a `manage.py`.

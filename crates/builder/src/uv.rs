@@ -3,7 +3,9 @@
 use std::path::PathBuf;
 
 use crate::container::Command;
-use crate::environment::{CACHE, ENVIRONMENT, PIP_CONSTRAINTS, PIP_LOCK, PYTHON, see_python};
+use crate::environment::{
+    CACHE, ENVIRONMENT, Form, Lock, PIP_CONSTRAINTS, PIP_LOCK, PYTHON, see_python,
+};
 use crate::python::Python;
 use crate::tools::UV;
 use crate::unpack::Requirements;
@@ -28,10 +30,16 @@ impl Uv {
         let mut words = vec!["pip", "compile", input, "--generate-hashes", "--no-header"];
         words.extend(["--no-annotate", "--emit-index-url", "--emit-find-links"]);
         words.extend(["--emit-build-options", "--python", &program]);
-        if !files.is_empty() {
+        if requirements.has_constraints() {
             words.extend(["--constraints", PIP_CONSTRAINTS]);
         }
-        let mut command = self.command(python, &words).env("UV_CACHE_DIR", CACHE);
+        if let Requirements::File { prereleases: true } = requirements {
+            words.extend(["--prerelease", "allow"]);
+        }
+        let mut command = self.in_source(python, &words);
+        if let Requirements::Project { .. } = requirements {
+            command = command.env("UV_INDEX_STRATEGY", "first-index"); // As uv has it.
+        }
         command.files = files;
         command
     }
@@ -41,15 +49,25 @@ impl Uv {
         let program = program(python);
         let mut words = vec!["export", "--frozen", "--no-dev", "--format", "requirements-txt"];
         words.extend(["--no-header", "--no-annotate", "--python", &program]);
-        self.command(python, &words).env("UV_CACHE_DIR", CACHE)
+        self.in_source(python, &words)
     }
 
-    /// Installs the lock at [`PIP_LOCK`] into the environment.
-    pub fn install(&self, python: &Python, hashed: bool) -> Command {
-        let mut words = vec!["pip", "sync", PIP_LOCK, "--python", PYTHON];
-        words.extend(hashed.then_some("--require-hashes"));
+    /// Installs `lock`, which stands where it says, into the environment.
+    pub fn install(&self, python: &Python, lock: &Lock) -> Command {
+        let mut words = match lock.form() {
+            Form::Resolved | Form::Pylock => {
+                vec!["pip", "sync", lock.path(), "--allow-empty-requirements"]
+            }
+            // Not sync: it would take the list for complete.
+            Form::Given => vec!["pip", "install", "--requirements", lock.path()],
+        };
+        words.extend(["--python", PYTHON]);
+        words.extend(lock.is_hashed().then_some("--require-hashes"));
+        if lock.has_constraints() {
+            words.extend(["--constraints", PIP_CONSTRAINTS]);
+        }
         words.extend(compiles(python).then_some("--compile-bytecode"));
-        self.command(python, &words).env("UV_CACHE_DIR", CACHE)
+        self.in_source(python, &words)
     }
 
     /// Installs the hashed requirements at [`PIP_LOCK`] beside what the environment has.
@@ -67,6 +85,12 @@ impl Uv {
         words.extend(["--target", target, "--requirements", PIP_LOCK, "--python", &program]);
         words.extend(compiles(python).then_some("--compile-bytecode"));
         self.command(python, &words)
+    }
+
+    /// A command that works for a source: of several indexes, the best version counts, as with pip.
+    fn in_source(&self, python: &Python, words: &[&str]) -> Command {
+        let command = self.command(python, words).env("UV_CACHE_DIR", CACHE);
+        command.env("UV_INDEX_STRATEGY", "unsafe-best-match")
     }
 
     fn command(&self, python: &Python, words: &[&str]) -> Command {

@@ -20,8 +20,16 @@ use crate::statics;
 const APP_YAML_READ_MAX: u64 = 128 * 1024;
 
 /// Files that only a Python project has, besides its source and requirements.
-const PYTHON_FILES: [&[u8]; 6] =
-    [b"pyproject.toml", b"setup.cfg", b"Pipfile", b"Pipfile.lock", b"poetry.lock", b"uv.lock"];
+const PYTHON_FILES: [&[u8]; 8] = [
+    b"pyproject.toml",
+    b"setup.cfg",
+    b"Pipfile",
+    b"Pipfile.lock",
+    b"poetry.lock",
+    b"pdm.lock",
+    b"pylock.toml",
+    b"uv.lock",
+];
 /// See `find_entry.py`.
 const PACKAGES: [&str; 3] = ["app", "wsgi", "main"];
 
@@ -34,7 +42,7 @@ pub fn inspect(tree: &Tree, source_hash: String) -> Result<Inspection, UnpackErr
         ));
     }
     let app_yaml = read_app_yaml(root)?;
-    let Needs { requirements, python } = needs::find(root)?;
+    let Needs { requirements, ignored, python } = needs::find(root)?;
     let manage_py = is_file(root, "manage.py");
     if let Some(entry) = &app_yaml.entry {
         // With requirements, the module may come from a package that they install.
@@ -49,6 +57,7 @@ pub fn inspect(tree: &Tree, source_hash: String) -> Result<Inspection, UnpackErr
     Ok(Inspection {
         app_yaml,
         requirements,
+        ignored,
         python,
         manage_py,
         procfile: Procfile::find(root),

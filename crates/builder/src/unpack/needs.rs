@@ -1,11 +1,12 @@
-//! What a source needs: the packages that its files ask for, in the words of a `requirements.txt`.
+//! What a source needs: the packages that its files ask for, as an installer is told.
 //!
-//! The first of these that there is counts: `requirements.txt`, `uv.lock`, `Pipfile.lock`, and
-//! `pyproject.toml` with what `poetry.lock` holds it to. The versions of a `poetry.lock` become
-//! constraints: it doesn't tell for which machines a package is meant, which a resolver finds out.
+//! The first file of [`FILES`] that asks for any counts. The versions of a `poetry.lock` or `pdm.lock`
+//! become constraints: it doesn't tell for which machines a package is meant, which a resolver finds
+//! out; its hashes are checked when packages are installed.
 
 mod pipfile;
 mod poetry;
+mod requirements_txt;
 
 use std::os::fd::OwnedFd;
 
@@ -17,29 +18,66 @@ use super::inspect::{is_file, is_folder, read_text};
 
 /// The largest file that is read.
 const FILE_MAX: u64 = 8 << 20;
+/// What can ask for packages, the most decisive first.
+const FILES: [&str; 10] = [
+    requirements_txt::NAME,
+    "uv.lock",
+    "pylock.toml",
+    "Pipfile.lock",
+    "poetry.lock",
+    "pdm.lock",
+    "pyproject.toml",
+    "Pipfile",
+    "setup.py",
+    "setup.cfg",
+];
+const PYPI: [&str; 2] = ["https://pypi.org/simple", "https://pypi.python.org/simple"];
+/// How a `setup.py` or a `setup.cfg` asks for packages.
+const SETUP_REQUIRES: [&str; 2] = ["install_requires", "ext_modules"];
 
 /// What a source asks for.
 pub struct Needs {
     pub requirements: Requirements,
+    /// The other files that could have asked for packages.
+    pub ignored: Vec<String>,
     /// The Pythons that it runs on: `>=3.8,<3.12`.
     pub python: Option<String>,
 }
 
-/// The packages that a source asks for, and where it does.
+/// The packages that a source asks for, and where it does. `options` are lines of a
+/// `requirements.txt` with further indexes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", deny_unknown_fields)]
 pub enum Requirements {
     None,
     /// `requirements.txt`, as pip reads it.
-    File,
+    File {
+        prereleases: bool,
+    },
     /// `uv.lock`, beside its `pyproject.toml`.
-    UvLock,
+    UvLock {
+        options: String,
+    },
+    /// `pylock.toml`. Source: <https://packaging.python.org/en/latest/specifications/pylock-toml/>.
+    Pylock,
+    /// `pyproject.toml`, as only uv reads it: it names packages' sources for it.
+    Project {
+        options: String,
+    },
+    /// The file named `source`, put in the words of a `requirements.txt`: each package with its
+    /// hashes.
+    Locked {
+        source: String,
+        requirements: String,
+    },
     /// The files named `source`, put in the words of a `requirements.txt`.
     Text {
         source: String,
         requirements: String,
         /// Versions to keep to, where a package is needed.
         constraints: String,
+        /// The same with the hashes of their files, as far as these are known.
+        hashes: String,
     },
 }
 
@@ -47,28 +85,35 @@ pub enum Requirements {
 ///
 /// Errors: a file that is not what it is called, with its place.
 pub fn find(root: &OwnedFd) -> Result<Needs, UnpackError> {
-    let project = match read_text(root, "pyproject.toml", FILE_MAX)? {
-        Some(text) => parse_toml("pyproject.toml", &text)?,
-        None => Table::new(),
-    };
-    let requirements = if is_file(root, "requirements.txt") {
-        Requirements::File
+    let project = read_toml(root, "pyproject.toml")?.unwrap_or_default();
+    let pipfile = read_toml(root, "Pipfile")?;
+    let requirements = if is_file(root, requirements_txt::NAME) {
+        requirements_txt::requirements(root)?
     } else if is_file(root, "uv.lock") && !project.is_empty() {
-        Requirements::UvLock
+        let lock = read_toml(root, "uv.lock")?.unwrap_or_default();
+        Requirements::UvLock { options: indexes_of_lock(&lock) }
+    } else if is_file(root, "pylock.toml") {
+        Requirements::Pylock
     } else if let Some(text) = read_text(root, "Pipfile.lock", FILE_MAX)? {
-        pipfile::requirements(&text)?
+        pipfile::of_lock(&text)?
     } else {
-        of_project(root, &project)?
+        match (of_project(root, &project)?, &pipfile) {
+            (Requirements::None, Some(pipfile)) => pipfile::requirements(pipfile),
+            (Requirements::None, None) => of_setup(root)?,
+            (requirements, _) => requirements,
+        }
     };
-    Ok(Needs { requirements, python: python_of(&project) })
+    let ignored = ignored(root, &requirements, &project);
+    let python = python_of(&project).or_else(|| pipfile::python(pipfile.as_ref()?));
+    Ok(Needs { requirements, ignored, python })
 }
 
 fn of_project(root: &OwnedFd, project: &Table) -> Result<Requirements, UnpackError> {
     let has_dynamic = strings(project, &["project", "dynamic"]).any(|name| name == "dependencies");
-    let mut lines: Vec<String> = if lookup(project, &["project", "dependencies"]).is_some() {
-        strings(project, &["project", "dependencies"]).map(str::to_owned).collect()
-    } else {
-        poetry::dependencies(project)
+    let has_own = lookup(project, &["project", "dependencies"]).is_some();
+    let mut lines: Vec<String> = match has_own {
+        true => strings(project, &["project", "dependencies"]).map(str::to_owned).collect(),
+        false => poetry::dependencies(project),
     };
     // Elsewhere the source's own packages lie in /ace/code, which is on sys.path.
     let is_package = project.contains_key("build-system");
@@ -78,12 +123,92 @@ fn of_project(root: &OwnedFd, project: &Table) -> Result<Requirements, UnpackErr
     if lines.is_empty() {
         return Ok(Requirements::None);
     }
-    let (source, constraints) = match read_text(root, "poetry.lock", FILE_MAX)? {
-        Some(text) => ("poetry.lock", poetry::constraints(&parse_toml("poetry.lock", &text)?)),
-        None => ("pyproject.toml", Vec::new()),
+    let lock = poetry::read_lock(root)?;
+    if lock.is_none() && has_own && lookup(project, &["tool", "uv", "sources"]).is_some() {
+        // Were it to be installed itself, it would lie in src, and uv reads the rest from there.
+        return match lines.last().is_some_and(|line| line == "-e .") {
+            true => Ok(text("pyproject.toml", &["-e .".to_owned()], &indexes_of_uv(project))),
+            false => Ok(Requirements::Project { options: indexes_of_uv(project) }),
+        };
+    }
+    let options = indexes_of_uv(project) + &poetry::indexes(project);
+    let Some((source, lock)) = lock else { return Ok(text("pyproject.toml", &lines, &options)) };
+    Ok(Requirements::Text {
+        source: source.to_owned(),
+        requirements: options + &lines.join("\n"),
+        constraints: poetry::constraints(&lock),
+        hashes: poetry::hashes(&lock),
+    })
+}
+
+/// A project that only setuptools knows, where it asks for something.
+fn of_setup(root: &OwnedFd) -> Result<Requirements, UnpackError> {
+    for source in ["setup.py", "setup.cfg"] {
+        let text = read_text(root, source, FILE_MAX)?.unwrap_or_default();
+        let text = String::from_utf8_lossy(&text);
+        if SETUP_REQUIRES.iter().any(|word| text.contains(word)) {
+            return Ok(self::text(source, &["-e .".to_owned()], ""));
+        }
+    }
+    Ok(Requirements::None)
+}
+
+/// Requirements that stand in `source`, after `options`.
+fn text(source: &str, lines: &[String], options: &str) -> Requirements {
+    let requirements = options.to_owned() + &lines.join("\n");
+    let (constraints, hashes) = Default::default();
+    Requirements::Text { source: source.to_owned(), requirements, constraints, hashes }
+}
+
+/// Which of the files that can ask for packages didn't count.
+fn ignored(root: &OwnedFd, requirements: &Requirements, project: &Table) -> Vec<String> {
+    let asks = |name: &str| match name {
+        "pyproject.toml" => {
+            lookup(project, &["project", "dependencies"]).is_some()
+                || !poetry::dependencies(project).is_empty()
+        }
+        // Most projects with other files have one, to be installed elsewhere.
+        "setup.py" | "setup.cfg" => false,
+        _ => true,
     };
-    let (requirements, constraints) = (lines.join("\n"), constraints.join("\n"));
-    Ok(Requirements::Text { source: source.to_owned(), requirements, constraints })
+    let source = requirements.source();
+    // Each lock is of the file that says what is to be locked.
+    let lock_of = |name: &str| match source {
+        "uv.lock" | "poetry.lock" | "pdm.lock" | "pylock.toml" => name == "pyproject.toml",
+        "Pipfile.lock" => name == "Pipfile",
+        _ => false,
+    };
+    let others = FILES.iter().filter(|name| **name != source && !lock_of(name) && asks(name));
+    others.filter(|name| is_file(root, name)).map(|name| (*name).to_owned()).collect()
+}
+
+/// The indexes that a `uv.lock` has packages from, but for PyPI.
+fn indexes_of_lock(lock: &Table) -> String {
+    let packages = lock.get("package").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let packages = packages.iter().filter_map(Value::as_table);
+    index_lines(packages.filter_map(|package| lookup(package, &["source", "registry"])?.as_str()))
+}
+
+/// The indexes that a project names for uv.
+fn indexes_of_uv(project: &Table) -> String {
+    let list = |path: &[&str]| lookup(project, path).and_then(Value::as_array).cloned();
+    let tables = list(&["tool", "uv", "index"]).unwrap_or_default();
+    let extra = list(&["tool", "uv", "extra-index-url"]).unwrap_or_default();
+    let urls = tables.iter().filter_map(|index| index.get("url")?.as_str());
+    index_lines(urls.chain(extra.iter().filter_map(Value::as_str)))
+}
+
+/// A line of a `requirements.txt` for each index or folder of packages, once, but not for PyPI.
+fn index_lines<'a>(places: impl Iterator<Item = &'a str>) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for place in places.filter(|place| !PYPI.contains(&place.trim_end_matches('/'))) {
+        let option = if place.contains("://") { "--extra-index-url" } else { "--find-links" };
+        let line = format!("{option} {place}\n");
+        if !lines.contains(&line) && !place.contains(char::is_whitespace) {
+            lines.push(line);
+        }
+    }
+    lines.concat()
 }
 
 /// The Pythons that a project asks for; `None` also where that can't be said as a range.
@@ -92,6 +217,10 @@ fn python_of(project: &Table) -> Option<String> {
         Some(text) => text.as_str().map(str::to_owned),
         None => poetry::python(project),
     }
+}
+
+fn read_toml(root: &OwnedFd, name: &str) -> Result<Option<Table>, UnpackError> {
+    read_text(root, name, FILE_MAX)?.map(|text| parse_toml(name, &text)).transpose()
 }
 
 fn parse_toml(name: &str, text: &[u8]) -> Result<Table, UnpackError> {
@@ -142,13 +271,12 @@ mod tests {
     #[test]
     fn the_first_file_that_there_is_counts() {
         assert_eq!(requirements(&[("index.py", "")]), Requirements::None);
-        assert_eq!(requirements(&[("requirements.txt", ""), PROJECT]), Requirements::File);
-        assert_eq!(requirements(&[("uv.lock", ""), PROJECT]), Requirements::UvLock);
-        let text = |text: &str| Requirements::Text {
-            source: "pyproject.toml".to_owned(),
-            requirements: text.to_owned(),
-            constraints: String::new(),
-        };
+        let file = Requirements::File { prereleases: false };
+        assert_eq!(requirements(&[("requirements.txt", ""), PROJECT]), file);
+        let lock = Requirements::UvLock { options: String::new() };
+        assert_eq!(requirements(&[("uv.lock", ""), PROJECT]), lock);
+        assert_eq!(requirements(&[("pylock.toml", ""), PROJECT]), Requirements::Pylock);
+        let text = |lines: &str| text("pyproject.toml", &[lines.to_owned()], "");
         assert_eq!(requirements(&[PROJECT]), text("flask>=3\nsix"));
         let settings = ("pyproject.toml", "[tool.black]\nline-length = 100\n");
         assert_eq!(requirements(&[settings]), Requirements::None);
@@ -173,9 +301,49 @@ mod tests {
         let expected = Requirements::Text {
             source: "poetry.lock".to_owned(),
             requirements: "flask>=3.0,<4".to_owned(),
-            constraints: "flask==3.0.1".to_owned(),
+            constraints: "flask==3.0.1\n".to_owned(),
+            hashes: String::new(),
         };
         assert_eq!(requirements(&[("pyproject.toml", project), ("poetry.lock", lock)]), expected);
+    }
+
+    #[test]
+    fn what_does_not_count_is_named() {
+        let ignored = |files: &[(&str, &str)]| needs(files).unwrap().ignored;
+        let (file, setup) = (("requirements.txt", ""), ("setup.py", "install_requires"));
+        let pipfile = [("Pipfile", ""), ("Pipfile.lock", "{\"default\": {}}")];
+        assert_eq!(ignored(&[file, PROJECT, setup]), ["pyproject.toml"]);
+        assert_eq!(ignored(&[pipfile[0], pipfile[1], file]), ["Pipfile.lock", "Pipfile"]);
+        assert_eq!(ignored(&[("uv.lock", ""), PROJECT]), [""; 0]);
+        assert_eq!(ignored(&[file, ("pyproject.toml", "[tool.black]\n")]), [""; 0]);
+    }
+
+    #[test]
+    fn a_project_of_setuptools_is_installed_where_it_asks_for_something() {
+        let setup = "from setuptools import setup\nsetup(name='shop', install_requires=['six'])\n";
+        let installed = text("setup.py", &["-e .".to_owned()], "");
+        assert_eq!(requirements(&[("setup.py", setup)]), installed);
+        assert_eq!(requirements(&[("setup.py", "setup(name='shop')")]), Requirements::None);
+        let builds = ("pyproject.toml", "[build-system]\nrequires = ['setuptools']\n");
+        let options = ("setup.cfg", "[options]\ninstall_requires =\n  six\n");
+        let installed = text("setup.cfg", &["-e .".to_owned()], "");
+        assert_eq!(requirements(&[builds, options]), installed);
+    }
+
+    #[test]
+    fn the_indexes_of_uvs_files_are_named() {
+        let project = format!(
+            "{}[tool.uv.sources]\nsix = {{index = 'own'}}\n[[tool.uv.index]]\nname = 'own'\n\
+             url = 'https://own.test/simple'\n[[tool.uv.index]]\nurl = 'https://pypi.org/simple/'\n",
+            PROJECT.1
+        );
+        let options = "--extra-index-url https://own.test/simple\n".to_owned();
+        let project = ("pyproject.toml", project.as_str());
+        assert_eq!(requirements(&[project]), Requirements::Project { options: options.clone() });
+        let lock = "[[package]]\nname = 'six'\nsource = {registry = 'https://own.test/simple'}\n\
+                    [[package]]\nname = 'a'\nsource = {registry = 'https://pypi.org/simple'}\n";
+        let locked = Requirements::UvLock { options };
+        assert_eq!(requirements(&[project, ("uv.lock", lock)]), locked);
     }
 
     #[test]

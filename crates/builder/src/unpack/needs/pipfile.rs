@@ -1,13 +1,15 @@
-//! `Pipfile.lock` in the words of a `requirements.txt`.
+//! `Pipfile.lock` and `Pipfile` in the words of a `requirements.txt`.
+//!
+//! Source: <https://pipenv.pypa.io/en/latest/pipfile.html>.
 
 use std::collections::BTreeMap;
 
 use serde::Deserialize;
 
-use super::Requirements;
-use crate::unpack::UnpackError;
+use toml::{Table, Value};
 
-const PYPI: [&str; 2] = ["https://pypi.org/simple", "https://pypi.python.org/simple"];
+use super::{Requirements, index_lines, lookup, poetry, text};
+use crate::unpack::UnpackError;
 
 /// What of a `Pipfile.lock` counts; its packages for development don't.
 #[derive(Deserialize)]
@@ -47,19 +49,46 @@ struct Package {
     editable: bool,
 }
 
-/// What the lock in `text` asks for.
-pub fn requirements(text: &[u8]) -> Result<Requirements, UnpackError> {
+/// What the lock in `text` asks for. It is a lock for the installer, too, where it has all hashes.
+pub fn of_lock(text: &[u8]) -> Result<Requirements, UnpackError> {
     let lock: PipfileLock = serde_json::from_slice(text)
         .map_err(|error| UnpackError::Source(format!("Pipfile.lock can't be read: {error}")))?;
-    let own_sources = lock.meta.sources.iter().map(|source| source.url.trim_end_matches('/'));
-    let indexes = own_sources.filter(|url| !PYPI.contains(url));
-    let mut lines: Vec<String> = indexes.map(|url| format!("--extra-index-url {url}")).collect();
-    lines.extend(lock.default.iter().map(|(name, package)| package.line(name)));
     if lock.default.is_empty() {
         return Ok(Requirements::None);
     }
-    let source = "Pipfile.lock".to_owned();
-    Ok(Requirements::Text { source, requirements: lines.join("\n"), constraints: String::new() })
+    let options = index_lines(lock.meta.sources.iter().map(|source| source.url.as_str()));
+    let lines: Vec<String> =
+        lock.default.iter().map(|(name, package)| package.line(name)).collect();
+    let source = "Pipfile.lock";
+    if !lines.iter().all(|line| line.contains(" --hash=")) {
+        return Ok(super::text(source, &lines, &options));
+    }
+    let requirements = options + &lines.join("\n");
+    Ok(Requirements::Locked { source: source.to_owned(), requirements })
+}
+
+/// What a `Pipfile` without a lock asks for. Its packages look like Poetry's, but for the meaning of
+/// a version: here it is a specifier.
+pub fn requirements(pipfile: &Table) -> Requirements {
+    let Some(packages) = pipfile.get("packages").and_then(Value::as_table) else {
+        return Requirements::None;
+    };
+    let lines: Vec<String> =
+        packages.iter().flat_map(|(name, value)| poetry::lines(name, value)).collect();
+    if lines.is_empty() {
+        return Requirements::None;
+    }
+    let sources = pipfile.get("source").and_then(Value::as_array).cloned().unwrap_or_default();
+    let urls = sources.iter().filter_map(|source| source.get("url")?.as_str());
+    text("Pipfile", &lines, &index_lines(urls))
+}
+
+/// The Python that a `Pipfile` is for.
+pub fn python(pipfile: &Table) -> Option<String> {
+    let requires = |key| lookup(pipfile, &["requires", key])?.as_str();
+    let version = requires("python_version").or_else(|| requires("python_full_version"))?;
+    let minor: Vec<&str> = version.split('.').take(2).collect();
+    Some(format!("=={}.*", minor.join(".")))
 }
 
 impl Package {
@@ -115,8 +144,8 @@ mod tests {
             },
             "develop": {"pytest": {"version": "==8"}}
         }"#;
-        let Requirements::Text { requirements, .. } = requirements(lock.as_bytes()).unwrap() else {
-            panic!("no text")
+        let Requirements::Text { requirements, .. } = of_lock(lock.as_bytes()).unwrap() else {
+            panic!("it has all hashes")
         };
         assert_eq!(
             requirements.lines().collect::<Vec<_>>(),
@@ -133,7 +162,33 @@ mod tests {
 
     #[test]
     fn what_is_no_lock_is_refused() {
-        assert!(requirements(b"[]").is_err());
-        assert_eq!(requirements(b"{\"default\": {}}").unwrap(), Requirements::None);
+        assert!(of_lock(b"[]").is_err());
+        assert_eq!(of_lock(b"{\"default\": {}}").unwrap(), Requirements::None);
+    }
+
+    #[test]
+    fn with_all_hashes_it_is_a_lock() {
+        let lock = r#"{"default": {"six": {"version": "==1.16", "hashes": ["sha256:aa"]}}}"#;
+        let source = "Pipfile.lock".to_owned();
+        let requirements = "six==1.16 --hash=sha256:aa".to_owned();
+        let locked = Requirements::Locked { source, requirements };
+        assert_eq!(of_lock(lock.as_bytes()).unwrap(), locked);
+    }
+
+    #[test]
+    fn a_pipfile_alone_will_do() {
+        let pipfile: Table = concat!(
+            "[[source]]\nurl = 'https://own.test/simple'\n",
+            "[packages]\na = '*'\nb = '~=1.4'\n",
+            "c = {version = '==2', extras = ['x'], markers = \"os_name == 'posix'\"}\n",
+            "[dev-packages]\npytest = '*'\n[requires]\npython_version = '3.8'\n",
+        )
+        .parse()
+        .unwrap();
+        let lines = ["a", "b~=1.4", "c[x]==2 ; (os_name == 'posix')"].map(str::to_owned);
+        let options = "--extra-index-url https://own.test/simple\n";
+        assert_eq!(requirements(&pipfile), text("Pipfile", &lines, options));
+        assert_eq!(python(&pipfile).as_deref(), Some("==3.8.*"));
+        assert_eq!(requirements(&Table::new()), Requirements::None);
     }
 }

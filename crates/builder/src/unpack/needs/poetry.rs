@@ -1,13 +1,15 @@
-//! What Poetry's part of a `pyproject.toml` and its lock ask for, in the words of a
+//! What Poetry's part of a `pyproject.toml` asks for, and its lock or PDM's, in the words of a
 //! `requirements.txt`.
 //!
 //! Source: <https://python-poetry.org/docs/dependency-specification/>.
 
 use std::collections::BTreeMap;
+use std::os::fd::OwnedFd;
 
 use toml::{Table, Value};
 
-use super::{lookup, strings};
+use super::{index_lines, lookup, read_toml, strings};
+use crate::unpack::UnpackError;
 
 const DEPENDENCIES: [&str; 3] = ["tool", "poetry", "dependencies"];
 
@@ -26,30 +28,89 @@ pub fn python(project: &Table) -> Option<String> {
     specifiers(text).filter(|range| !range.is_empty())
 }
 
-/// The versions that the lock holds packages to. A package with several is left to the resolver.
-pub fn constraints(lock: &Table) -> Vec<String> {
-    let packages = lock.get("package").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
-    let mut versions: BTreeMap<&str, Vec<&str>> = BTreeMap::new();
-    for package in packages.iter().filter_map(Value::as_table) {
-        let of_index = lookup(package, &["source", "type"]).is_none_or(|kind| {
-            // The rest lies in a folder, a repository or at an address, which the requirement names.
-            kind.as_str() == Some("legacy")
-        });
-        if let (true, Some(name), Some(version)) =
-            (of_index, text(package, "name"), text(package, "version"))
-        {
-            versions.entry(name).or_default().push(version);
+/// The indexes that Poetry's or PDM's own table names.
+pub fn indexes(project: &Table) -> String {
+    let list = |tool| lookup(project, &["tool", tool, "source"]).and_then(Value::as_array).cloned();
+    let sources = [list("poetry"), list("pdm")].into_iter().flatten().flatten();
+    let urls: Vec<Value> = sources.filter_map(|source| source.get("url").cloned()).collect();
+    index_lines(urls.iter().filter_map(Value::as_str))
+}
+
+/// The lock beside a project, with its name. Both kinds list their packages alike.
+pub fn read_lock(root: &OwnedFd) -> Result<Option<(&'static str, Table)>, UnpackError> {
+    for name in ["poetry.lock", "pdm.lock"] {
+        if let Some(lock) = read_toml(root, name)? {
+            return Ok(Some((name, lock)));
         }
     }
-    let single = versions.iter().filter_map(|(name, versions)| match versions[..] {
-        [version] => Some(format!("{name}=={version}")),
+    Ok(None)
+}
+
+/// The versions that a lock holds packages to, one a line.
+pub fn constraints(lock: &Table) -> String {
+    let packages = packages(lock).into_iter();
+    packages.map(|(name, package)| format!("{name}=={}\n", package.version)).collect()
+}
+
+/// The same with hashes, for packages that have any.
+pub fn hashes(lock: &Table) -> String {
+    let packages = packages(lock).into_iter().filter(|(_, package)| !package.hashes.is_empty());
+    let line = |(name, Locked { version, hashes }): (&str, Locked)| {
+        let hashes: String = hashes.iter().map(|hash| format!(" --hash={hash}")).collect();
+        format!("{name}=={version}{hashes}\n")
+    };
+    packages.map(line).collect()
+}
+
+/// A package of a lock.
+struct Locked<'a> {
+    version: &'a str,
+    hashes: Vec<&'a str>,
+}
+
+/// The packages of an index by name. One with several versions is left to the resolver.
+fn packages(lock: &Table) -> BTreeMap<&str, Locked<'_>> {
+    let all = lock.get("package").and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let mut found: BTreeMap<&str, Vec<Locked<'_>>> = BTreeMap::new();
+    for package in all.iter().filter_map(Value::as_table).filter(|package| is_of_index(package)) {
+        let (Some(name), Some(version)) = (text(package, "name"), text(package, "version")) else {
+            continue;
+        };
+        let locked = Locked { version, hashes: hashes_of(lock, package, name) };
+        let known = found.entry(name).or_default();
+        // PDM lists a package again with its extras.
+        match known.iter_mut().find(|known| known.version == version) {
+            Some(known) => known.hashes.extend(locked.hashes),
+            None => known.push(locked),
+        }
+    }
+    let single = |(name, mut versions): (_, Vec<_>)| match versions.len() {
+        1 => Some((name, versions.remove(0))),
         _ => None,
-    });
-    single.collect()
+    };
+    found.into_iter().filter_map(single).collect()
+}
+
+/// The rest lies in a folder, a repository or at an address, which the requirement names.
+fn is_of_index(package: &Table) -> bool {
+    let kind = lookup(package, &["source", "type"]).and_then(Value::as_str);
+    let elsewhere =
+        ["path", "url", "git", "hg", "svn"].iter().any(|key| package.contains_key(*key));
+    kind.is_none_or(|kind| kind == "legacy") && !elsewhere
+}
+
+/// The hashes of a package's files: with the package, or in locks of Poetry before 1.3 apart.
+fn hashes_of<'a>(lock: &'a Table, package: &'a Table, name: &str) -> Vec<&'a str> {
+    let with_it = package.get("files");
+    let files = with_it.or_else(|| lookup(lock, &["metadata", "files", name]));
+    let files = files.and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    let hash = |file: &'a Value| file.get("hash")?.as_str();
+    let is_hash = |hash: &&str| hash.starts_with("sha256:") && !hash.contains(char::is_whitespace);
+    files.iter().filter_map(hash).filter(is_hash).collect()
 }
 
 /// The lines of one dependency: a version, a table, or a list of tables for several machines.
-fn lines(name: &str, value: &Value) -> Vec<String> {
+pub fn lines(name: &str, value: &Value) -> Vec<String> {
     match value {
         Value::String(version) => {
             vec![format!("{name}{}", specifiers(version).unwrap_or_default())]
@@ -71,10 +132,10 @@ fn line(name: &str, table: &Table) -> Option<String> {
         let develop = table.get("develop").and_then(Value::as_bool) == Some(true);
         let option = if develop { "-e " } else { "" };
         return Some(format!("{option}./{}{extras}", path.trim_start_matches("./")));
-    } else if let Some(url) = text(table, "url") {
+    } else if let Some(url) = text(table, "url").or_else(|| text(table, "file")) {
         format!("{name}{extras} @ {url}")
     } else if let Some(url) = text(table, "git") {
-        let reference = ["rev", "tag", "branch"].iter().find_map(|key| text(table, key));
+        let reference = ["rev", "tag", "branch", "ref"].iter().find_map(|key| text(table, key));
         let reference = reference.map(|name| format!("@{name}")).unwrap_or_default();
         format!("{name}{extras} @ git+{url}{reference}")
     } else {
@@ -206,6 +267,31 @@ mod tests {
         )
         .parse()
         .unwrap();
-        assert_eq!(constraints(&lock), ["a==1.0"]);
+        assert_eq!(constraints(&lock), "a==1.0\n");
+        assert_eq!(hashes(&lock), "");
+    }
+
+    #[test]
+    fn a_lock_knows_the_hashes_of_its_files() {
+        let new = "[[package]]\nname = 'a'\nversion = '1'\n\
+                   files = [{file = 'a.whl', hash = 'sha256:aa'}, {file = 'b', hash = 'md5:b'}]\n";
+        let old = "[[package]]\nname = 'a'\nversion = '1'\n\
+                   [metadata.files]\na = [{file = 'a.whl', hash = 'sha256:aa'}]\n";
+        let twice = format!("{new}[[package]]\nname = 'a'\nversion = '1'\nextras = ['x']\n");
+        for lock in [new, old, &twice] {
+            assert_eq!(hashes(&lock.parse().unwrap()), "a==1 --hash=sha256:aa\n", "{lock}");
+        }
+    }
+
+    #[test]
+    fn indexes_are_named_but_for_pypi() {
+        let project: Table = concat!(
+            "[[tool.poetry.source]]\nname = 'own'\nurl = 'https://own.test/simple'\n",
+            "[[tool.poetry.source]]\nname = 'PyPI'\npriority = 'primary'\n",
+            "[[tool.pdm.source]]\nname = 'pypi'\nurl = 'https://pypi.org/simple'\n",
+        )
+        .parse()
+        .unwrap();
+        assert_eq!(indexes(&project), "--extra-index-url https://own.test/simple\n");
     }
 }

@@ -1,0 +1,208 @@
+//! What must be known of a `requirements.txt` before an installer reads it: whether it pins its
+//! packages by hashes, and what its options mean to installers that don't read them there.
+//!
+//! Files that it includes are read with it. Source:
+//! <https://pip.pypa.io/en/stable/reference/requirements-file-format/>.
+
+use std::os::fd::OwnedFd;
+use std::path::{Component, Path, PathBuf};
+
+use super::{FILE_MAX, Requirements};
+use crate::unpack::inspect::read_text;
+use crate::unpack::{CODE, UnpackError};
+
+pub const NAME: &str = "requirements.txt";
+/// Files that include each other.
+const FILES_MAX: usize = 50;
+/// What names another file of requirements.
+const INCLUDES: [&str; 2] = ["--requirement", "-r"];
+/// What names a file of versions to keep to.
+const CONSTRAINTS: [&str; 2] = ["--constraint", "-c"];
+
+/// The lines of a file and of those that it includes, in their order.
+#[derive(Default)]
+struct Lines {
+    files: usize,
+    all: Vec<String>,
+}
+
+/// What the `requirements.txt` below `root` asks for.
+///
+/// Errors: some of its packages have hashes and others have none, which pip refuses as well.
+pub fn requirements(root: &OwnedFd) -> Result<Requirements, UnpackError> {
+    let mut lines = Lines::default();
+    lines.add(root, Path::new(NAME))?;
+    let all = lines.all;
+    let wants_hashes = |line: &String| line == "--require-hashes" || line.contains(" --hash");
+    if !all.iter().any(wants_hashes) {
+        return Ok(Requirements::File { prereleases: all.iter().any(|line| line == "--pre") });
+    }
+    let is_package = |line: &&String| !line.starts_with('-') || is_editable(line);
+    if let Some(line) = all.iter().filter(is_package).find(|line| !line.contains(" --hash")) {
+        return Err(UnpackError::Source(format!(
+            "{NAME} knows packages by their hash, so all of them need one: {line:?} has no --hash"
+        )));
+    }
+    let kept = all.iter().filter(|line| *line != "--require-hashes");
+    let requirements = kept.map(|line| format!("{line}\n")).collect();
+    Ok(Requirements::Locked { source: NAME.to_owned(), requirements })
+}
+
+impl Lines {
+    /// Reads the file at `path`. One that isn't there is for the installer to complain about.
+    fn add(&mut self, root: &OwnedFd, path: &Path) -> Result<(), UnpackError> {
+        self.files += 1;
+        let name = path.to_string_lossy();
+        if self.files > FILES_MAX {
+            let message =
+                format!("{NAME} includes more than {FILES_MAX} files: {name} is too many");
+            return Err(UnpackError::Source(message));
+        }
+        let Some(text) = read_text(root, &name, FILE_MAX)? else { return Ok(()) };
+        let folder = path.parent().unwrap_or(Path::new(""));
+        for line in logical_lines(&decode(&text)) {
+            let beside = |other: &str| normal(&folder.join(other));
+            let local = |other: &&str| !other.contains("://");
+            if let Some(other) = argument(&line, INCLUDES).filter(local) {
+                self.add(root, &beside(other))?;
+            } else if let Some(other) = argument(&line, CONSTRAINTS).filter(local) {
+                let other = Path::new(CODE).join(beside(other));
+                self.all.push(format!("--constraint {}", other.display()));
+            } else {
+                self.all.push(line);
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Text in UTF-8, or in UTF-16 where its first bytes say so, as an editor on Windows writes it.
+fn decode(text: &[u8]) -> String {
+    let utf_16 = |text: &[u8], unit: fn([u8; 2]) -> u16| {
+        let units = text.chunks_exact(2).map(|pair| unit([pair[0], pair[1]]));
+        char::decode_utf16(units).map(|char| char.unwrap_or(char::REPLACEMENT_CHARACTER)).collect()
+    };
+    match text {
+        [0xff, 0xfe, rest @ ..] => utf_16(rest, u16::from_le_bytes),
+        [0xfe, 0xff, rest @ ..] => utf_16(rest, u16::from_be_bytes),
+        [0xef, 0xbb, 0xbf, rest @ ..] => String::from_utf8_lossy(rest).into_owned(),
+        text => String::from_utf8_lossy(text).into_owned(),
+    }
+}
+
+/// Lines joined where they go on, without comments, and those that say something.
+fn logical_lines(text: &str) -> Vec<String> {
+    let mut lines = Vec::new();
+    let mut begun = String::new();
+    for line in text.lines().chain([""]) {
+        let is_comment = line.trim_start().starts_with('#');
+        if let (Some(part), false) = (line.strip_suffix('\\'), is_comment) {
+            begun += part;
+            continue;
+        }
+        let whole = std::mem::take(&mut begun) + if is_comment { "" } else { line };
+        let end = whole.find(" #").unwrap_or(whole.len());
+        let words: Vec<&str> = whole[..end].split_whitespace().collect();
+        if !words.is_empty() {
+            lines.push(words.join(" "));
+        }
+    }
+    lines
+}
+
+/// What follows one of the options `[long, short]` at the beginning of `line`.
+fn argument<'a>(line: &'a str, [long, short]: [&str; 2]) -> Option<&'a str> {
+    let rest = match line.strip_prefix(long) {
+        Some(rest) => rest.strip_prefix(['=', ' '])?,
+        None => line.strip_prefix(short)?,
+    };
+    Some(rest.trim()).filter(|rest| !rest.is_empty())
+}
+
+fn is_editable(line: &str) -> bool {
+    argument(line, ["--editable", "-e"]).is_some()
+}
+
+/// `path` without `.`, and without `..` where it can be told what that is.
+fn normal(path: &Path) -> PathBuf {
+    let mut normal = PathBuf::new();
+    for part in path.components() {
+        match part {
+            Component::CurDir => {}
+            Component::ParentDir if normal.file_name().is_some() => drop(normal.pop()),
+            part => normal.push(part),
+        }
+    }
+    normal
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::fs;
+
+    use rustix::fs::{Mode, OFlags};
+
+    use super::*;
+
+    fn read(files: &[(&str, &[u8])]) -> Result<Requirements, String> {
+        let folder = tempfile::tempdir().unwrap();
+        for (path, content) in files {
+            let path = folder.path().join(path);
+            fs::create_dir_all(path.parent().unwrap()).unwrap();
+            fs::write(path, content).unwrap();
+        }
+        let root = rustix::fs::open(folder.path(), OFlags::PATH, Mode::empty()).unwrap();
+        requirements(&root).map_err(|error| error.to_string())
+    }
+
+    fn locked(files: &[(&str, &[u8])]) -> String {
+        match read(files) {
+            Ok(Requirements::Locked { requirements, .. }) => requirements,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    #[test]
+    fn without_hashes_it_is_for_the_installer_to_read() {
+        let plain = Requirements::File { prereleases: false };
+        assert_eq!(read(&[(NAME, b"six # --hash=x\n# --hash\n-e .\n")]), Ok(plain));
+        let pre = Requirements::File { prereleases: true };
+        assert_eq!(read(&[(NAME, b"-r a/b.txt"), ("a/b.txt", b"--pre\r\nsix\r\n")]), Ok(pre));
+        assert!(read(&[(NAME, b"-r none.txt\n")]).is_ok());
+    }
+
+    #[test]
+    fn with_hashes_it_is_a_lock() {
+        let six = "six==1.16.0 \\\r\n  ; python_version > '2' \\\r\n  --hash=sha256:aa \\\r\n \
+                   --hash=sha256:bb\r\n";
+        let one = "six==1.16.0 ; python_version > '2' --hash=sha256:aa --hash=sha256:bb\n";
+        assert_eq!(locked(&[(NAME, six.as_bytes())]), one);
+        let marked = [b"\xef\xbb\xbf--require-hashes\n", six.as_bytes()].concat();
+        assert_eq!(locked(&[(NAME, &marked)]), one);
+        let wide: Vec<u8> = six.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        assert_eq!(locked(&[(NAME, &[&[0xff, 0xfe], &wide[..]].concat())]), one);
+        let nested = locked(&[
+            (NAME, b"--requirement=in/base.txt\n--no-binary six\n"),
+            ("in/base.txt", b"-r ../other.txt # more\n-c ./versions.txt\n"),
+            ("other.txt", six.as_bytes()),
+        ]);
+        let constraint = "--constraint /ace/code/in/versions.txt\n";
+        assert_eq!(nested, format!("{one}{constraint}--no-binary six\n"));
+    }
+
+    #[test]
+    fn a_package_without_a_hash_among_others_is_refused() {
+        for line in ["flask==3", "-e ./own"] {
+            let text = format!("six==1 --hash=sha256:aa\n{line}\n");
+            let error = read(&[(NAME, text.as_bytes())]).unwrap_err();
+            assert!(error.contains(&format!("{line:?} has no --hash")), "{error}");
+        }
+        assert!(read(&[(NAME, b"--require-hashes\nsix==1\n")]).is_err());
+    }
+
+    #[test]
+    fn a_circle_of_files_ends() {
+        assert!(read(&[(NAME, b"-r requirements.txt\n")]).unwrap_err().contains("too many"));
+    }
+}
