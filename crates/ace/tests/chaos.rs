@@ -151,7 +151,10 @@ fn settled(engine: &Engine, expected: &Expected) -> Result<BTreeMap<String, Stri
 fn look(engine: &Engine, expected: &Expected) -> Result<BTreeMap<String, String>> {
     let listed = engine.ace(&["apps", "--json"])?.ok()?.json()?;
     let listed = listed.as_array().context("no list")?;
-    let name = |app: &Value| app["name"].as_str().map(str::to_owned);
+    // One whose first deploy was cut short has nothing yet.
+    let name = |app: &Value| {
+        (app["state"] != "new").then(|| app["name"].as_str()).flatten().map(str::to_owned)
+    };
     let mut serving = BTreeMap::new();
     let mut instances = BTreeSet::new();
     for app in listed.iter().filter_map(name) {

@@ -24,7 +24,9 @@ fn help_teaches() {
 
 #[test]
 fn every_command_has_help_with_examples() {
-    for command in ["deploy", "apps", "status", "logs", "destroy", "doctor", "down"] {
+    let commands = "deploy apps status logs releases rollback restart stop start config limits scale \
+                    destroy doctor down";
+    for command in commands.split_whitespace() {
         let output = ace(&[command, "--help"]);
         assert!(output.status.success(), "{command}");
         assert!(text(&output.stdout).contains(&format!("  ace {command}")), "{command}");

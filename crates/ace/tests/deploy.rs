@@ -43,7 +43,7 @@ fn a_release_that_does_not_import_shows_its_traceback_and_changes_nothing() -> R
 }
 
 #[test]
-fn a_first_deploy_that_fails_leaves_no_app() -> Result<()> {
+fn an_app_whose_first_deploy_failed_keeps_its_words_and_can_be_deployed() -> Result<()> {
     let engine = engine()?;
     let shop = AppFolder::saying("never")?;
     shop.write("requirements.txt", "this-package-does-not-exist-for-ace==1.0\n")?;
@@ -51,11 +51,26 @@ fn a_first_deploy_that_fails_leaves_no_app() -> Result<()> {
     assert_eq!(failed.status, 1);
     assert!(failed.stderr.contains("this-package-does-not-exist-for-ace"), "{}", failed.stderr);
 
+    shop.write("requirements.txt", "")?;
+    shop.write("index.py", "raise SystemError('never')\napplication = None\n")?;
+    assert_eq!(engine.deploy(shop.path(), "shop")?.status, 1);
+    let app = engine.status("shop")?;
+    assert_eq!((app["state"].as_str(), app["release"].as_u64()), (Some("new"), None));
+    let log = || engine.ace(&["logs", "shop"]).ok().map(|out| out.stdout);
+    let told = || log().filter(|log| log.contains("SystemError"));
+    eventually("its last words", Duration::from_secs(20), told)?;
+
+    shop.write("index.py", &app::saying("at last"))?;
+    engine.deploy(shop.path(), "shop")?.ok()?;
+    assert_eq!(engine.get("shop", "/")?.text(), "at last");
+
     let empty = tempfile::tempdir()?;
     let failed = engine.deploy(empty.path(), "empty")?;
     assert_eq!(failed.status, 1);
     assert!(failed.stderr.contains("index.py"), "{}", failed.stderr);
-    assert_eq!(engine.ace(&["apps", "--json"])?.ok()?.json()?, serde_json::json!([]));
+    engine.ace(&["destroy", "empty", "--yes"])?.ok()?;
+    let apps = engine.ace(&["apps", "--json"])?.ok()?.json()?;
+    assert_eq!(apps.as_array().map(Vec::len), Some(1));
     Ok(())
 }
 

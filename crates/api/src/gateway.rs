@@ -55,7 +55,7 @@ pub struct Route {
     pub limits: Limits,
 }
 
-/// What is behind the files of a release.
+/// What is behind the files of an app.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
 pub enum Backend {
@@ -63,13 +63,15 @@ pub enum Backend {
     Files,
     /// Its ready instances. Without any, requests wait, bounded, for the next table.
     Instances(Vec<InstanceSocket>),
+    /// The app was asked not to run: every request is told so, those for its files too, and none waits.
+    Stopped,
 }
 
 impl Backend {
-    /// Its ready instances; files have none.
+    /// Its ready instances.
     pub fn instances(&self) -> &[InstanceSocket] {
         match self {
-            Self::Files => &[],
+            Self::Files | Self::Stopped => &[],
             Self::Instances(instances) => instances,
         }
     }

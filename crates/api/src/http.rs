@@ -2,10 +2,20 @@
 //!
 //! | method and path | body in | body out |
 //! |---|---|---|
-//! | `POST /v1/apps/{app}/deploys?tenant=` | a `.tar.gz` | [`DeployEvent`]s, one JSON document a line, until the end |
 //! | `GET /v1/apps` | | [`AppView`]s |
 //! | `GET /v1/apps/{app}` | | [`AppView`] |
 //! | `DELETE /v1/apps/{app}` | | [`Done`], when all of it is gone |
+//! | `POST /v1/apps/{app}/deploys?tenant=` | a `.tar.gz` | events |
+//! | `POST /v1/apps/{app}/rollback` | [`Rollback`] | events |
+//! | `POST /v1/apps/{app}/restart` | | events |
+//! | `POST /v1/apps/{app}/stop` | | events |
+//! | `POST /v1/apps/{app}/start` | | events |
+//! | `PUT /v1/apps/{app}/scale` | [`Scale`] | events |
+//! | `GET /v1/apps/{app}/config?reveal=` | | [`ConfigView`] |
+//! | `PATCH /v1/apps/{app}/config` | [`ConfigChange`](ace_types::ConfigChange) | events |
+//! | `GET /v1/apps/{app}/limits` | | [`LimitsView`] |
+//! | `PATCH /v1/apps/{app}/limits` | [`LimitChange`](ace_types::LimitChange) | events |
+//! | `GET /v1/apps/{app}/releases` | | [`ReleasesView`] |
 //! | `GET /v1/apps/{app}/logs?follow=&tail=` | | [`LogLine`]s, one JSON document a line |
 //! | `POST /v1/apps/{app}/run` | [`RunRequest`](crate::run::RunRequest) | frames both ways: see [`crate::run`] |
 //! | `GET /v1/doctor` | | [`DoctorReport`] |
@@ -13,17 +23,22 @@
 //! | `POST /v1/pythons` | [`AddPython`] | [`PythonView`] |
 //! | `POST /v1/down` | | [`Done`], and then the engine ends |
 //!
+//! Events are [`DeployEvent`]s, one JSON document a line, until the end. Whoever closes the connection
+//! before the switch gives up what was asked for. What is asked of one app is done one after the
+//! other, in the order of asking.
+//!
 //! Anything else that goes wrong is an [`ApiError`] with a status of 400 and above.
 
 use std::path::PathBuf;
 
-use ace_types::{AppName, Bytes, InstanceId, ReleaseNumber, Server, TenantName};
+use ace_types::{AppName, Bytes, HostName, InstanceId, ReleaseNumber, Server, TenantName};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
 use crate::{EndReason, InstanceState};
 
-/// A step of a deploy. The last one is `Done` or `Failed`.
+/// A step of a deploy, or of anything else that changes what serves an app. The last one is `Done`,
+/// `Noted` or `Failed`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "event")]
 pub enum DeployEvent {
@@ -35,6 +50,8 @@ pub enum DeployEvent {
     AppLog { line: String },
     /// The route has moved.
     Done { app: AppName, release: ReleaseNumber, url: String, seconds: f64 },
+    /// Nothing had to move; `message` says why, and is one line.
+    Noted { app: AppName, message: String },
     /// Nothing has changed for those who use the app.
     Failed { error: ApiError },
 }
@@ -61,7 +78,14 @@ pub struct AppView {
     pub state: AppState,
     /// The release that the route leads to; `None` before the first deploy has succeeded.
     pub release: Option<ReleaseNumber>,
+    /// Since when that release serves.
     pub deployed_at: Option<Timestamp>,
+    /// A newer release that died soon after its switch; this one took its place by itself.
+    pub withdrawn: Option<WithdrawnView>,
+    /// How many instances the app has when it runs.
+    pub scale: u16,
+    /// Host names that lead to it besides the one in `url`.
+    pub domains: Vec<HostName>,
     /// What answers its requests.
     pub served_by: Option<ServedBy>,
     /// Without one where files are served alone; so are the next two.
@@ -98,6 +122,8 @@ pub enum AppState {
     Starting,
     /// Should run and keeps ending.
     Crashing,
+    /// Was asked not to run.
+    Stopped,
     Destroying,
 }
 
@@ -124,9 +150,10 @@ pub struct CommandView {
     pub since: Timestamp,
 }
 
-/// The newest deploy.
+/// The newest deploy, or other change of what serves.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DeployView {
+    pub kind: DeployKind,
     pub release: ReleaseNumber,
     pub started_at: Timestamp,
     /// `None` while it runs.
@@ -135,12 +162,168 @@ pub struct DeployView {
     pub error: Option<String>,
 }
 
+/// What brought a change of what serves about.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "name")]
+pub enum DeployKind {
+    Deploy,
+    Rollback,
+    /// The engine's own rollback, from a release that died soon after its switch because of `reason`.
+    Retreat {
+        from: ReleaseNumber,
+        reason: String,
+    },
+    Configure,
+    Limit,
+    Restart,
+    Start,
+    Stop,
+    Scale {
+        instances: u16,
+    },
+}
+
+impl std::fmt::Display for DeployKind {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Deploy => "deploy",
+            Self::Rollback => "rollback",
+            Self::Retreat { .. } => "automatic rollback",
+            Self::Configure => "change of configuration",
+            Self::Limit => "change of limits",
+            Self::Restart => "restart",
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Scale { .. } => "change of scale",
+        })
+    }
+}
+
+/// A release that is asked for again.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rollback {
+    /// `None`: the one that served before the one that does.
+    #[serde(default)]
+    pub release: Option<ReleaseNumber>,
+}
+
+/// How many instances an app is to have when it runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Scale {
+    pub instances: u16,
+}
+
+/// The variables that are set beside an app's code.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConfigView {
+    pub app: AppName,
+    /// By name.
+    pub variables: Vec<VariableView>,
+}
+
+/// One variable.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VariableView {
+    pub name: String,
+    /// `None` unless it was asked to be revealed.
+    pub value: Option<String>,
+}
+
+impl std::fmt::Debug for VariableView {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("VariableView").field("name", &self.name).finish_non_exhaustive()
+    }
+}
+
+/// What an app's instances may use.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitsView {
+    pub app: AppName,
+    pub limits: Vec<LimitView>,
+}
+
+/// One limit, in the words of `app.yaml`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitView {
+    pub name: String,
+    pub value: String,
+    pub origin: LimitOrigin,
+}
+
+/// Who says what a limit is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum LimitOrigin {
+    /// Nobody, or `app.yaml` in the same words.
+    Default,
+    AppYaml,
+    /// It was set for the app.
+    Set,
+}
+
+/// An app's releases that can serve again.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReleasesView {
+    pub app: AppName,
+    /// The newest first.
+    pub releases: Vec<ReleaseView>,
+    /// What they take on disk together.
+    pub size: Bytes,
+}
+
+/// One release.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ReleaseView {
+    pub number: ReleaseNumber,
+    pub cause: ReleaseCause,
+    pub created_at: Timestamp,
+    /// Whether the app's route leads to it.
+    pub serves: bool,
+    pub python: Option<String>,
+    /// What it takes on disk besides what it shares with an older one.
+    pub size: Bytes,
+    pub withdrawn: Option<WithdrawnView>,
+}
+
+/// Why there is a release. Names what is different from the one before, never to what it was set.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum ReleaseCause {
+    Deployed,
+    Configured { names: Vec<String> },
+    Limited { names: Vec<String> },
+}
+
+impl std::fmt::Display for ReleaseCause {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Deployed => write!(f, "deployed"),
+            Self::Configured { names } => write!(f, "config: {}", names.join(", ")),
+            Self::Limited { names } => write!(f, "limits: {}", names.join(", ")),
+        }
+    }
+}
+
+/// A release that died soon after its switch, so that the one before it took its place again.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WithdrawnView {
+    pub release: ReleaseNumber,
+    /// What took its place.
+    pub to: ReleaseNumber,
+    pub at: Timestamp,
+    /// How it ended.
+    pub reason: String,
+}
+
 /// One line that an app printed.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct LogLine {
     pub at: Timestamp,
-    pub instance: InstanceId,
-    /// `out`, `err`, or `ace` for what the engine says about the instance.
+    /// `None`: the engine says it of the app as a whole.
+    pub instance: Option<InstanceId>,
+    /// `out`, `err`, or `ace` for what the engine says.
     pub stream: String,
     /// Without its line end; bytes that are not UTF-8 replaced. May hold control characters.
     pub text: String,

@@ -239,7 +239,8 @@ fn request(
     request.body(body).map_err(ClientError::broken("writing a request"))
 }
 
-fn json_body(document: &impl Serialize) -> Result<RequestBody, ClientError> {
+/// A body that is `document`.
+pub fn json_body(document: &impl Serialize) -> Result<RequestBody, ClientError> {
     let bytes = serde_json::to_vec(document).map_err(ClientError::broken("writing a request"))?;
     Ok(Full::from(bytes).map_err(|never| match never {}).boxed_unsync())
 }

@@ -1,12 +1,20 @@
 //! One file a command: arguments → API call → print.
 
 pub mod apps;
+pub mod config;
 pub mod deploy;
 pub mod destroy;
 pub mod doctor;
 pub mod down;
+pub mod limits;
 pub mod logs;
 pub mod python;
+pub mod releases;
+pub mod restart;
+pub mod rollback;
 pub mod run;
+pub mod scale;
 pub mod shell;
+pub mod start;
 pub mod status;
+pub mod stop;

@@ -15,8 +15,12 @@ pub mod screen;
 
 mod commands;
 mod error;
+mod operation;
+mod progress;
 mod server;
 mod session;
+mod variables;
+mod words;
 
 use std::path::Path;
 use std::process::ExitCode;
@@ -57,6 +61,14 @@ pub enum Command {
     Apps(commands::apps::AppsArgs),
     Status(commands::status::StatusArgs),
     Logs(commands::logs::LogsArgs),
+    Releases(commands::releases::ReleasesArgs),
+    Rollback(commands::rollback::RollbackArgs),
+    Restart(commands::restart::RestartArgs),
+    Stop(commands::stop::StopArgs),
+    Start(commands::start::StartArgs),
+    Config(commands::config::ConfigArgs),
+    Limits(commands::limits::LimitsArgs),
+    Scale(commands::scale::ScaleArgs),
     Run(commands::run::RunArgs),
     Shell(commands::shell::ShellArgs),
     Destroy(commands::destroy::DestroyArgs),
@@ -89,6 +101,14 @@ pub async fn run(command: Command, global: &Global, offline: Arc<dyn Offline>) -
         Command::Apps(args) => commands::apps::run(args, &client, &screen).await,
         Command::Status(args) => commands::status::run(args, &client, &screen).await,
         Command::Logs(args) => commands::logs::run(args, &client, &screen).await,
+        Command::Releases(args) => commands::releases::run(args, &client, &screen).await,
+        Command::Rollback(args) => commands::rollback::run(args, &client, &screen).await,
+        Command::Restart(args) => commands::restart::run(args, &client, &screen).await,
+        Command::Stop(args) => commands::stop::run(args, &client, &screen).await,
+        Command::Start(args) => commands::start::run(args, &client, &screen).await,
+        Command::Config(args) => commands::config::run(args, &client, &screen).await,
+        Command::Limits(args) => commands::limits::run(args, &client, &screen).await,
+        Command::Scale(args) => commands::scale::run(args, &client, &screen).await,
         Command::Run(args) => commands::run::run(args, &client, &screen).await,
         Command::Shell(args) => commands::shell::run(args, &client, &screen).await,
         Command::Destroy(args) => commands::destroy::run(args, &client, &screen).await,

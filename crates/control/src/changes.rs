@@ -1,37 +1,53 @@
 //! Every change to the rows, each a pure function from the state to the operations that make it.
 //!
 //! Together they are a deploy's and an app's life as the store sees it. Whatever is half done when
-//! the engine dies, [`settle`] ends, from the rows alone.
+//! the engine dies, [`settle`] ends, from the rows alone. What is asked for besides deploys is in
+//! `wish`, and how an app arrives at a release, by whichever way, in `arrival`.
 
+mod arrival;
+mod wish;
+
+use ace_api::http::{DeployKind, ReleaseCause};
 use ace_api::{Built, Interpreter};
 use ace_store::Op;
-use ace_types::{AppName, BuildId, InstanceId, ReleaseNumber, TenantName};
+use ace_types::{AppName, BuildId, Config, InstanceId, LimitOverrides, ReleaseNumber, TenantName};
 use axum::http::StatusCode;
 use jiff::Timestamp;
 
 use crate::refusal::Refusal;
-use crate::rows::{AppRow, DeployRow, DeployState, IdsOwner, IdsRow, InstanceRow, ReleaseRow};
+use crate::rows::{
+    AppRow, BuildRow, BuildState, DeployRow, DeployState, IdsOwner, IdsRow, InstanceRole,
+    InstanceRow, ReleaseRow,
+};
 use crate::state::{Row, State, create};
+use arrival::{arrived, candidates, promoted};
+
+pub use wish::{Begun, Wish, begin};
 
 /// Releases that are kept for each app besides those in use.
 const RELEASES_KEPT: usize = 10;
+/// Builds whose logs are kept for each app besides those of its releases.
+const BUILDS_KEPT: usize = 10;
+/// Instances that an app may have.
+pub const SCALE_MAX: u16 = 16;
 
-/// A deploy that is to begin.
+/// Who wants something of which app, and what of the engine's it may use.
 #[derive(Debug, Clone)]
-pub struct Begin {
+pub struct Asked {
     pub app: AppName,
     pub tenant: TenantName,
-    pub build: BuildId,
     pub now: Timestamp,
+    /// [`SCALE_MAX`] ids that no instance has had.
+    pub fresh: Vec<InstanceId>,
     /// Ranges of user ids that the engine has.
     pub ranges: u32,
     /// Where the search for a free one starts, so that a range rests before it is used again.
     pub first_range: u32,
 }
 
-/// What a deploy that has begun may use.
+/// What a build that has begun may use.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Begun {
+pub struct BuildBegun {
     pub release: ReleaseNumber,
     /// The number of the build's range of user ids.
     pub build_ids: u32,
@@ -39,41 +55,58 @@ pub struct Begun {
     pub python: Option<Interpreter>,
 }
 
+/// How a deploy that has not come to its switch came to its end.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Ending<'a> {
+    /// It can't be had, because of this.
+    Failed(&'a str),
+    /// Its engine went away meanwhile; this says so.
+    Interrupted(&'a str),
+}
+
 /// An app gets a deploy; a new name becomes an app.
-pub fn begin_deploy(state: &State, begin: &Begin) -> Result<(Vec<Op>, Begun), Refusal> {
-    let mut free = free_ranges(state, begin);
+pub fn begin_deploy(
+    state: &State,
+    asked: &Asked,
+    build: &BuildId,
+) -> Result<(Vec<Op>, BuildBegun), Refusal> {
+    let mut free = free_ranges(state, asked);
     let mut take = || free.next().ok_or_else(no_ranges);
     let build_ids = take()?;
-    let mut ops =
-        vec![create(&IdsRow { index: build_ids, owner: IdsOwner::Build(begin.build.clone()) })];
-    let app = match state.app(&begin.app) {
+    let mut ops = vec![create(&IdsRow { index: build_ids, owner: IdsOwner::Build(build.clone()) })];
+    let app = match state.app(&asked.app) {
         Some(row) => {
-            check_owner(row, begin)?;
+            check_owner(row, asked)?;
             let app = AppRow { next_release: row.next_release.next(), ..AppRow::clone(row) };
             ops.push(row.replace(&app));
             app
         }
         None => {
-            let app = new_app(begin, take()?);
-            ops.push(create(&IdsRow { index: app.ids, owner: IdsOwner::App(app.name.clone()) }));
-            ops.push(create(&app));
+            let app = AppRow { next_release: ReleaseNumber(2), ..new_app(asked, take()?) };
+            ops.extend(create_app(&app));
             app
         }
     };
     let release = ReleaseNumber(app.next_release.0 - 1);
+    ops.push(create(&BuildRow {
+        app: asked.app.clone(),
+        tenant: asked.tenant.clone(),
+        number: release,
+        id: build.clone(),
+        started_at: asked.now,
+        state: BuildState::Building,
+    }));
     let deploy = DeployRow {
-        app: begin.app.clone(),
-        tenant: begin.tenant.clone(),
+        app: asked.app.clone(),
+        tenant: asked.tenant.clone(),
+        kind: DeployKind::Deploy,
         release,
-        build: begin.build.clone(),
-        started_at: begin.now,
+        build: Some(build.clone()),
+        started_at: asked.now,
         state: DeployState::Building,
     };
-    ops.push(match state.deploy(&begin.app) {
-        Some(row) => row.replace(&deploy),
-        None => create(&deploy),
-    });
-    Ok((ops, Begun { release, build_ids, python: app.python }))
+    ops.push(put_deploy(state, &deploy));
+    Ok((ops, BuildBegun { release, build_ids, python: app.python }))
 }
 
 /// The build has ended well, and the app has something to run before its release starts. Returns that
@@ -84,89 +117,100 @@ pub fn prepare(
     built: &Built,
     now: Timestamp,
 ) -> Result<(Vec<Op>, ReleaseRow), Refusal> {
-    let (_, deploy) = running_deploy(state, app)?;
+    let (app, deploy) = running_deploy(state, app)?;
+    let build = build_of(state, deploy)?;
     let preparing = DeployRow { state: DeployState::Preparing, ..DeployRow::clone(deploy) };
-    Ok((vec![deploy.replace(&preparing)], release(deploy, built, now)))
+    let mut ops = vec![deploy.replace(&preparing), build.replace(&ended_build(build, now))];
+    ops.extend(free_build_ids(state, &build.id));
+    Ok((ops, deployed_release(app, build, built, now)))
 }
 
-/// The build has ended well: its release is kept, and an instance of it is to run.
+/// The build has ended well: its release is kept, and instances of it are to run. Returns these.
 pub fn propose(
     state: &State,
     app: &AppName,
     built: &Built,
-    instance: &InstanceId,
+    fresh: &[InstanceId],
     now: Timestamp,
-) -> Result<Vec<Op>, Refusal> {
-    let (_, deploy) = running_deploy(state, app)?;
-    let candidate = InstanceRow {
-        id: instance.clone(),
-        app: app.clone(),
-        tenant: deploy.tenant.clone(),
-        release: deploy.release,
-        replaced: 0,
-    };
-    let starting = DeployState::Starting { instance: instance.clone() };
-    let mut ops = vec![
-        create(&release(deploy, built, now)),
-        create(&candidate),
-        deploy.replace(&DeployRow { state: starting, ..DeployRow::clone(deploy) }),
-    ];
-    ops.extend(free_build_ids(state, &deploy.build));
-    Ok(ops)
-}
-
-/// The build has ended well, and made files alone: its release is kept, and served from this commit
-/// on.
-pub fn publish(
-    state: &State,
-    app: &AppName,
-    built: &Built,
-    now: Timestamp,
-) -> Result<Vec<Op>, Refusal> {
+) -> Result<(Vec<Op>, Vec<InstanceId>), Refusal> {
     let (app, deploy) = running_deploy(state, app)?;
-    let mut ops = vec![create(&release(deploy, built, now))];
-    ops.extend(serve_from_now_on(app, deploy, None, now));
-    ops.extend(free_build_ids(state, &deploy.build));
-    Ok(ops)
+    let build = build_of(state, deploy)?;
+    let release = deployed_release(app, build, built, now);
+    let candidates = candidates(app, &release, usize::from(app.scale), fresh);
+    let mut ops = vec![
+        create(&release),
+        deploy.replace(&DeployRow { state: DeployState::Starting, ..DeployRow::clone(deploy) }),
+        build.replace(&ended_build(build, now)),
+    ];
+    ops.extend(candidates.iter().map(create));
+    ops.extend(free_build_ids(state, &build.id));
+    Ok((ops, candidates.into_iter().map(|row| row.id).collect()))
 }
 
-/// The new instance is ready: the app serves the new release from this commit on.
+/// The new instances are ready: the app is what was asked for from this commit on.
 pub fn switch(state: &State, app: &AppName, now: Timestamp) -> Result<Vec<Op>, Refusal> {
     let (app, deploy) = running_deploy(state, app)?;
     let release = state.release(&app.name, deploy.release);
-    let python = release.and_then(|row| Some(row.built.serving.runtime()?.python.clone()));
-    Ok(serve_from_now_on(app, deploy, python, now).into())
+    let release = release.ok_or_else(|| Refusal::being_destroyed(&app.name))?;
+    let draining = DeployRow { state: DeployState::Draining, ..DeployRow::clone(deploy) };
+    let mut ops =
+        vec![app.replace(&arrived(app, &deploy.kind, release, now)), deploy.replace(&draining)];
+    ops.extend(promoted(state, app, &deploy.kind));
+    ops.extend(arrival::withdrawal(state, deploy, now));
+    Ok(ops)
 }
 
 /// Ends the newest deploy of an app, wherever it was left.
 ///
-/// Before the switch it has failed because of `error`: what it made goes, and with it an app that
-/// never had a release. After the switch it is done: what served before goes. Says nothing to do
-/// where it has ended.
-pub fn settle(state: &State, app: &AppName, error: &str, now: Timestamp) -> Vec<Op> {
+/// Before the switch it ends as `ending` says, and what it made goes. After the switch it is done: what
+/// served before goes. Says nothing to do where it has ended.
+pub fn settle(state: &State, app: &AppName, ending: Ending<'_>, now: Timestamp) -> Vec<Op> {
     let (Some(app), Some(deploy)) = (state.app(app), state.deploy(app)) else {
         return Vec::new();
     };
-    let ended = match &deploy.state {
-        DeployState::Building | DeployState::Preparing | DeployState::Starting { .. } => {
-            DeployState::Failed { ended_at: now, error: error.to_owned() }
+    match &deploy.state {
+        DeployState::Building | DeployState::Preparing | DeployState::Starting => {
+            fail(state, app, deploy, ending, now)
         }
-        DeployState::Draining => DeployState::Done { ended_at: now },
-        DeployState::Done { .. } | DeployState::Failed { .. } => return Vec::new(),
-    };
-    let failed = matches!(ended, DeployState::Failed { .. });
-    let mut ops = vec![deploy.replace(&DeployRow { state: ended, ..DeployRow::clone(deploy) })];
-    ops.extend(free_build_ids(state, &deploy.build));
-    let instances = state.instances_of(&app.name);
-    ops.extend(instances.filter(|row| Some(row.release) != app.serving).map(Row::delete));
-    if failed {
+        DeployState::Draining => finish(state, app, deploy, now),
+        DeployState::Done { .. } | DeployState::Failed { .. } => Vec::new(),
+    }
+}
+
+fn fail(
+    state: &State,
+    app: &Row<AppRow>,
+    deploy: &Row<DeployRow>,
+    ending: Ending<'_>,
+    now: Timestamp,
+) -> Vec<Op> {
+    let (Ending::Failed(error) | Ending::Interrupted(error)) = ending;
+    let failed = DeployState::Failed { ended_at: now, error: error.to_owned() };
+    let mut ops = vec![deploy.replace(&DeployRow { state: failed, ..DeployRow::clone(deploy) })];
+    ops.extend(delete_instances(state, app, InstanceRole::Candidate));
+    if makes_a_release(&deploy.kind) {
         ops.extend(state.release(&app.name, deploy.release).map(Row::delete));
-    } else {
-        ops.extend(surplus_releases(state, app).map(Row::delete));
     }
-    if failed && app.serving.is_none() && !app.destroying {
-        ops.push(app.replace(&AppRow { destroying: true, ..AppRow::clone(app) }));
+    if let Some(build) = &deploy.build {
+        ops.extend(free_build_ids(state, build));
+        let row = state.build(&app.name, deploy.release);
+        ops.extend(row.map(|row| row.replace(&failed_build(row, error, now))));
+        ops.extend(surplus_builds(state, app).map(Row::delete));
     }
+    let is_retreat = matches!(deploy.kind, DeployKind::Retreat { .. });
+    if is_retreat && matches!(ending, Ending::Failed(_)) {
+        // Once only: it's no better now than what it was to take the place of.
+        ops.push(app.replace(&AppRow { trial: None, ..AppRow::clone(app) }));
+    }
+    ops
+}
+
+fn finish(state: &State, app: &Row<AppRow>, deploy: &Row<DeployRow>, now: Timestamp) -> Vec<Op> {
+    let done = DeployState::Done { ended_at: now };
+    let mut ops = vec![deploy.replace(&DeployRow { state: done, ..DeployRow::clone(deploy) })];
+    ops.extend(delete_instances(state, app, InstanceRole::Retired));
+    ops.extend(surplus_releases(state, app).map(Row::delete));
+    ops.extend(surplus_builds(state, app).map(Row::delete));
     ops
 }
 
@@ -192,6 +236,7 @@ pub fn forget_app(state: &State, app: &AppName) -> Vec<Op> {
     ops.extend(state.ids().filter(|ids| ids.owner == owner).map(Row::delete));
     ops.extend(state.releases_of(app).map(Row::delete));
     ops.extend(state.deploy(app).map(Row::delete));
+    ops.extend(state.builds_of(app).map(Row::delete));
     ops.extend(state.instances_of(app).map(Row::delete));
     ops
 }
@@ -203,7 +248,8 @@ pub fn replace_instance(
     failed: &InstanceId,
     instance: &InstanceId,
 ) -> Vec<Op> {
-    let Some(row) = state.instances_of(app).find(|row| row.id == *failed) else {
+    let of_app = || state.instances_of(app).filter(|row| row.role == InstanceRole::Serving);
+    let Some(row) = of_app().find(|row| row.id == *failed) else {
         return Vec::new();
     };
     let replaced = row.replaced.saturating_add(1);
@@ -211,32 +257,34 @@ pub fn replace_instance(
     vec![row.delete(), create(&successor)]
 }
 
-fn release(deploy: &DeployRow, built: &Built, now: Timestamp) -> ReleaseRow {
+fn deployed_release(app: &AppRow, build: &BuildRow, built: &Built, now: Timestamp) -> ReleaseRow {
     ReleaseRow {
-        app: deploy.app.clone(),
-        tenant: deploy.tenant.clone(),
-        number: deploy.release,
-        build: deploy.build.clone(),
+        app: app.name.clone(),
+        tenant: build.tenant.clone(),
+        number: build.number,
+        build: build.id.clone(),
         built: built.clone(),
+        config: app.config.clone(),
+        limits: app.limits.clone(),
+        cause: ReleaseCause::Deployed,
         created_at: now,
+        withdrawn: None,
     }
 }
 
-/// `app` keeps its Python where the release that `deploy` brings has none.
-fn serve_from_now_on(
-    app: &Row<AppRow>,
-    deploy: &Row<DeployRow>,
-    python: Option<Interpreter>,
-    now: Timestamp,
-) -> [Op; 2] {
-    let switched = AppRow {
-        serving: Some(deploy.release),
-        deployed_at: Some(now),
-        python: python.or_else(|| app.python.clone()),
-        ..AppRow::clone(app)
+/// The build that is part of `deploy`.
+fn build_of<'a>(state: &'a State, deploy: &DeployRow) -> Result<&'a Row<BuildRow>, Refusal> {
+    let build = state.build(&deploy.app, deploy.release);
+    build.ok_or_else(|| Refusal::being_destroyed(&deploy.app))
+}
+
+/// `build` once it has ended well, at `now` or before.
+fn ended_build(build: &BuildRow, now: Timestamp) -> BuildRow {
+    let state = match &build.state {
+        BuildState::Building => BuildState::Built { ended_at: now },
+        ended => ended.clone(),
     };
-    let draining = DeployRow { state: DeployState::Draining, ..DeployRow::clone(deploy) };
-    [app.replace(&switched), deploy.replace(&draining)]
+    BuildRow { state, ..build.clone() }
 }
 
 /// The rows of an app and its deploy, if the deploy is one that can still go on.
@@ -248,40 +296,59 @@ fn running_deploy<'a>(
     let deploy = state.deploy(name).filter(|deploy| {
         matches!(
             deploy.state,
-            DeployState::Building | DeployState::Preparing | DeployState::Starting { .. }
+            DeployState::Building | DeployState::Preparing | DeployState::Starting
         )
     });
     app.zip(deploy).ok_or_else(|| Refusal::being_destroyed(name))
 }
 
-fn check_owner(app: &AppRow, begin: &Begin) -> Result<(), Refusal> {
+fn check_owner(app: &AppRow, asked: &Asked) -> Result<(), Refusal> {
     if app.destroying {
         Err(Refusal::being_destroyed(&app.name))
-    } else if app.tenant != begin.tenant {
-        Err(Refusal::name_taken(&app.name, &begin.tenant))
+    } else if app.tenant != asked.tenant {
+        Err(Refusal::name_taken(&app.name, &asked.tenant))
     } else {
         Ok(())
     }
 }
 
-fn new_app(begin: &Begin, ids: u32) -> AppRow {
+fn new_app(asked: &Asked, ids: u32) -> AppRow {
     AppRow {
-        name: begin.app.clone(),
-        tenant: begin.tenant.clone(),
+        name: asked.app.clone(),
+        tenant: asked.tenant.clone(),
         ids,
         python: None,
-        next_release: ReleaseNumber(2),
+        next_release: ReleaseNumber(1),
+        config: Config::default(),
+        limits: LimitOverrides::default(),
+        scale: 1,
+        domains: std::collections::BTreeSet::new(),
+        stopped: false,
         serving: None,
+        served_before: None,
         deployed_at: None,
+        trial: None,
         destroying: false,
     }
 }
 
+fn create_app(app: &AppRow) -> [Op; 2] {
+    let ids = IdsRow { index: app.ids, owner: IdsOwner::App(app.name.clone()) };
+    [create(app), create(&ids)]
+}
+
+fn put_deploy(state: &State, deploy: &DeployRow) -> Op {
+    match state.deploy(&deploy.app) {
+        Some(row) => row.replace(deploy),
+        None => create(deploy),
+    }
+}
+
 /// Numbers of ranges of user ids that nobody has, beginning at `first_range` and round.
-fn free_ranges(state: &State, begin: &Begin) -> impl Iterator<Item = u32> {
+fn free_ranges(state: &State, asked: &Asked) -> impl Iterator<Item = u32> {
     let taken: std::collections::BTreeSet<u32> = state.ids().map(|row| row.index).collect();
-    let ranges = begin.ranges;
-    let first = begin.first_range.checked_rem(ranges).unwrap_or(0);
+    let ranges = asked.ranges;
+    let first = asked.first_range.checked_rem(ranges).unwrap_or(0);
     (first..ranges).chain(0..first).filter(move |index| !taken.contains(index))
 }
 
@@ -296,48 +363,73 @@ fn free_build_ids(state: &State, build: &BuildId) -> impl Iterator<Item = Op> {
     state.ids().filter(move |row| row.owner == owner).map(Row::delete)
 }
 
-/// Releases past the newest [`RELEASES_KEPT`] that nothing runs or serves.
+fn delete_instances<'a>(
+    state: &'a State,
+    app: &'a AppRow,
+    role: InstanceRole,
+) -> impl Iterator<Item = Op> + 'a {
+    state.instances_of(&app.name).filter(move |row| row.role == role).map(Row::delete)
+}
+
+/// Whether what is asked for has a release of its own.
+fn makes_a_release(kind: &DeployKind) -> bool {
+    match kind {
+        DeployKind::Deploy | DeployKind::Configure | DeployKind::Limit => true,
+        DeployKind::Rollback
+        | DeployKind::Retreat { .. }
+        | DeployKind::Restart
+        | DeployKind::Start
+        | DeployKind::Stop
+        | DeployKind::Scale { .. } => false,
+    }
+}
+
+fn failed_build(row: &BuildRow, error: &str, now: Timestamp) -> BuildRow {
+    let error = error.to_owned();
+    let state = match row.state {
+        BuildState::Built { ended_at } => BuildState::Unfit { ended_at, error },
+        _ => BuildState::Failed { ended_at: now, error },
+    };
+    BuildRow { state, ..row.clone() }
+}
+
+/// Releases past the newest [`RELEASES_KEPT`] that are not in use.
 fn surplus_releases<'a>(
     state: &'a State,
     app: &'a AppRow,
 ) -> impl Iterator<Item = &'a Row<ReleaseRow>> {
     let old = state.releases_of(&app.name).rev().skip(RELEASES_KEPT);
-    old.filter(|row| Some(row.number) != app.serving)
+    let used = [app.serving, app.served_before, app.trial.as_ref().map(|trial| trial.serving)];
+    old.filter(move |row| !used.contains(&Some(row.number)))
+}
+
+/// Builds past the newest [`BUILDS_KEPT`].
+fn surplus_builds<'a>(
+    state: &'a State,
+    app: &'a AppRow,
+) -> impl Iterator<Item = &'a Row<BuildRow>> {
+    state.builds_of(&app.name).rev().skip(BUILDS_KEPT)
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::testing::{Rows, at, build_id, built, built_files, instance_id, name};
-
-    fn begin(app: &str) -> Begin {
-        Begin {
-            app: name(app),
-            tenant: TenantName::default(),
-            build: build_id(1),
-            now: at(0),
-            ranges: 3,
-            first_range: 0,
-        }
-    }
+    use crate::testing::{
+        Rows, asked, at, build_id, built, built_files, deploy, fresh, instance_id, name,
+    };
 
     /// A state in which `shop` has deployed releases `1..=releases` with success.
     fn deployed(releases: u32) -> Rows {
         let mut state = Rows::default();
-        for n in 1..=releases {
-            start(&mut state, n);
-            state.commit(switch(&state, &name("shop"), at(0)).unwrap());
-            state.commit(settle(&state, &name("shop"), "", at(0)));
-        }
+        (1..=releases).for_each(|n| deploy(&mut state, "shop", n));
         state
     }
 
     /// Brings a deploy of `shop` as far as its instance `n`.
     fn start(state: &mut Rows, n: u32) {
-        state.commit(begin_deploy(state, &begin("shop")).unwrap().0);
-        let ops = propose(state, &name("shop"), &built("shop", n), &instance_id(n), at(0));
-        state.commit(ops.unwrap());
+        state.begin("shop", n);
+        state.propose("shop", n);
     }
 
     fn instances(state: &State) -> Vec<u32> {
@@ -347,9 +439,9 @@ mod tests {
     #[test]
     fn a_deploy_of_a_new_name_makes_an_app_with_its_own_ids() {
         let mut state = Rows::default();
-        let (ops, begun) = begin_deploy(&state, &begin("shop")).unwrap();
+        let (ops, begun) = begin_deploy(&state, &asked("shop", 1), &build_id(1)).unwrap();
         state.commit(ops);
-        assert_eq!(begun, Begun { release: ReleaseNumber(1), build_ids: 0, python: None });
+        assert_eq!(begun, BuildBegun { release: ReleaseNumber(1), build_ids: 0, python: None });
         assert_eq!(state.app(&name("shop")).unwrap().ids, 1);
         assert_eq!(state.ids().count(), 2);
     }
@@ -365,12 +457,12 @@ mod tests {
     #[test]
     fn ranges_of_ids_go_round_and_end() {
         let state = Rows::default();
-        let next = Begin { first_range: 5, ..begin("shop") };
-        assert_eq!(begin_deploy(&state, &next).unwrap().1.build_ids, 2);
-        let none = Begin { ranges: 1, ..begin("shop") };
-        assert_eq!(begin_deploy(&state, &none).unwrap_err().error.code, "full");
-        let none = Begin { ranges: 0, ..begin("shop") };
-        assert_eq!(begin_deploy(&state, &none).unwrap_err().error.code, "full");
+        let next = Asked { first_range: 5, ranges: 3, ..asked("shop", 1) };
+        assert_eq!(begin_deploy(&state, &next, &build_id(1)).unwrap().1.build_ids, 2);
+        let none = Asked { ranges: 1, ..asked("shop", 1) };
+        assert_eq!(begin_deploy(&state, &none, &build_id(1)).unwrap_err().error.code, "full");
+        let none = Asked { ranges: 0, ..asked("shop", 1) };
+        assert_eq!(begin_deploy(&state, &none, &build_id(1)).unwrap_err().error.code, "full");
     }
 
     #[test]
@@ -384,24 +476,25 @@ mod tests {
         let python = |n| built("shop", n).serving.runtime().map(|runtime| runtime.python.clone());
         assert_eq!(app.python, python(2));
         assert_eq!(instances(&state), [1, 2]);
-        state.commit(settle(&state, &name("shop"), "", at(6)));
+        state.settle("shop", 6);
         assert_eq!(instances(&state), [2]);
     }
 
     #[test]
     fn files_are_served_without_an_instance_and_the_python_is_kept() {
         let mut state = deployed(1);
-        state.commit(begin_deploy(&state, &begin("shop")).unwrap().0);
-        let ops = publish(&state, &name("shop"), &built_files("shop", 2), at(5));
-        state.commit(ops.unwrap());
+        state.begin("shop", 2);
+        let files = built_files("shop", 2);
+        let (ops, instances_of_files) =
+            propose(&state, &name("shop"), &files, &fresh(2), at(5)).unwrap();
+        state.commit(ops);
+        assert_eq!(instances_of_files, []);
+        state.arrive("shop", 5);
         let app = state.app(&name("shop")).unwrap();
         assert_eq!((app.serving, app.deployed_at), (Some(ReleaseNumber(2)), Some(at(5))));
         assert!(app.python.is_some());
-        assert_eq!(instances(&state), [1]);
-        state.commit(settle(&state, &name("shop"), "", at(6)));
         assert_eq!(instances(&state), [0; 0]);
-        start(&mut state, 3);
-        state.commit(switch(&state, &name("shop"), at(7)).unwrap());
+        deploy(&mut state, "shop", 3);
         assert_eq!(instances(&state), [3]);
     }
 
@@ -409,7 +502,7 @@ mod tests {
     fn a_failed_deploy_leaves_what_was_there() {
         let mut state = deployed(1);
         start(&mut state, 2);
-        state.commit(settle(&state, &name("shop"), "it broke", at(6)));
+        state.settle("shop", 6);
         assert_eq!(instances(&state), [1]);
         assert!(state.release(&name("shop"), ReleaseNumber(2)).is_none());
         let app = state.app(&name("shop")).unwrap();
@@ -419,37 +512,45 @@ mod tests {
     }
 
     #[test]
-    fn an_app_whose_first_deploy_fails_goes_with_it() {
+    fn an_app_whose_first_deploy_fails_stays_with_its_build() {
         let mut state = Rows::default();
         start(&mut state, 1);
-        state.commit(settle(&state, &name("shop"), "it broke", at(6)));
-        assert!(state.app(&name("shop")).unwrap().destroying);
+        state.settle("shop", 6);
+        let app = state.app(&name("shop")).unwrap();
+        assert_eq!((app.serving, app.destroying), (None, false));
         assert_eq!(instances(&state), [0; 0]);
-        let again = begin_deploy(&state, &begin("shop")).unwrap_err();
-        assert_eq!(again.error.code, "being_destroyed");
-        state.commit(forget_app(&state, &name("shop")));
-        assert!(state.is_empty());
+        let unfit = BuildState::Unfit { ended_at: at(0), error: "it broke".to_owned() };
+        assert_eq!(state.build(&name("shop"), ReleaseNumber(1)).unwrap().state, unfit);
+        deploy(&mut state, "shop", 2);
+        assert_eq!(state.app(&name("shop")).unwrap().serving, Some(ReleaseNumber(2)));
+        let owners: Vec<_> = state.ids().map(|row| row.owner.clone()).collect();
+        assert_eq!(owners, [IdsOwner::App(name("shop"))]);
     }
 
     #[test]
     fn settling_twice_changes_nothing() {
         let state = deployed(1);
-        assert_eq!(settle(&state, &name("shop"), "", at(9)), []);
-        assert_eq!(settle(&state, &name("none"), "", at(9)), []);
+        assert_eq!(settle(&state, &name("shop"), Ending::Failed(""), at(9)), []);
+        assert_eq!(settle(&state, &name("none"), Ending::Failed(""), at(9)), []);
     }
 
     #[test]
-    fn the_ten_newest_releases_are_kept() {
+    fn the_ten_newest_releases_and_builds_are_kept() {
         let state = deployed(13);
         let kept: Vec<u32> = state.releases_of(&name("shop")).map(|row| row.number.0).collect();
+        assert_eq!(kept, (4..=13).collect::<Vec<_>>());
+        let kept: Vec<u32> = state.builds_of(&name("shop")).map(|row| row.number.0).collect();
         assert_eq!(kept, (4..=13).collect::<Vec<_>>());
     }
 
     #[test]
     fn a_name_belongs_to_its_tenant() {
         let state = deployed(1);
-        let other = Begin { tenant: "other".parse().unwrap(), ..begin("shop") };
-        assert_eq!(begin_deploy(&state, &other).unwrap_err().error.code, "name_taken");
+        let other = Asked { tenant: "other".parse().unwrap(), ..asked("shop", 1) };
+        assert_eq!(
+            begin_deploy(&state, &other, &build_id(9)).unwrap_err().error.code,
+            "name_taken"
+        );
     }
 
     #[test]
@@ -460,7 +561,7 @@ mod tests {
         assert_eq!(instances(&state), [0; 0]);
         assert!(switch(&state, &name("shop"), at(7)).is_err());
         assert_eq!(begin_destroy(&state, &name("shop")), Some(vec![]));
-        state.commit(settle(&state, &name("shop"), "", at(8)));
+        state.settle("shop", 8);
         state.commit(forget_app(&state, &name("shop")));
         assert!(state.is_empty());
     }

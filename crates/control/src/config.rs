@@ -61,6 +61,11 @@ impl ControlConfig {
         self.build_logs().join(format!("{build}.log"))
     }
 
+    /// What the engine has said in the log of `app`.
+    pub fn journal(&self, app: &AppName) -> PathBuf {
+        self.data.join("logs").join("journal").join(app.as_str())
+    }
+
     /// The folders that the builder fills: in each a folder an app, and in that one for each
     /// release's code or each environment.
     pub fn made_by_builds(&self) -> [PathBuf; 2] {

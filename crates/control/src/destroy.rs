@@ -12,6 +12,7 @@ use ace_types::{AppName, error_chain};
 
 use crate::changes;
 use crate::engine::Engine;
+use crate::journal;
 use crate::names;
 use crate::recover;
 use crate::refusal::Refusal;
@@ -97,6 +98,7 @@ pub async fn attempt(engine: &Engine, app: &AppName) -> Result<(), DestroyError>
     let volume = engine.config.volume(app);
     engine.node.remove_app(app, volume).await.map_err(DestroyError::Volume)?;
     engine.builder.remove_app(app).await.map_err(DestroyError::Files)?;
+    journal::remove(&engine.config, app).map_err(DestroyError::Files)?;
     let change = |state: &_| Ok((changes::forget_app(state, app), ()));
     engine.records.transact(change).await.map_err(DestroyError::Records)?;
     if let Err(error) = recover::sweep(engine, app).await {

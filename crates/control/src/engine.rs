@@ -17,14 +17,15 @@ use crate::becomes_true;
 use crate::commands::Commands;
 use crate::config::ControlConfig;
 use crate::lanes::Lanes;
+use crate::marks::Marks;
 use crate::records::{Records, RecordsError};
 use crate::refusal::Refusal;
 use crate::tasks::Tasks;
 
 /// Builds at once.
 const BUILDS: usize = 2;
-/// Deploys at once, those that upload or wait included.
-const DEPLOYS: usize = 32;
+/// Operations at once, those that upload or wait included.
+const OPERATIONS: usize = 32;
 /// How long the reconciler may take to act on a commit.
 const APPLIED_WITHIN: Duration = Duration::from_secs(10);
 
@@ -48,10 +49,12 @@ pub struct Engine {
     pub records: Records,
     pub lanes: Lanes,
     pub commands: Arc<Commands>,
+    /// Apps that turn back from a release by themselves.
+    pub retreats: Marks,
     /// A permit for each build that may run.
     pub builds: Semaphore,
-    /// A permit for each deploy that may be under way.
-    pub deploys: Arc<Semaphore>,
+    /// A permit for each operation that may be under way.
+    pub operations: Arc<Semaphore>,
     pub tasks: Tasks,
     /// The revision whose plan the node and the gateway have.
     pub applied: watch::Sender<Revision>,
@@ -77,8 +80,9 @@ impl Engine {
             records: Records::open(parts.store).await?,
             lanes: Lanes::default(),
             commands: Arc::default(),
+            retreats: Marks::default(),
             builds: Semaphore::new(BUILDS),
-            deploys: Arc::new(Semaphore::new(DEPLOYS)),
+            operations: Arc::new(Semaphore::new(OPERATIONS)),
             tasks: Tasks::default(),
             applied: watch::Sender::new(Revision(0)),
             ending: watch::Sender::new(false),

@@ -3,6 +3,9 @@
 //! The table of paths stands in `ace_api::http`. Work that must not end with its client's connection
 //! runs in a task of its own; a handler only waits for it.
 
+mod operations;
+mod settings;
+
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -10,14 +13,14 @@ use std::time::Duration;
 
 use ace_api::http::{AddPython, AppView, DoctorReport, Done, LogLine, PythonView};
 use ace_api::{BuildError, Interpreter, KnownPython};
-use ace_types::{AppName, TenantName};
+use ace_types::AppName;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{StatusCode, header};
 use axum::middleware::{Next, from_fn};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use futures_util::FutureExt;
 use futures_util::stream::unfold;
@@ -25,10 +28,8 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
-use crate::archive::{self, Archive};
-use crate::deploy::{self, DeployRequest};
 use crate::destroy::{self, GONE_MARGIN};
-use crate::engine::{Engine, new_build_id};
+use crate::engine::Engine;
 use crate::logs::{self, LogRequest};
 use crate::names;
 use crate::refusal::Refusal;
@@ -36,8 +37,6 @@ use crate::run::run_command;
 use crate::views;
 use crate::wind_down;
 
-/// Deploys of one app: one that runs and eight that wait.
-const DEPLOYS_OF_AN_APP: usize = 9;
 /// Lines that a log begins with unless asked for otherwise.
 const TAIL: usize = 100;
 /// How long the machine may be examined.
@@ -52,7 +51,15 @@ pub fn router(engine: Arc<Engine>) -> Router {
     Router::new()
         .route("/v1/apps", get(list_apps))
         .route("/v1/apps/{app}", get(show_app).delete(destroy_app))
-        .route("/v1/apps/{app}/deploys", post(deploy_app))
+        .route("/v1/apps/{app}/deploys", post(operations::deploy))
+        .route("/v1/apps/{app}/rollback", post(operations::roll_back))
+        .route("/v1/apps/{app}/restart", post(operations::restart))
+        .route("/v1/apps/{app}/stop", post(operations::stop))
+        .route("/v1/apps/{app}/start", post(operations::start))
+        .route("/v1/apps/{app}/scale", put(operations::scale))
+        .route("/v1/apps/{app}/config", get(settings::config).patch(operations::configure))
+        .route("/v1/apps/{app}/limits", get(settings::limits).patch(operations::limit))
+        .route("/v1/apps/{app}/releases", get(settings::releases))
         .route("/v1/apps/{app}/logs", get(show_logs))
         .route("/v1/apps/{app}/run", post(run_command))
         .route("/v1/doctor", get(examine))
@@ -79,40 +86,6 @@ async fn show_app(
     let statuses = Arc::clone(&engine.node.statuses().borrow());
     let view = views::app(&engine.config, &state, &statuses, &engine.commands, &app);
     view.map(Json).ok_or_else(|| names::no_such_app(&state, &app))
-}
-
-#[derive(Deserialize)]
-struct DeployQuery {
-    tenant: Option<String>,
-}
-
-async fn deploy_app(
-    State(engine): Shared,
-    Path(app): Path<String>,
-    query: Result<Query<DeployQuery>, QueryRejection>,
-    headers: HeaderMap,
-    body: Body,
-) -> Result<Response, Refusal> {
-    let app = app_name(&app)?;
-    engine.config.host(&app).map_err(|error| Refusal::bad_app_name(app.as_str(), &error))?;
-    let tenant = tenant_name(query?.0.tenant)?;
-    let state = engine.records.state().await?;
-    if state.app(&app).is_some_and(|row| row.destroying) {
-        return Err(Refusal::being_destroyed(&app));
-    }
-    let admission = Arc::clone(&engine.deploys).try_acquire_owned().map_err(|_| busy())?;
-    if content_length(&headers).is_some_and(|length| length > archive::SIZE_MAX.0) {
-        return Err(archive::too_large());
-    }
-    let build = new_build_id()?;
-    let archive = Archive::receive(&engine.config.archives(), &build, body).await?;
-    let ticket = engine.lanes.enter(&app, DEPLOYS_OF_AN_APP).ok_or_else(|| queue_full(&app))?;
-    // Only now: the upload may have taken minutes.
-    if engine.is_ending() {
-        return Err(Refusal::ending());
-    }
-    let request = DeployRequest { app, tenant, build, archive, ticket, admission };
-    Ok(lines(deploy::start(&engine, request), |event| json_line(&event)))
 }
 
 async fn destroy_app(
@@ -282,28 +255,6 @@ fn json_line<T: Serialize>(document: &T) -> Vec<u8> {
 
 fn app_name(text: &str) -> Result<AppName, Refusal> {
     text.parse().map_err(|error| Refusal::bad_app_name(text, &error))
-}
-
-fn tenant_name(text: Option<String>) -> Result<TenantName, Refusal> {
-    let Some(text) = text else { return Ok(TenantName::default()) };
-    text.parse().map_err(|error| {
-        let message = format!("that can't be a tenant's name: {error}");
-        Refusal::new(StatusCode::BAD_REQUEST, "bad_name", message)
-    })
-}
-
-fn content_length(headers: &HeaderMap) -> Option<u64> {
-    headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
-}
-
-fn busy() -> Refusal {
-    let message = "too many deploys are under way; try again in a minute";
-    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
-}
-
-fn queue_full(app: &AppName) -> Refusal {
-    let message = format!("too many deploys of {app} are waiting; try again when they are done");
-    Refusal::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", message)
 }
 
 fn still_being_destroyed(app: &AppName) -> Refusal {

@@ -1,7 +1,7 @@
 //! Decides what should be: the API on the Unix socket, and what follows from it.
 //!
 //! What is wanted stands in the store (`rows`). `changes` is every way it changes, `plan` what
-//! it means for node and gateway, both pure. `deploy` and `destroy` carry one wish through;
+//! it means for node and gateway, both pure. `operation` and `destroy` carry one wish through;
 //! `reconcile` keeps the machine as it should be; `recover` ends what another engine left half
 //! done.
 //!
@@ -15,15 +15,17 @@ mod build_log;
 mod changes;
 mod commands;
 mod config;
-mod deploy;
 mod destroy;
 mod engine;
 mod http;
+mod journal;
 mod lanes;
 mod log_file;
 mod log_line;
 mod logs;
+mod marks;
 mod names;
+mod operation;
 mod plan;
 mod predeploy;
 mod reconcile;

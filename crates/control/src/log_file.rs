@@ -27,7 +27,8 @@ const LINE_MAX: usize = 64 << 10;
 /// Reads on in one instance's log from where it stands.
 #[derive(Debug)]
 pub struct Follower {
-    instance: InstanceId,
+    /// `None`: what is said there is of the app as a whole.
+    instance: Option<InstanceId>,
     folder: PathBuf,
     /// The file being read; `None` until there is one.
     place: Option<Place>,
@@ -43,7 +44,7 @@ struct Place {
 
 impl Follower {
     /// Follows from the oldest line that is kept.
-    pub fn from_start(instance: InstanceId, folder: PathBuf) -> Self {
+    pub fn from_start(instance: Option<InstanceId>, folder: PathBuf) -> Self {
         Self { instance, folder, place: None }
     }
 
@@ -51,7 +52,7 @@ impl Follower {
     ///
     /// Very long lines make it fewer: a few MiB are read.
     pub fn from_end(
-        instance: InstanceId,
+        instance: Option<InstanceId>,
         folder: PathBuf,
         count: usize,
     ) -> io::Result<(Vec<LogLine>, Self)> {
@@ -104,7 +105,7 @@ impl Follower {
     }
 
     fn parse(&self, lines: &[Vec<u8>]) -> Vec<LogLine> {
-        lines.iter().filter_map(|line| log_line::parse(&self.instance, line)).collect()
+        lines.iter().filter_map(|line| log_line::parse(self.instance.as_ref(), line)).collect()
     }
 }
 
@@ -247,12 +248,13 @@ mod tests {
         }
 
         fn follow(&self) -> Follower {
-            Follower::from_start(instance_id(1), self.folder.path().to_owned())
+            Follower::from_start(Some(instance_id(1)), self.folder.path().to_owned())
         }
 
         fn tail(&self, count: usize) -> (Vec<usize>, Follower) {
             let folder = self.folder.path().to_owned();
-            let (lines, follower) = Follower::from_end(instance_id(1), folder, count).unwrap();
+            let (lines, follower) =
+                Follower::from_end(Some(instance_id(1)), folder, count).unwrap();
             (numbers(lines), follower)
         }
     }

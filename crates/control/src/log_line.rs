@@ -10,7 +10,7 @@ const STREAMS: [&str; 3] = ["out", "err", "ace"];
 /// Parses `2026-11-23T05:49:27.123456Z out text`, without its line end.
 ///
 /// `None` where it is none, such as one that a full disk has cut short.
-pub fn parse(instance: &InstanceId, line: &[u8]) -> Option<LogLine> {
+pub fn parse(instance: Option<&InstanceId>, line: &[u8]) -> Option<LogLine> {
     let (at, rest) = split_at_space(line)?;
     // A text may be empty, and with it the space before it may be missing.
     let (stream, text) = split_at_space(rest).unwrap_or((rest, b""));
@@ -18,7 +18,7 @@ pub fn parse(instance: &InstanceId, line: &[u8]) -> Option<LogLine> {
     let stream = STREAMS.iter().find(|name| name.as_bytes() == stream)?;
     Some(LogLine {
         at,
-        instance: instance.clone(),
+        instance: instance.cloned(),
         stream: (*stream).to_owned(),
         text: String::from_utf8_lossy(text).into_owned(),
     })
@@ -37,7 +37,7 @@ mod tests {
     use crate::testing::instance_id;
 
     fn parsed(line: &str) -> Option<(String, String, String)> {
-        let line = parse(&instance_id(1), line.as_bytes())?;
+        let line = parse(Some(&instance_id(1)), line.as_bytes())?;
         Some((line.at.to_string(), line.stream, line.text))
     }
 
@@ -67,7 +67,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_break_it(bytes: Vec<u8>) {
-            let _ = parse(&instance_id(1), &bytes);
+            let _ = parse(Some(&instance_id(1)), &bytes);
         }
 
         #[test]

@@ -41,10 +41,11 @@ pub async fn start(engine: &Arc<Engine>, request: LogRequest) -> mpsc::Receiver<
     let (node, app) = (Arc::clone(&engine.node), request.app.clone());
     let current = log_folders(engine, &request.app);
     let read = spawn_blocking(move || {
-        let mut folders = node.old_logs(&app).unwrap_or_else(|error| {
+        let old = node.old_logs(&app).unwrap_or_else(|error| {
             tracing::warn!(%app, error = %error_chain(&error), "could not find its old logs");
             Vec::new()
         });
+        let mut folders: Folders = old.into_iter().map(|(id, path)| (Some(id), path)).collect();
         folders.extend(current);
         read_ends(folders, request.tail)
     })
@@ -86,23 +87,28 @@ async fn follow(
     }
 }
 
-type Followers = BTreeMap<InstanceId, Follower>;
+/// By instance; that of `None` is what the engine says of the app as a whole.
+type Followers = BTreeMap<Option<InstanceId>, Follower>;
+type Folders = Vec<(Option<InstanceId>, PathBuf)>;
 
-/// Where each instance of `app` that there is has its log, and each command that was run in it.
-fn log_folders(engine: &Engine, app: &AppName) -> Vec<(InstanceId, PathBuf)> {
-    let mut folders = engine.node.command_logs(app).unwrap_or_else(|error| {
+/// Where each instance of `app` that there is has its log, each command that was run in it, and where
+/// the engine writes of it.
+fn log_folders(engine: &Engine, app: &AppName) -> Folders {
+    let commands = engine.node.command_logs(app).unwrap_or_else(|error| {
         tracing::warn!(%app, error = %error_chain(&error), "could not find its commands");
         Vec::new()
     });
+    let mut folders: Folders = commands.into_iter().map(|(id, path)| (Some(id), path)).collect();
     let statuses = engine.node.statuses();
     let statuses = statuses.borrow();
     let of_app = statuses.iter().filter(|(_, status)| status.app == *app);
-    folders.extend(of_app.map(|(id, status)| (id.clone(), status.log.clone())));
+    folders.extend(of_app.map(|(id, status)| (Some(id.clone()), status.log.clone())));
+    folders.push((None, engine.config.journal(app)));
     folders
 }
 
 /// The newest `tail` lines of all `folders`, and followers that go on after them.
-fn read_ends(folders: Vec<(InstanceId, PathBuf)>, tail: usize) -> (Vec<LogLine>, Followers) {
+fn read_ends(folders: Folders, tail: usize) -> (Vec<LogLine>, Followers) {
     let (mut all, mut followers) = (Vec::new(), Followers::new());
     for (id, folder) in folders {
         match Follower::from_end(id.clone(), folder, tail) {
@@ -110,7 +116,7 @@ fn read_ends(folders: Vec<(InstanceId, PathBuf)>, tail: usize) -> (Vec<LogLine>,
                 all.extend(lines);
                 followers.insert(id, follower);
             }
-            Err(error) => warn(&id, &error),
+            Err(error) => warn(id.as_ref(), &error),
         }
     }
     // Stable: an instance's own lines stay in their order though their times be equal.
@@ -120,11 +126,8 @@ fn read_ends(folders: Vec<(InstanceId, PathBuf)>, tail: usize) -> (Vec<LogLine>,
 
 /// What has been added since the last look. New instances are read from their beginning; those that
 /// are gone are read a last time.
-fn look(
-    mut followers: Followers,
-    folders: Vec<(InstanceId, PathBuf)>,
-) -> (Vec<LogLine>, Followers) {
-    let ids: Vec<InstanceId> = folders.iter().map(|(id, _)| id.clone()).collect();
+fn look(mut followers: Followers, folders: Folders) -> (Vec<LogLine>, Followers) {
+    let ids: Vec<Option<InstanceId>> = folders.iter().map(|(id, _)| id.clone()).collect();
     for (id, folder) in folders {
         followers.entry(id.clone()).or_insert_with(|| Follower::from_start(id, folder));
     }
@@ -132,7 +135,7 @@ fn look(
     for (id, follower) in &mut followers {
         match follower.poll() {
             Ok(new) => lines.extend(new),
-            Err(error) => warn(id, &error),
+            Err(error) => warn(id.as_ref(), &error),
         }
     }
     followers.retain(|id, _| ids.contains(id));
@@ -140,8 +143,8 @@ fn look(
     (lines, followers)
 }
 
-fn warn(instance: &InstanceId, error: &io::Error) {
-    tracing::warn!(%instance, error = %error_chain(error), "could not read a log");
+fn warn(instance: Option<&InstanceId>, error: &io::Error) {
+    tracing::warn!(?instance, error = %error_chain(error), "could not read a log");
 }
 
 /// What a blocking function returned, or nothing where it has panicked.
@@ -160,13 +163,13 @@ mod tests {
     use crate::testing::instance_id;
 
     /// A log of instance `n` with lines at these seconds.
-    fn log(folder: &TempDir, n: u32, seconds: &[u32]) -> (InstanceId, PathBuf) {
+    fn log(folder: &TempDir, n: u32, seconds: &[u32]) -> (Option<InstanceId>, PathBuf) {
         let path = folder.path().join(n.to_string());
         fs::create_dir_all(&path).unwrap();
         let line = |second: &u32| format!("2026-11-23T05:00:{second:02}Z out {n}-{second}\n");
         let text: String = seconds.iter().map(line).collect();
         fs::write(path.join("current"), text).unwrap();
-        (instance_id(n), path)
+        (Some(instance_id(n)), path)
     }
 
     fn texts(lines: &[LogLine]) -> Vec<&str> {

@@ -6,20 +6,25 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ace_api::{
-    Backend, InstanceSocket, InstanceSpec, InstanceState, InstanceStatus, Route, RouteTable,
-    Serving, VolumeSpec,
+    Backend, EndReason, InstanceSocket, InstanceSpec, InstanceState, InstanceStatus, Route,
+    RouteTable, Serving, VolumeSpec,
 };
-use ace_types::{AppName, InstanceId};
-use jiff::Timestamp;
+use ace_types::{AppName, InstanceId, ReleaseNumber};
+use jiff::{SignedDuration, Timestamp};
 
 use crate::config::ControlConfig;
-use crate::rows::{AppRow, InstanceRow, ReleaseRow};
+use crate::rows::{AppRow, InstanceRole, InstanceRow, ReleaseRow};
 use crate::state::State;
 
 /// The pause before a serving instance that could not start is replaced; it doubles each time.
 const FIRST_PAUSE: Duration = Duration::from_secs(5);
 /// The longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(300);
+
+/// A new release that ends by itself within this time after its switch is taken back.
+const TRIAL: Duration = Duration::from_secs(60);
+/// How much later that may still be noticed, by an engine that was not there for instance.
+const NOTICED_WITHIN: Duration = Duration::from_secs(30);
 
 /// What every instance is, by id.
 pub type Statuses = BTreeMap<InstanceId, InstanceStatus>;
@@ -32,6 +37,17 @@ pub struct Plan {
     pub instances: Vec<InstanceSpec>,
     /// Serving instances that have failed for good and whose pause is over.
     pub replace: Vec<(AppName, InstanceId)>,
+    /// New releases that have died in their first minute.
+    pub died: Vec<Death>,
+}
+
+/// A new release that has died in its first minute.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Death {
+    pub app: AppName,
+    pub release: ReleaseNumber,
+    /// When and how, such as `after 12 s: the app server ended with status 1`.
+    pub reason: String,
 }
 
 /// The plan for what `state` wants and `statuses` says, at `now`.
@@ -42,12 +58,13 @@ pub fn plan(config: &ControlConfig, state: &State, statuses: &Statuses, now: Tim
         spec(config, app, release, row)
     };
     let route = |app: &AppRow| route(config, app, state, statuses);
-    let due = |row: &&InstanceRow| is_due_for_replacement(state, statuses, row, now);
+    let due = |row: &&InstanceRow| is_due_for_replacement(statuses, row, now);
     let rows = || state.instances().map(|row| -> &InstanceRow { row });
     Plan {
         routes: RouteTable { routes: state.apps().filter_map(|app| route(app)).collect() },
         instances: rows().filter_map(parts).collect(),
         replace: rows().filter(due).map(|row| (row.app.clone(), row.id.clone())).collect(),
+        died: state.apps().filter_map(|app| death(app, state, statuses, now)).collect(),
     }
 }
 
@@ -63,6 +80,7 @@ pub fn like_an_instance(
         app: app.name.clone(),
         tenant: app.tenant.clone(),
         release: release.number,
+        role: InstanceRole::Candidate,
         replaced: 0,
     };
     spec(config, app, release, &row)
@@ -87,14 +105,22 @@ fn spec(
         runtime: built.serving.runtime()?.clone(),
         processes: yaml.processes,
         threads: yaml.threads,
-        env: yaml.env.clone(),
-        limits: yaml.limits.clone(),
+        env: environment(release),
+        limits: release.limits.over(&yaml.limits),
         volume: yaml.volume.map(|size| VolumeSpec { image: config.volume(&row.app), size }),
         health: yaml.health.clone(),
         host: config.host(&row.app).ok()?.to_string(),
         startup: yaml.startup,
         stop_grace: config.stop_grace,
     })
+}
+
+/// The variables of `app.yaml`, overridden by the configuration.
+fn environment(release: &ReleaseRow) -> BTreeMap<String, String> {
+    let mut environment = release.built.app_yaml.env.clone();
+    let owned = |(name, value): (&str, &str)| (name.to_owned(), value.to_owned());
+    environment.extend(release.config.iter().map(owned));
+    environment
 }
 
 /// The way to the release that `app` serves.
@@ -115,12 +141,15 @@ fn route(
         statics: built.app_yaml.statics.clone(),
         rewrites: built.app_yaml.rewrites.clone(),
         tries: built.app_yaml.tries.clone(),
-        backend: backend(release, state, statuses),
-        limits: built.app_yaml.limits.clone(),
+        backend: match app.stopped {
+            true => Backend::Stopped,
+            false => backend(release, state, statuses),
+        },
+        limits: release.limits.over(&built.app_yaml.limits),
     })
 }
 
-/// What is behind the files of `release`: those of its instances that run.
+/// What is behind the files of `release`: those of the instances that serve it and run.
 fn backend(release: &ReleaseRow, state: &State, statuses: &Statuses) -> Backend {
     let protocol = match &release.built.serving {
         Serving::Files => return Backend::Files,
@@ -128,7 +157,7 @@ fn backend(release: &ReleaseRow, state: &State, statuses: &Statuses) -> Backend 
     };
     let ready = |row: &InstanceRow| {
         let status = statuses.get(&row.id)?;
-        let runs = row.release == release.number && status.state == InstanceState::Running;
+        let runs = row.role == InstanceRole::Serving && status.state == InstanceState::Running;
         let socket = || status.socket.clone();
         runs.then(|| InstanceSocket { id: row.id.clone(), socket: socket(), protocol })
     };
@@ -138,16 +167,45 @@ fn backend(release: &ReleaseRow, state: &State, statuses: &Statuses) -> Backend 
 /// A node never tries an instance again that has failed at its first start. For a candidate that is
 /// right: its deploy fails. One that serves got here by a failure of the machine's, such as its
 /// reboot, and deserves another.
-fn is_due_for_replacement(
-    state: &State,
-    statuses: &Statuses,
-    row: &InstanceRow,
-    now: Timestamp,
-) -> bool {
-    let serves = state.app(&row.app).is_some_and(|app| app.serving == Some(row.release));
+fn is_due_for_replacement(statuses: &Statuses, row: &InstanceRow, now: Timestamp) -> bool {
+    let serves = row.role == InstanceRole::Serving;
     let failed = statuses.get(&row.id).filter(|status| status.state == InstanceState::Failed);
     let pause = FIRST_PAUSE.saturating_mul(1 << row.replaced.min(16)).min(LONGEST_PAUSE);
     serves && failed.is_some_and(|status| now.duration_since(status.since).unsigned_abs() >= pause)
+}
+
+/// How the release that `app` serves has died, if it's new and did so in its first minute.
+fn death(app: &AppRow, state: &State, statuses: &Statuses, now: Timestamp) -> Option<Death> {
+    let (release, switched) = (app.serving?, app.deployed_at?);
+    let is_young = now.duration_since(switched) <= signed(TRIAL + NOTICED_WITHIN);
+    if app.trial.is_none() || app.destroying || !is_young {
+        return None;
+    }
+    let serving = state.instances_of(&app.name).filter(|row| row.role == InstanceRole::Serving);
+    let end = |row: &InstanceRow| {
+        let status = statuses.get(&row.id)?;
+        let age = status.since.duration_since(switched);
+        let end = status.last_end.as_ref().filter(|end| is_of_its_own(end))?;
+        (age <= signed(TRIAL)).then(|| format!("after {} s: {end}", age.as_secs().max(0)))
+    };
+    let reason = serving.filter_map(|row| end(row)).next()?;
+    Some(Death { app: app.name.clone(), release, reason })
+}
+
+/// Whether it's the release that is to blame for its end, as far as can be told.
+fn is_of_its_own(end: &EndReason) -> bool {
+    match end {
+        EndReason::Exited { .. }
+        | EndReason::Signalled { .. }
+        | EndReason::NotLoaded
+        | EndReason::OutOfMemory { .. }
+        | EndReason::NotReady { .. } => true,
+        EndReason::Damaged { .. } | EndReason::Lost | EndReason::NotStarted { .. } => false,
+    }
+}
+
+fn signed(duration: Duration) -> SignedDuration {
+    SignedDuration::try_from(duration).unwrap_or(SignedDuration::MAX)
 }
 
 #[cfg(test)]
@@ -177,10 +235,7 @@ mod tests {
         let mut state = Rows::default();
         deploy(&mut state, "shop", 1);
         state.begin("shop", 2);
-        state.commit(
-            changes::propose(&state, &name("shop"), &built("shop", 2), &instance_id(2), at(0))
-                .unwrap(),
-        );
+        state.propose("shop", 2);
         state
     }
 
@@ -189,7 +244,12 @@ mod tests {
         let plan = plan_at(0, &State::default(), &Statuses::new());
         assert_eq!(
             plan,
-            Plan { routes: RouteTable::default(), instances: vec![], replace: vec![] }
+            Plan {
+                routes: RouteTable::default(),
+                instances: vec![],
+                replace: vec![],
+                died: vec![]
+            }
         );
     }
 
@@ -270,5 +330,63 @@ mod tests {
         assert_eq!(spec.code, built("shop", 1).code);
         assert_eq!(Some(spec.ids), config().id_range(state.app(&name("shop")).unwrap().ids));
         assert_eq!(spec.volume, None);
+    }
+
+    /// `shop` serves release 2 since second 0, after release 1.
+    fn upgraded() -> Rows {
+        let mut state = Rows::default();
+        deploy(&mut state, "shop", 1);
+        deploy(&mut state, "shop", 2);
+        state
+    }
+
+    /// Instance 2 of `shop`, as it came into `state` at `second` after `end`.
+    fn ended(second: i64, state: InstanceState, end: EndReason) -> Statuses {
+        let (id, mut status) = status("shop", 2, state);
+        status.since = at(second);
+        status.last_end = Some(end);
+        Statuses::from([(id, status)])
+    }
+
+    const EXIT: EndReason = EndReason::Exited { status: 1 };
+
+    fn reasons(second: i64, state: &State, statuses: &Statuses) -> Vec<String> {
+        let died = plan_at(second, state, statuses).died;
+        died.into_iter().map(|death| death.reason).collect()
+    }
+
+    #[test]
+    fn a_new_release_dies_in_its_first_minute_and_not_later() {
+        let (state, crashed) = (upgraded(), InstanceState::Crashed { retry_at: at(99) });
+        let death = ["after 12 s: the app server ended with status 1"];
+        assert_eq!(reasons(12, &state, &ended(12, crashed.clone(), EXIT)), death);
+        assert_eq!(reasons(70, &state, &ended(12, InstanceState::Starting, EXIT)), death);
+        assert_eq!(reasons(61, &state, &ended(61, crashed.clone(), EXIT)).len(), 0);
+        assert_eq!(reasons(91, &state, &ended(12, InstanceState::Running, EXIT)).len(), 0);
+        let running = Statuses::from([status("shop", 2, InstanceState::Running)]);
+        assert_eq!(reasons(12, &state, &running).len(), 0);
+    }
+
+    #[test]
+    fn what_somebody_else_did_is_no_death() {
+        let damaged = EndReason::Damaged { what: "its socket".to_owned() };
+        let crashed = InstanceState::Crashed { retry_at: at(13) };
+        for end in [damaged, EndReason::Lost] {
+            assert_eq!(reasons(12, &upgraded(), &ended(12, crashed.clone(), end)).len(), 0);
+        }
+    }
+
+    #[test]
+    fn only_what_has_something_to_turn_back_to_dies() {
+        let crashed = InstanceState::Crashed { retry_at: at(13) };
+        let mut state = Rows::default();
+        deploy(&mut state, "shop", 2);
+        assert_eq!(reasons(12, &state, &ended(12, crashed.clone(), EXIT)).len(), 0);
+        let mut state = upgraded();
+        state.wish("shop", 3, &changes::Wish::Rollback { to: None });
+        state.arrive("shop", 1);
+        let (_, status) = ended(12, crashed, EXIT).pop_first().unwrap();
+        let statuses = Statuses::from([(instance_id(3), status)]);
+        assert_eq!(reasons(12, &state, &statuses).len(), 0);
     }
 }

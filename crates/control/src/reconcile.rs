@@ -13,7 +13,8 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::changes;
 use crate::engine::{Engine, new_instance_id};
-use crate::plan::{Plan, Statuses, plan};
+use crate::operation;
+use crate::plan::{Death, Plan, Statuses, plan};
 use crate::records::RecordsError;
 use crate::refusal::Refusal;
 
@@ -62,12 +63,12 @@ pub async fn reconcile(engine: Arc<Engine>) {
 
 /// Looks at everything once and says what has changed. Returns what it has seen of the rows.
 async fn pass(
-    engine: &Engine,
+    engine: &Arc<Engine>,
     statuses: &Statuses,
     told: &mut Told,
 ) -> Result<Revision, RecordsError> {
     let state = engine.records.state().await?;
-    let Plan { routes, instances, replace } =
+    let Plan { routes, instances, replace, died } =
         plan(&engine.config, &state, statuses, Timestamp::now());
     let now = (routes, instances);
     if told.as_ref() != Some(&now) {
@@ -82,7 +83,19 @@ async fn pass(
             tracing::error!(%app, instance = %failed, %refusal, "could not replace an instance");
         }
     }
+    died.into_iter().for_each(|death| turn_back(engine, death));
     Ok(state.revision)
+}
+
+/// Has the app turn back from its dead release, unless it's at that already.
+fn turn_back(engine: &Arc<Engine>, death: Death) {
+    let Death { app, release, reason } = death;
+    let Some(mark) = engine.retreats.mark(&app).filter(|_| !engine.is_ending()) else { return };
+    let task_engine = Arc::clone(engine);
+    engine.tasks.spawn(async move {
+        operation::retreat(&task_engine, app, release, reason).await;
+        drop(mark);
+    });
 }
 
 async fn replace_instance(

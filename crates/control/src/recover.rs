@@ -10,10 +10,11 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use ace_api::Built;
+use ace_api::http::DeployKind;
 use ace_types::{AppName, error_chain};
 use jiff::Timestamp;
 
-use crate::changes;
+use crate::changes::{self, Ending};
 use crate::commands::Commands;
 use crate::config::ControlConfig;
 use crate::destroy;
@@ -69,20 +70,28 @@ pub async fn resume_destructions(engine: &Arc<Engine>) -> Result<(), RecordsErro
 /// Ends a deploy of `app` that nobody carries on any more.
 pub async fn settle_stopped(engine: &Engine, app: &AppName) -> Result<(), Refusal> {
     let change = |state: &State| {
-        let preparing = state.deploy(app).is_some_and(|it| it.state == DeployState::Preparing);
-        let during = match preparing {
-            true => "while the predeploy command ran, which may have been cut short",
-            false => "during this deploy",
-        };
-        let remains = match state.app(app).and_then(|app| app.serving) {
-            Some(number) => format!("the app still serves release {number}"),
-            None => "nothing was deployed".to_owned(),
-        };
-        let error = format!("the engine stopped {during}; {remains}");
-        Ok((changes::settle(state, app, &error, Timestamp::now()), ()))
+        let error = interruption(state, app);
+        Ok((changes::settle(state, app, Ending::Interrupted(&error), Timestamp::now()), ()))
     };
     engine.records.transact(change).await?;
     Ok(())
+}
+
+/// What is said of a deploy of `app` whose engine went away.
+fn interruption(state: &State, app: &AppName) -> String {
+    let during = match state.deploy(app) {
+        Some(deploy) if deploy.state == DeployState::Preparing => {
+            "while the predeploy command ran, which may have been cut short".to_owned()
+        }
+        Some(deploy) => format!("during this {}", deploy.kind),
+        None => format!("during this {}", DeployKind::Deploy),
+    };
+    let remains = match state.app(app).and_then(|app| Some((app.serving?, app.stopped))) {
+        Some((_, true)) => "the app is still stopped".to_owned(),
+        Some((number, false)) => format!("the app still serves release {number}"),
+        None => "nothing was deployed".to_owned(),
+    };
+    format!("the engine stopped {during}; {remains}")
 }
 
 /// Removes the code and the environments of `app` that no release has any more.
@@ -145,7 +154,7 @@ async fn sweep_build_logs(engine: &Engine) -> Result<(), RecordsError> {
     let found = blocking(move || entries(&folder)).await;
     let state = engine.records.state().await?;
     let releases = state.releases().map(|row| &row.build);
-    let builds = releases.chain(state.deploys().map(|row| &row.build));
+    let builds = releases.chain(state.builds().map(|row| &row.id));
     let kept: BTreeSet<PathBuf> = builds.map(|build| engine.config.build_log(build)).collect();
     let unused: Vec<PathBuf> = found.into_iter().filter(|path| !kept.contains(path)).collect();
     blocking(move || remove_files(&unused)).await;

@@ -2,8 +2,13 @@
 //!
 //! A row's shape is a promise to every later version of the engine, which will have to read it.
 
+use std::collections::BTreeSet;
+
+use ace_api::http::{DeployKind, ReleaseCause};
 use ace_api::{Built, Interpreter};
-use ace_types::{AppName, BuildId, InstanceId, ReleaseNumber, TenantName};
+use ace_types::{
+    AppName, BuildId, Config, HostName, InstanceId, LimitOverrides, ReleaseNumber, TenantName,
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -24,34 +29,74 @@ pub struct AppRow {
     pub ids: u32,
     /// The Python of the release that serves; later builds keep it.
     pub python: Option<Interpreter>,
-    /// The number that the next deploy takes.
+    /// The number that the next release takes.
     pub next_release: ReleaseNumber,
+    /// What the next release takes with it.
+    pub config: Config,
+    pub limits: LimitOverrides,
+    /// How many instances it has when it runs. No release's: it outlives them.
+    pub scale: u16,
+    /// Names that lead to it besides its own. No other app has one of them.
+    pub domains: BTreeSet<HostName>,
+    /// It is not to run, and its requests are told so.
+    pub stopped: bool,
     /// The release that its route leads to. Changing it is the moment of a deploy.
     pub serving: Option<ReleaseNumber>,
+    /// The release that `serving` took the place of; kept, as one that is in use.
+    pub served_before: Option<ReleaseNumber>,
     /// When `serving` last changed.
     pub deployed_at: Option<Timestamp>,
+    /// Where to turn back to if `serving`, a new release, dies soon after `deployed_at`.
+    pub trial: Option<Trial>,
     /// It is on its way out: nothing of it runs, and what it has is being removed.
     pub destroying: bool,
 }
 
-/// A release: immutable, and kept as long as it may be wanted again.
+/// What an app was before it got a new release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Trial {
+    pub serving: ReleaseNumber,
+    pub served_before: Option<ReleaseNumber>,
+}
+
+/// A release: all that an instance of it is made of. What it's made of never changes, and it's kept as
+/// long as it may be wanted again.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ReleaseRow {
     pub app: AppName,
     pub tenant: TenantName,
     pub number: ReleaseNumber,
+    /// The build that made `built`; releases that differ in their configuration alone share one.
     pub build: BuildId,
     pub built: Built,
+    /// Overrides the variables of `built.app_yaml`.
+    pub config: Config,
+    /// Overrides the limits of `built.app_yaml`.
+    pub limits: LimitOverrides,
+    pub cause: ReleaseCause,
     pub created_at: Timestamp,
+    /// It died soon after its switch, and another took its place by itself.
+    pub withdrawn: Option<Withdrawn>,
 }
 
-/// The newest deploy of an app.
+/// How a release came to be taken back.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Withdrawn {
+    pub at: Timestamp,
+    pub to: ReleaseNumber,
+    /// How it ended.
+    pub reason: String,
+}
+
+/// The newest change of what serves an app: a deploy, a rollback, a restart…
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct DeployRow {
     pub app: AppName,
     pub tenant: TenantName,
+    pub kind: DeployKind,
     pub release: ReleaseNumber,
-    pub build: BuildId,
+    /// The build that is part of it, if one is.
+    pub build: Option<BuildId>,
     pub started_at: Timestamp,
     pub state: DeployState,
 }
@@ -63,22 +108,52 @@ pub struct DeployRow {
 ///     └────────────┴────────────┴──▶ Failed
 /// ```
 ///
-/// An app without a `predeploy` skips `Preparing`, files alone skip `Starting` too. The step to
-/// `Draining` comes in one commit with the app's new `serving`: from there on it can no longer fail.
+/// An app without a `predeploy` skips `Preparing`, and so does what is no deploy, which has no `Building`
+/// either. The step to `Draining` comes in one commit with what the app is from then on: it can no
+/// longer fail. What needs no new instance begins with it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case", tag = "name")]
 pub enum DeployState {
     Building,
     /// The app's `predeploy` runs, or has run.
     Preparing,
-    Starting {
-        instance: InstanceId,
-    },
+    Starting,
     Draining,
     Done {
         ended_at: Timestamp,
     },
     Failed {
+        ended_at: Timestamp,
+        error: String,
+    },
+}
+
+/// One run of source to release.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BuildRow {
+    pub app: AppName,
+    pub tenant: TenantName,
+    /// The release that it was for.
+    pub number: ReleaseNumber,
+    pub id: BuildId,
+    pub started_at: Timestamp,
+    pub state: BuildState,
+}
+
+/// What came of a build.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "name")]
+pub enum BuildState {
+    Building,
+    Built {
+        ended_at: Timestamp,
+    },
+    Failed {
+        ended_at: Timestamp,
+        error: String,
+    },
+    /// It was built, and then did not start.
+    Unfit {
         ended_at: Timestamp,
         error: String,
     },
@@ -91,8 +166,25 @@ pub struct InstanceRow {
     pub app: AppName,
     pub tenant: TenantName,
     pub release: ReleaseNumber,
+    pub role: InstanceRole,
     /// How many failed instances before it had its place since the release was deployed.
     pub replaced: u32,
+}
+
+/// What an instance runs for.
+///
+/// ```text
+/// Candidate ──▶ Serving ──▶ Retired
+/// ```
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum InstanceRole {
+    /// To be ready before a switch.
+    Candidate,
+    /// The app's route leads to it when it runs.
+    Serving,
+    /// To end what it has under way.
+    Retired,
 }
 
 /// A range of user ids that somebody has.
@@ -136,6 +228,17 @@ impl DeployRow {
     }
 }
 
+impl BuildRow {
+    /// What the keys of an app's builds begin with.
+    pub fn prefix(app: &AppName) -> String {
+        format!("{}{app}/", Self::FOLDER)
+    }
+
+    pub fn key_of(app: &AppName, number: ReleaseNumber) -> String {
+        format!("{}{:010}", Self::prefix(app), number.0)
+    }
+}
+
 impl InstanceRow {
     /// What the keys of an app's instances begin with.
     pub fn prefix(app: &AppName) -> String {
@@ -164,6 +267,14 @@ impl Record for DeployRow {
 
     fn key(&self) -> String {
         Self::key_of(&self.app)
+    }
+}
+
+impl Record for BuildRow {
+    const FOLDER: &'static str = "builds/";
+
+    fn key(&self) -> String {
+        Self::key_of(&self.app, self.number)
     }
 }
 

@@ -12,7 +12,7 @@ use ace_types::{AppName, ReleaseNumber};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::rows::{AppRow, DeployRow, IdsRow, InstanceRow, Record, ReleaseRow};
+use crate::rows::{AppRow, BuildRow, DeployRow, IdsRow, InstanceRow, Record, ReleaseRow};
 
 /// Every row there is. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -22,6 +22,7 @@ pub struct State {
     apps: Table<AppRow>,
     releases: Table<ReleaseRow>,
     deploys: Table<DeployRow>,
+    builds: Table<BuildRow>,
     instances: Table<InstanceRow>,
     ids: Table<IdsRow>,
 }
@@ -72,8 +73,17 @@ impl State {
         self.deploys.get(&DeployRow::key_of(app)).map(Arc::as_ref)
     }
 
-    pub fn deploys(&self) -> impl Iterator<Item = &Row<DeployRow>> {
-        self.deploys.values().map(Arc::as_ref)
+    pub fn build(&self, app: &AppName, number: ReleaseNumber) -> Option<&Row<BuildRow>> {
+        self.builds.get(&BuildRow::key_of(app, number)).map(Arc::as_ref)
+    }
+
+    /// An app's builds, the oldest first.
+    pub fn builds_of(&self, app: &AppName) -> impl DoubleEndedIterator<Item = &Row<BuildRow>> {
+        under(&self.builds, BuildRow::prefix(app))
+    }
+
+    pub fn builds(&self) -> impl Iterator<Item = &Row<BuildRow>> {
+        self.builds.values().map(Arc::as_ref)
     }
 
     pub fn instances_of(&self, app: &AppName) -> impl Iterator<Item = &Row<InstanceRow>> {
@@ -96,6 +106,7 @@ impl State {
             AppRow::FOLDER => apply(&mut self.apps, change),
             ReleaseRow::FOLDER => apply(&mut self.releases, change),
             DeployRow::FOLDER => apply(&mut self.deploys, change),
+            BuildRow::FOLDER => apply(&mut self.builds, change),
             InstanceRow::FOLDER => apply(&mut self.instances, change),
             IdsRow::FOLDER => apply(&mut self.ids, change),
             _ => Err(RowError::Unknown { key: change.key.clone() }),

@@ -12,7 +12,7 @@ use ace_types::{
 };
 use jiff::Timestamp;
 
-use crate::changes::{self, Begin};
+use crate::changes::{self, Asked, Begun, Ending, SCALE_MAX, Wish};
 use crate::config::ControlConfig;
 use crate::state::State;
 
@@ -87,13 +87,27 @@ pub fn status(app: &str, n: u32, state: InstanceState) -> (InstanceId, InstanceS
     (instance_id(n), status)
 }
 
-/// Brings `app` through a deploy whose instance is number `n`.
+/// Ids for what begins with number `n`: it comes first.
+pub fn fresh(n: u32) -> Vec<InstanceId> {
+    (0..u32::from(SCALE_MAX)).map(|i| instance_id(n + i * 1000)).collect()
+}
+
+pub fn asked(app: &str, n: u32) -> Asked {
+    Asked {
+        app: name(app),
+        tenant: TenantName::default(),
+        now: at(0),
+        fresh: fresh(n),
+        ranges: 8,
+        first_range: 0,
+    }
+}
+
+/// Brings `app` through a deploy whose first instance is number `n`.
 pub fn deploy(state: &mut Rows, app: &str, n: u32) {
     state.begin(app, n);
-    let proposed = changes::propose(state, &name(app), &built(app, n), &instance_id(n), at(0));
-    state.commit(proposed.unwrap());
-    state.commit(changes::switch(state, &name(app), at(0)).unwrap());
-    state.commit(changes::settle(state, &name(app), "", at(0)));
+    state.propose(app, n);
+    state.arrive(app, 0);
 }
 
 /// A state without a store: operations apply to it at once.
@@ -116,22 +130,40 @@ impl Rows {
 
     /// Begins build number `n`, of `app`.
     pub fn begin(&mut self, app: &str, n: u32) {
-        let begin = Begin {
-            app: name(app),
-            tenant: TenantName::default(),
-            build: build_id(n),
-            now: at(0),
-            ranges: 8,
-            first_range: 0,
-        };
-        self.commit(changes::begin_deploy(&self.0, &begin).unwrap().0);
+        let begun = changes::begin_deploy(&self.0, &asked(app, n), &build_id(n));
+        self.commit(begun.unwrap().0);
+    }
+
+    /// Ends that build well.
+    pub fn propose(&mut self, app: &str, n: u32) {
+        let proposed = changes::propose(&self.0, &name(app), &built(app, n), &fresh(n), at(0));
+        self.commit(proposed.unwrap().0);
+    }
+
+    /// Switches at `second`, and lets go of what served before.
+    pub fn arrive(&mut self, app: &str, second: i64) {
+        self.commit(changes::switch(&self.0, &name(app), at(second)).unwrap());
+        self.settle(app, second);
+    }
+
+    /// Ends what is under way.
+    pub fn settle(&mut self, app: &str, second: i64) {
+        let ops = changes::settle(&self.0, &name(app), Ending::Failed("it broke"), at(second));
+        self.commit(ops);
+    }
+
+    /// Begins `wish`, whose first new instance is number `n`.
+    pub fn wish(&mut self, app: &str, n: u32, wish: &Wish) -> Begun {
+        let (ops, begun) = changes::begin(&self.0, &asked(app, n), wish).unwrap();
+        self.commit(ops);
+        begun
     }
 
     pub fn is_empty(&self) -> bool {
         let state = &self.0;
         state.apps().count() == 0
             && state.releases().count() == 0
-            && state.deploys().count() == 0
+            && state.builds().count() == 0
             && state.instances().count() == 0
             && state.ids().count() == 0
     }

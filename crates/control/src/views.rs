@@ -1,13 +1,19 @@
 //! Apps as the API shows them, worked out from the rows and what is.
 
-use ace_api::http::{AppState, AppView, DeployView, InstanceView, ServedBy};
-use ace_api::{Built, InstanceState, Program, Serving};
-use ace_types::{AppName, ReleaseNumber};
+use std::collections::BTreeSet;
+use std::path::PathBuf;
+
+use ace_api::http::{
+    AppState, AppView, ConfigView, DeployView, InstanceView, LimitOrigin, LimitView, LimitsView,
+    ReleaseView, ReleasesView, ServedBy, VariableView, WithdrawnView,
+};
+use ace_api::{InstanceState, InstanceStatus, Program, Serving};
+use ace_types::{AppName, Bytes, Limit, LimitKey, Limits};
 
 use crate::commands::Commands;
 use crate::config::ControlConfig;
 use crate::plan::Statuses;
-use crate::rows::{AppRow, DeployRow, DeployState};
+use crate::rows::{AppRow, DeployRow, DeployState, InstanceRole, ReleaseRow};
 use crate::state::State;
 
 /// All apps, by name.
@@ -31,6 +37,74 @@ pub fn app(
     state.app(name).map(|app| view(config, state, statuses, commands, app))
 }
 
+/// The configuration that the next release of `app` takes.
+pub fn config(app: &AppRow, reveal: bool) -> ConfigView {
+    let variable = |(name, value): (&str, &str)| VariableView {
+        name: name.to_owned(),
+        value: reveal.then(|| value.to_owned()),
+    };
+    ConfigView { app: app.name.clone(), variables: app.config.iter().map(variable).collect() }
+}
+
+/// The limits of `app`, whatever says so.
+pub fn limits(state: &State, app: &AppRow) -> LimitsView {
+    let release = app.serving.and_then(|number| state.release(&app.name, number));
+    let default = Limits::for_app();
+    let of_code = release.map_or(&default, |release| &release.built.app_yaml.limits);
+    let limits = app.limits.over(of_code);
+    let view = |key: LimitKey| LimitView {
+        name: key.name().to_owned(),
+        value: Limit::of(&limits, key).to_string(),
+        origin: match app.limits.has(key) {
+            true => LimitOrigin::Set,
+            false if Limit::of(of_code, key) == Limit::of(&default, key) => LimitOrigin::Default,
+            false => LimitOrigin::AppYaml,
+        },
+    };
+    LimitsView { app: app.name.clone(), limits: LimitKey::ALL.into_iter().map(view).collect() }
+}
+
+/// The releases of `app`.
+pub fn releases(state: &State, app: &AppRow) -> ReleasesView {
+    let name = &app.name;
+    let mut known = BTreeSet::new();
+    let view = |row: &ReleaseRow| release_view(app, row, &mut known);
+    // The oldest first: what several share counts where it came from.
+    let mut releases: Vec<ReleaseView> =
+        state.releases_of(name).map(|row| &**row).map(view).collect();
+    releases.reverse();
+    let size = Bytes(releases.iter().map(|release| release.size.0).sum());
+    ReleasesView { app: name.clone(), releases, size }
+}
+
+/// `known` are folders that have been counted.
+fn release_view(app: &AppRow, row: &ReleaseRow, known: &mut BTreeSet<PathBuf>) -> ReleaseView {
+    let built = &row.built;
+    let runtime = built.serving.runtime();
+    let environment = runtime.map(|runtime| (&runtime.environment, runtime.environment_size));
+    let folders = [Some((&built.code, built.code_size)), environment];
+    let new = folders.into_iter().flatten().filter(|(folder, _)| known.insert((*folder).clone()));
+    ReleaseView {
+        number: row.number,
+        cause: row.cause.clone(),
+        created_at: row.created_at,
+        serves: app.serving == Some(row.number),
+        python: runtime.map(|runtime| runtime.python.version.clone()),
+        size: Bytes(new.map(|(_, size)| size.0).sum()),
+        withdrawn: withdrawn(row),
+    }
+}
+
+fn withdrawn(row: &ReleaseRow) -> Option<WithdrawnView> {
+    let withdrawn = row.withdrawn.clone()?;
+    Some(WithdrawnView {
+        release: row.number,
+        to: withdrawn.to,
+        at: withdrawn.at,
+        reason: withdrawn.reason,
+    })
+}
+
 fn view(
     config: &ControlConfig,
     state: &State,
@@ -39,23 +113,25 @@ fn view(
     app: &AppRow,
 ) -> AppView {
     let release = app.serving.and_then(|number| state.release(&app.name, number));
-    let built = release.map(|release| &release.built);
-    // What follows is an instance's, and files have none.
-    let runtime = built.and_then(|built| built.serving.runtime());
-    let yaml = built.filter(|_| runtime.is_some()).map(|built| &built.app_yaml);
-    let instances = instances(statuses, &app.name);
+    // Limits and a volume are an instance's, and files have none.
+    let runtime = release.and_then(|release| release.built.serving.runtime());
+    let program = release.filter(|_| runtime.is_some());
+    let limits = program.map(|release| release.limits.over(&release.built.app_yaml.limits));
     AppView {
         name: app.name.clone(),
         tenant: app.tenant.clone(),
         url: config.url(&app.name),
-        state: in_one_word(app, built, &instances),
+        state: in_one_word(app, state, statuses),
         release: app.serving,
         deployed_at: app.deployed_at,
-        served_by: built.map(|built| served_by(&built.serving)),
+        withdrawn: last_withdrawn(app, state),
+        scale: app.scale,
+        domains: app.domains.iter().cloned().collect(),
+        served_by: release.map(|release| served_by(&release.built.serving)),
         python: runtime.map(|runtime| runtime.python.version.clone()),
-        memory_limit: yaml.map(|yaml| yaml.limits.memory),
-        volume: yaml.and_then(|yaml| yaml.volume),
-        instances,
+        memory_limit: limits.map(|limits| limits.memory),
+        volume: program.and_then(|release| release.built.app_yaml.volume),
+        instances: instances(statuses, &app.name),
         commands: commands.of(&app.name),
         last_deploy: state.deploy(&app.name).map(|deploy| deploy_view(deploy)),
     }
@@ -69,6 +145,13 @@ fn served_by(serving: &Serving) -> ServedBy {
             ServedBy::Command { line: line.clone(), port: *port }
         }
     }
+}
+
+/// The release that `app` has last turned back from by itself, as long as nothing has served since but
+/// what it turned back to.
+fn last_withdrawn(app: &AppRow, state: &State) -> Option<WithdrawnView> {
+    let rows = state.releases_of(&app.name).filter_map(|row| withdrawn(row));
+    rows.filter(|row| Some(row.at) == app.deployed_at).last()
 }
 
 fn instances(statuses: &Statuses, app: &AppName) -> Vec<InstanceView> {
@@ -86,32 +169,29 @@ fn instances(statuses: &Statuses, app: &AppName) -> Vec<InstanceView> {
         .collect()
 }
 
-fn in_one_word(app: &AppRow, built: Option<&Built>, instances: &[InstanceView]) -> AppState {
-    let Some(serving) = app.serving else {
-        return if app.destroying { AppState::Destroying } else { AppState::New };
-    };
+fn in_one_word(app: &AppRow, state: &State, statuses: &Statuses) -> AppState {
     if app.destroying {
         return AppState::Destroying;
     }
-    let any = |is: fn(&InstanceView) -> bool| serves(instances, serving).any(is);
-    let needs_none = built.is_some_and(|built| built.serving == Serving::Files);
-    if needs_none || any(|instance| instance.state == InstanceState::Running) {
+    let Some(number) = app.serving else { return AppState::New };
+    if app.stopped {
+        return AppState::Stopped;
+    }
+    let of_app = state.instances_of(&app.name);
+    let serving = of_app.filter(|row| row.role == InstanceRole::Serving);
+    let serving: Vec<&InstanceStatus> = serving.filter_map(|row| statuses.get(&row.id)).collect();
+    let release = state.release(&app.name, number);
+    let needs_none = release.is_some_and(|row| row.built.serving == Serving::Files);
+    if needs_none || serving.iter().any(|status| status.state == InstanceState::Running) {
         AppState::Running
-    } else if any(keeps_ending) {
+    } else if serving.iter().any(|status| keeps_ending(status)) {
         AppState::Crashing
     } else {
         AppState::Starting
     }
 }
 
-fn serves(
-    instances: &[InstanceView],
-    release: ReleaseNumber,
-) -> impl Iterator<Item = &InstanceView> {
-    instances.iter().filter(move |instance| instance.release == release)
-}
-
-fn keeps_ending(instance: &InstanceView) -> bool {
+fn keeps_ending(instance: &InstanceStatus) -> bool {
     match instance.state {
         InstanceState::Crashed { .. } | InstanceState::Failed => true,
         InstanceState::Starting => instance.restarts > 0,
@@ -123,12 +203,13 @@ fn deploy_view(deploy: &DeployRow) -> DeployView {
     let (ended_at, error) = match &deploy.state {
         DeployState::Building
         | DeployState::Preparing
-        | DeployState::Starting { .. }
+        | DeployState::Starting
         | DeployState::Draining => (None, None),
         DeployState::Done { ended_at } => (Some(*ended_at), None),
         DeployState::Failed { ended_at, error } => (Some(*ended_at), Some(error.clone())),
     };
-    DeployView { release: deploy.release, started_at: deploy.started_at, ended_at, error }
+    let (kind, release) = (deploy.kind.clone(), deploy.release);
+    DeployView { kind, release, started_at: deploy.started_at, ended_at, error }
 }
 
 #[cfg(test)]
@@ -136,6 +217,8 @@ fn deploy_view(deploy: &DeployRow) -> DeployView {
 mod tests {
     use super::*;
     use crate::changes;
+    use ace_types::ReleaseNumber;
+
     use crate::testing::{Rows, at, config, deploy, name, status};
 
     fn word(state: &State, statuses: Statuses) -> AppState {
@@ -177,7 +260,7 @@ mod tests {
         let mut state = Rows::default();
         deploy(&mut state, "shop", 1);
         state.begin("shop", 2);
-        state.commit(changes::settle(&state, &name("shop"), "it broke", at(7)));
+        state.settle("shop", 7);
         let view =
             app(&config(), &state, &Statuses::new(), &Commands::default(), &name("shop")).unwrap();
         assert_eq!(view.url, "http://shop.localhost:8080");

@@ -139,8 +139,13 @@ fn logs_are_read_and_followed_across_a_deploy() {
         .into_iter()
         .map(Result::unwrap)
         .collect();
-    assert_eq!(lines.len(), 2);
+    assert_eq!(lines.len(), 3);
     assert!(lines.iter().any(|line| line.stream == "err" && line.text == "oh no"));
+    let of_engine = lines.iter().find(|line| line.stream == "ace").unwrap();
+    assert_eq!(
+        (&of_engine.instance, of_engine.text.as_str()),
+        (&None, "release 1 serves: deployed")
+    );
 
     block_on(async {
         let mut follow =

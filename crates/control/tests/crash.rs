@@ -6,6 +6,7 @@ mod common;
 
 use std::time::Duration;
 
+use ace_api::http::AppState;
 use common::mortal::{Death, Mortal};
 use common::{Life, Machine, SOON, assert_sound, block_on, client};
 
@@ -82,9 +83,9 @@ fn a_first_deploy_is_there_or_not() {
         |_| {},
         async |socket| client::try_deploy(socket, "shop", "run").await,
         |life, told| {
-            let apps = life.apps();
-            assert!(apps.is_empty() || apps[0].release.unwrap().0 == 1);
-            assert!(told.flatten().is_none() || apps.len() == 1);
+            let release = life.apps().first().and_then(|app| app.release);
+            assert!(release.is_none_or(|release| release.0 == 1));
+            assert!(told.flatten().is_none() || release.is_some());
         },
     );
     assert!(deaths >= 8, "{deaths}");
@@ -118,13 +119,13 @@ fn a_deploy_that_fails_leaves_the_old_release() {
 }
 
 #[test]
-fn a_first_deploy_that_fails_leaves_nothing() {
+fn a_first_deploy_that_fails_leaves_a_new_app_at_most() {
     let deaths = die_everywhere(
         |_| {},
         async |socket| client::try_deploy(socket, "shop", "fail").await,
-        |life, _| assert_eq!(life.apps(), []),
+        |life, _| assert!(life.apps().iter().all(|app| app.state == AppState::New)),
     );
-    assert!(deaths >= 8, "{deaths}");
+    assert!(deaths >= 6, "{deaths}");
 }
 
 #[test]
@@ -135,4 +136,113 @@ fn an_app_is_there_whole_or_gone() {
         |life, told| assert!(told.is_none() || life.apps().is_empty()),
     );
     assert!(deaths >= 4, "{deaths}");
+}
+
+/// Two releases, of which the second serves, and a configuration.
+fn two_releases(life: &Life) {
+    one_app(life);
+    let change = r#"{"set": {"COLOUR": "red"}}"#;
+    client::done(&client::ask(&life.socket, "PATCH", "/v1/apps/shop/config", change));
+}
+
+fn release(life: &Life) -> u32 {
+    life.apps()[0].release.unwrap().0
+}
+
+/// What was asked for is there or not, and it is where it was told.
+fn check_release(life: &Life, told: Option<Option<u32>>, before: u32, after: u32) {
+    let serving = release(life);
+    assert!(serving == before || serving == after, "{serving}");
+    assert!(told.flatten().is_none() || serving == after, "{serving}");
+}
+
+#[test]
+fn a_rollback_has_switched_or_not() {
+    let deaths = die_everywhere(
+        two_releases,
+        async |socket| client::try_ask(socket, "POST", "/v1/apps/shop/rollback", "").await,
+        |life, told| {
+            check_release(life, told, 2, 1);
+            let config: ace_api::http::ConfigView =
+                client::get(&life.socket, "/v1/apps/shop/config").json();
+            assert_eq!(config.variables.is_empty(), release(life) == 1, "it goes with its release");
+        },
+    );
+    assert!(deaths >= 6, "{deaths}");
+}
+
+#[test]
+fn a_change_of_configuration_is_there_whole_or_not() {
+    let change = r#"{"set": {"COLOUR": "red"}}"#;
+    let deaths = die_everywhere(
+        one_app,
+        async |socket| client::try_ask(socket, "PATCH", "/v1/apps/shop/config", change).await,
+        |life, told| {
+            check_release(life, told, 1, 2);
+            let config: ace_api::http::ConfigView =
+                client::get(&life.socket, "/v1/apps/shop/config").json();
+            assert_eq!(config.variables.len(), if release(life) == 2 { 1 } else { 0 });
+        },
+    );
+    assert!(deaths >= 6, "{deaths}");
+}
+
+#[test]
+fn a_restart_leaves_one_set_of_instances() {
+    let deaths = die_everywhere(
+        one_app,
+        async |socket| client::try_ask(socket, "POST", "/v1/apps/shop/restart", "").await,
+        |life, told| check_release(life, told, 1, 1),
+    );
+    assert!(deaths >= 6, "{deaths}");
+}
+
+#[test]
+fn an_app_is_stopped_or_not() {
+    let deaths = die_everywhere(
+        one_app,
+        async |socket| client::try_ask(socket, "POST", "/v1/apps/shop/stop", "").await,
+        |life, told| {
+            let state = life.apps()[0].state;
+            assert!(told.flatten().is_none() || state == AppState::Stopped, "{state:?}");
+        },
+    );
+    assert!(deaths >= 4, "{deaths}");
+}
+
+#[test]
+fn an_app_is_started_or_not() {
+    let deaths = die_everywhere(
+        |life| {
+            one_app(life);
+            client::done(&client::ask(&life.socket, "POST", "/v1/apps/shop/stop", ""));
+        },
+        async |socket| client::try_ask(socket, "POST", "/v1/apps/shop/start", "").await,
+        |life, told| {
+            let state = life.apps()[0].state;
+            assert!(told.flatten().is_none() || state == AppState::Running, "{state:?}");
+        },
+    );
+    assert!(deaths >= 6, "{deaths}");
+}
+
+#[test]
+fn a_scale_is_the_old_or_the_new() {
+    for (before, after) in [("1", 3), ("3", 1)] {
+        let prepare: fn(&Life) = match before {
+            "1" => one_app,
+            _ => |life| {
+                one_app(life);
+                let three = r#"{"instances": 3}"#;
+                client::done(&client::ask(&life.socket, "PUT", "/v1/apps/shop/scale", three));
+            },
+        };
+        let wanted = format!("{{\"instances\": {after}}}");
+        let deaths = die_everywhere(
+            prepare,
+            async |socket| client::try_ask(socket, "PUT", "/v1/apps/shop/scale", &wanted).await,
+            |life, _| assert!([1, 3].contains(&life.apps()[0].scale)),
+        );
+        assert!(deaths >= 4, "{deaths}");
+    }
 }

@@ -7,7 +7,7 @@ mod common;
 use std::time::Duration;
 
 use ace_api::InstanceState;
-use ace_api::http::{DeployEvent, DeployPhase, ServedBy};
+use ace_api::http::{AppState, DeployEvent, DeployPhase, ServedBy};
 use common::client::{begin, deploy, done, failure, get, read_until, send};
 use common::{Machine, assert_sound, block_on, eventually};
 
@@ -90,15 +90,21 @@ fn files_alone_are_served_without_an_instance() {
 }
 
 #[test]
-fn a_name_whose_first_deploy_fails_stays_unclaimed() {
+fn an_app_whose_first_deploy_fails_stays_new_and_can_be_deployed_and_destroyed() {
     let machine = Machine::new();
     let life = machine.live();
     for archive in ["fail", "reject", "panic"] {
         failure(&deploy(&life.socket, "shop", archive));
-        assert_eq!(life.apps(), [], "{archive}");
+        assert_eq!(life.apps()[0].state, AppState::New, "{archive}");
+        assert!(life.apps()[0].last_deploy.as_ref().unwrap().error.is_some());
         assert_sound(&machine, &life);
     }
-    assert_eq!(done(&deploy(&life.socket, "shop", "run")), 1);
+    assert_eq!(done(&deploy(&life.socket, "shop", "run")), 4);
+    assert_sound(&machine, &life);
+    failure(&deploy(&life.socket, "blog", "fail"));
+    assert_eq!(send(&life.socket, "DELETE", "/v1/apps/blog", "").status, 200);
+    assert_sound(&machine, &life);
+    assert_eq!(life.apps().len(), 1);
 }
 
 #[test]
@@ -122,7 +128,7 @@ fn whoever_leaves_before_the_switch_gives_the_deploy_up() {
         });
         eventually("the build has ended", || *machine.builder.building.borrow() == 0);
         assert_sound(&machine, &life);
-        assert_eq!(life.apps(), []);
+        assert_eq!(life.apps()[0].state, AppState::New);
     }
 }
 

@@ -64,6 +64,8 @@ pub enum Failure {
     NoRoutes { waited: Duration },
     #[error("no instance took the request within {waited:?}")]
     NoInstance { waited: Duration, source: Option<Arc<io::Error>> },
+    #[error("the app was asked not to run")]
+    Stopped,
     #[error("the app did nothing for {waited:?}")]
     Timeout { waited: Duration },
 }
@@ -93,7 +95,8 @@ impl Failure {
             | Self::Busy { .. }
             | Self::Held { .. }
             | Self::NoRoutes { .. }
-            | Self::NoInstance { .. } => StatusCode::SERVICE_UNAVAILABLE,
+            | Self::NoInstance { .. }
+            | Self::Stopped => StatusCode::SERVICE_UNAVAILABLE,
             Self::Timeout { .. } => StatusCode::GATEWAY_TIMEOUT,
         }
     }
@@ -132,6 +135,7 @@ impl Failure {
             }
             Self::NoRoutes { .. } => "The server has not finished starting.".to_owned(),
             Self::NoInstance { .. } => "The app is not running at the moment.".to_owned(),
+            Self::Stopped => "The app has been stopped.".to_owned(),
             Self::Timeout { .. } => "The app took too long to answer.".to_owned(),
         }
     }
@@ -160,7 +164,8 @@ impl Failure {
                     headers.insert(CONTENT_RANGE, range);
                 }
             }
-            _ if status == StatusCode::SERVICE_UNAVAILABLE => {
+            // Nobody can tell when a stopped app will run again.
+            _ if status == StatusCode::SERVICE_UNAVAILABLE && !matches!(self, Self::Stopped) => {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
             }
             _ => {}

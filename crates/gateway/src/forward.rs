@@ -150,6 +150,9 @@ async fn connect(
         if route.is_files_alone() {
             return Ok(Found::Files(route));
         }
+        if route.is_stopped() {
+            return Err(Failure::Stopped);
+        }
         let refusal = match connect_to_any(&route, head, manner).await? {
             Attempt::Connected(ready) => return Ok(Found::Instance(ready)),
             Attempt::OldTable => continue,

@@ -55,11 +55,18 @@ pub struct AppRoute {
     pub tries: Vec<TryRule>,
     /// Where `statics` find their files; `None` where it could not be opened, or there are none.
     pub code: Option<Arc<CachedFolder>>,
-    /// `None` where the release is files alone.
-    pub instances: Option<Vec<Instance>>,
+    pub behind: Behind,
     pub limits: Limits,
     load: Arc<AppLoad>,
     code_path: PathBuf,
+}
+
+/// What is behind the files of an app; see [`Backend`].
+#[derive(Debug)]
+pub enum Behind {
+    Nothing,
+    Instances(Vec<Instance>),
+    Stopped,
 }
 
 /// One instance of an app.
@@ -79,6 +86,16 @@ struct AppLoad {
     /// Those of them that wait for an instance.
     held: Arc<AtomicU32>,
     spooled: Arc<AppUse>,
+    /// Counts how often an instance has been looked for.
+    turns: AtomicU32,
+}
+
+impl AppLoad {
+    /// Whose turn it is among `count` instances.
+    fn turn(&self, count: usize) -> usize {
+        let turn = self.turns.fetch_add(1, Ordering::Relaxed);
+        usize::try_from(turn).unwrap_or_default().checked_rem(count).unwrap_or_default()
+    }
 }
 
 /// One of the requests that an app may have under way; given back when dropped.
@@ -189,7 +206,7 @@ impl Table {
     }
 
     fn instances(&self) -> HashSet<&InstanceId> {
-        let instances = self.routes().flat_map(|route| route.instances.iter().flatten());
+        let instances = self.routes().flat_map(|route| route.instances());
         instances.map(|instance| &instance.id).collect()
     }
 
@@ -201,13 +218,25 @@ impl Table {
 impl AppRoute {
     /// Whether what its rules don't cover is not found.
     pub fn is_files_alone(&self) -> bool {
-        self.instances.is_none()
+        matches!(self.behind, Behind::Nothing)
     }
 
-    /// The least busy instance that is not among `but`.
+    /// Whether every request is told that the app does not run.
+    pub fn is_stopped(&self) -> bool {
+        matches!(self.behind, Behind::Stopped)
+    }
+
+    fn instances(&self) -> &[Instance] {
+        match &self.behind {
+            Behind::Instances(instances) => instances,
+            Behind::Nothing | Behind::Stopped => &[],
+        }
+    }
+
+    /// The least busy instance that is not among `but`; equally busy ones take turns.
     pub fn least_busy(&self, but: &[&InstanceId]) -> Option<&Instance> {
-        let candidates = self.instances.iter().flatten();
-        let candidates = candidates.filter(|instance| !but.contains(&&instance.id));
+        let (before, after) = self.instances().split_at(self.load.turn(self.instances().len()));
+        let candidates = after.iter().chain(before).filter(|instance| !but.contains(&&instance.id));
         candidates.min_by_key(|instance| instance.load.count())
     }
 
@@ -329,15 +358,16 @@ impl Known {
             true => None,
             false => self.open_code(&route.code, &route.app, old),
         };
-        let instances = match route.backend {
-            Backend::Files => None,
-            Backend::Instances(sockets) => {
-                Some(sockets.into_iter().map(|socket| self.prepare_instance(socket)).collect())
-            }
+        let behind = match route.backend {
+            Backend::Files => Behind::Nothing,
+            Backend::Instances(sockets) => Behind::Instances(
+                sockets.into_iter().map(|socket| self.prepare_instance(socket)).collect(),
+            ),
+            Backend::Stopped => Behind::Stopped,
         };
         AppRoute {
             load: Arc::clone(self.apps.entry(route.app.clone()).or_default()),
-            instances,
+            behind,
             app: route.app,
             statics: route.statics,
             rewrites: route.rewrites,
@@ -448,8 +478,20 @@ mod tests {
         let route = route(&routes);
         let first = route.least_busy(&[]).unwrap();
         let _permit = first.enter().unwrap();
-        assert_eq!(route.least_busy(&[]).unwrap().id, id("y"));
+        for _ in 0..3 {
+            assert_eq!(route.least_busy(&[]).unwrap().id, id("y"));
+        }
         assert_eq!(route.least_busy(&[&id("y")]).unwrap().id, id("x"));
+    }
+
+    #[test]
+    fn equally_busy_instances_take_turns() {
+        let routes = Routes::new();
+        routes.replace(table(&["x", "y", "z"]));
+        let route = route(&routes);
+        let met: Vec<_> = (0..6).map(|_| route.least_busy(&[]).unwrap().id.clone()).collect();
+        assert_eq!(met[..3], [id("x"), id("y"), id("z")]);
+        assert_eq!(met[..3], met[3..]);
     }
 
     #[tokio::test]

@@ -104,6 +104,9 @@ impl Service {
         let connections = route.limits.connections.min(self.app_requests_max);
         let permit = AppPermit::take(&route, connections);
         record.app = Some(permit.ok_or(Failure::Busy { connections })?);
+        if route.is_stopped() {
+            return Err(Failure::Stopped);
+        }
         let place = match follow_rules(&route, &host, origin.scheme, path, &parts).await? {
             Outcome::Place(place) => place,
             Outcome::Redirect { status, location } => return Ok(redirect(status, &location).into()),

@@ -235,3 +235,22 @@ async fn fifty_deploys_under_load_fail_no_request() {
     }
     assert!(answered.load(Ordering::Relaxed) > 100);
 }
+
+#[tokio::test]
+async fn a_stopped_app_says_so_at_once_for_its_files_too() {
+    let bench = Bench::start();
+    bench.write("s/a.txt", "a file");
+    let running = Route { statics: vec![rule("/s/", "s/")], ..bench.route(&[]) };
+    bench.set_route(running.clone());
+    let stopped = Route { backend: Backend::Stopped, ..running };
+    let (held, ()) = tokio::join!(bench.get("/"), async {
+        sleep(Duration::from_millis(100)).await;
+        bench.set_route(stopped);
+    });
+    let (page, file) = (bench.get("/").await, bench.get("/s/a.txt").await);
+    for answer in [held, page, file] {
+        assert_eq!(answer.status, 503);
+        assert!(answer.text().contains("has been stopped"), "{}", answer.text());
+        assert!(answer.headers.iter().all(|(name, _)| name != "retry-after"));
+    }
+}

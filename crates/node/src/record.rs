@@ -5,6 +5,7 @@
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::net::Ipv4Addr;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
 use ace_api::{EndReason, InstanceSpec};
@@ -65,7 +66,9 @@ impl InstanceFolder {
     /// Replaces the record, all or nothing, and waits until it is on disk.
     pub fn write(&self, record: &Record) -> io::Result<()> {
         let draft = self.path.join("instance.json.new");
-        let mut file = File::create(&draft)?;
+        // It has the app's environment in it, for nobody's eyes but ours.
+        let mut options = File::options();
+        let mut file = options.write(true).create(true).truncate(true).mode(0o600).open(&draft)?;
         file.write_all(&serde_json::to_vec_pretty(record)?)?;
         file.sync_all()?;
         fs::rename(&draft, self.record())?;

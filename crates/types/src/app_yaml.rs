@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use crate::{Bytes, Limits, PythonRange, RewriteRule, ServerChoice, TryRule};
 
 mod parser;
-mod values;
+pub(crate) mod values;
 
 pub use parser::{AppYamlError, Mistake, parse};
 
@@ -155,7 +155,7 @@ fn is_path(text: &str) -> bool {
     (text.ends_with(".py") || text.ends_with(".wsgi")) && text.split('/').all(plain)
 }
 
-fn is_identifier(text: &str) -> bool {
+pub(crate) fn is_identifier(text: &str) -> bool {
     !text.is_empty()
         && !text.starts_with(|c: char| c.is_ascii_digit())
         && text.chars().all(|c| c.is_ascii_alphanumeric() || c == '_')

@@ -51,6 +51,7 @@ pub fn state(state: AppState, screen: &Screen) -> String {
         AppState::Running => (Style::Good, "running"),
         AppState::Starting => (Style::Warning, "starting"),
         AppState::Crashing => (Style::Error, "crashing"),
+        AppState::Stopped => (Style::Dim, "stopped"),
         AppState::Destroying => (Style::Dim, "destroying"),
     };
     screen.paint(style, word)

@@ -1,26 +1,21 @@
 //! `ace deploy`: sends a folder, shows what becomes of it.
 
-mod progress;
-mod words;
-
 use std::path::PathBuf;
-use std::time::Duration;
 
-use ace_api::http::{ApiError, DeployEvent, DeployPhase};
-use ace_types::{AppName, ReleaseNumber, TenantName};
+use ace_types::{AppName, TenantName};
 use clap::Args;
 use http::Method;
-use serde::Serialize;
 use tokio::task::JoinHandle;
 
-use crate::client::{Client, ClientError, Lines, RequestBody, within};
+use crate::client::{Client, ClientError, RequestBody, within};
 use crate::error::CommandError;
+use crate::operation::{Moved, SILENCE_MAX, Serving, interruption, read_events};
 use crate::pack::{self, PackError, Plan};
+use crate::progress::Progress;
 use crate::screen::{self, Screen, Style};
-use progress::Progress;
 
-/// A deploy may wait for others and then build for 15 minutes without a word.
-const SILENCE_MAX: Duration = Duration::from_secs(60 * 60);
+/// What is said of it when it's given up.
+const NAME: &str = "deploy";
 
 /// Build a folder, start it, and lead its requests there
 #[derive(Debug, Clone, Args)]
@@ -53,15 +48,6 @@ pub struct DeployArgs {
     verbose: bool,
 }
 
-/// How a deploy went well; the document that `--json` prints.
-#[derive(Debug, Clone, PartialEq, Serialize)]
-struct Deployed {
-    app: AppName,
-    release: ReleaseNumber,
-    url: String,
-    seconds: f64,
-}
-
 pub async fn run(args: DeployArgs, client: &Client, screen: &Screen) -> Result<(), CommandError> {
     let DeployArgs { dir, app, tenant, verbose } = args;
     let plan = tokio::task::spawn_blocking(move || pack::plan(&dir)).await;
@@ -71,7 +57,7 @@ pub async fn run(args: DeployArgs, client: &Client, screen: &Screen) -> Result<(
         None => name_of(&plan)?,
     };
     announce(&plan, &app, screen);
-    let mut progress = Progress::new(screen, verbose);
+    let mut progress = Progress::new(screen, "sending", verbose);
     let (body, packing) = pack::stream(plan);
     let path = format!("/v1/apps/{app}/deploys?tenant={tenant}");
     let deploy = follow(client, &path, body, packing, &mut progress);
@@ -81,9 +67,9 @@ pub async fn run(args: DeployArgs, client: &Client, screen: &Screen) -> Result<(
     };
     let phase = progress.finish();
     match ended {
-        Ok(deployed) => Ok(screen.show(&deployed, || success(&deployed, screen))?),
+        Ok(moved) => Ok(screen.show(&moved, || success(&moved, screen))?),
         Err(CommandError::Interrupted(_)) => {
-            Err(CommandError::Interrupted(interruption(&app, phase)))
+            Err(CommandError::Interrupted(interruption(&app, NAME, phase)))
         }
         Err(CommandError::Outcome(error)) => {
             Err(CommandError::Outcome(progress.what_is_left_to_show(error)))
@@ -122,10 +108,10 @@ async fn follow(
     body: RequestBody,
     packing: JoinHandle<Result<(), PackError>>,
     progress: &mut Progress,
-) -> Result<Deployed, CommandError> {
+) -> Result<Moved, CommandError> {
     let lines = within(SILENCE_MAX, "taking the folder", client.lines(Method::POST, path, body));
     match lines.await {
-        Ok(lines) => read_events(lines, progress).await,
+        Ok(lines) => read_events(lines, NAME, progress).await,
         Err(error) => Err(why_not_sent(error, packing).await),
     }
 }
@@ -145,58 +131,31 @@ async fn why_not_sent(
     }
 }
 
-async fn read_events(mut lines: Lines, progress: &mut Progress) -> Result<Deployed, CommandError> {
-    loop {
-        let event = within(SILENCE_MAX, "deploying", lines.next::<DeployEvent>()).await?;
-        match event {
-            Some(DeployEvent::Phase { phase }) => progress.enter(phase),
-            Some(DeployEvent::Log { line }) => progress.build_line(&line),
-            Some(DeployEvent::AppLog { line }) => progress.app_line(&line),
-            Some(DeployEvent::Done { app, release, url, seconds }) => {
-                return Ok(Deployed { app, release, url, seconds });
-            }
-            Some(DeployEvent::Failed { error }) => return Err(CommandError::Outcome(error)),
-            None => {
-                return Err(CommandError::Outcome(ApiError {
-                    code: "engine_stopped".to_owned(),
-                    message: "the engine stopped during the deploy; what served before still \
-                              serves: deploy again"
-                        .to_owned(),
-                    detail: None,
-                }));
-            }
+fn success(moved: &Moved, screen: &Screen) -> String {
+    match moved {
+        Moved::To(Serving { app, release, url, seconds }) => {
+            let url = screen.paint(Style::Bold, &screen::escape(url));
+            format!("{app} release {release} is live at {url} ({seconds:.1} s)")
         }
-    }
-}
-
-fn success(deployed: &Deployed, screen: &Screen) -> String {
-    let Deployed { app, release, url, seconds } = deployed;
-    let url = screen.paint(Style::Bold, &screen::escape(url));
-    format!("{app} release {release} is live at {url} ({seconds:.1} s)")
-}
-
-/// What Ctrl-C in `phase` means for those who use the app.
-fn interruption(app: &AppName, phase: Option<DeployPhase>) -> String {
-    match phase {
-        Some(DeployPhase::Switching) => {
-            format!("stopped watching; the new release is already taking over: ace status {app}")
-        }
-        _ => "the deploy was stopped; what served before still serves".to_owned(),
+        Moved::Noted { message, .. } => screen::escape(message),
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use ace_api::http::{ApiError, DeployEvent, DeployPhase};
+    use ace_types::ReleaseNumber;
+
     use super::*;
 
     #[test]
     fn success_is_one_line_with_the_url() {
-        let deployed = Deployed {
+        let deployed = Moved::To(Serving {
             app: "shop".parse().expect("a name"),
             release: ReleaseNumber(3),
             url: "http://shop.localhost:8080".to_owned(),
             seconds: 4.234,
-        };
+        });
         assert_eq!(
             success(&deployed, &Screen::plain()),
             "shop release 3 is live at http://shop.localhost:8080 (4.2 s)"
@@ -212,15 +171,8 @@ mod tests {
         assert_eq!(name_of(&plan).expect("a name").as_str(), "my-shop");
     }
 
-    #[test]
-    fn ctrl_c_before_the_switch_changes_nothing() {
-        let app = "shop".parse().expect("a name");
-        assert!(interruption(&app, Some(DeployPhase::Building)).contains("still serves"));
-        assert!(interruption(&app, Some(DeployPhase::Switching)).contains("taking over"));
-    }
-
     /// What following a deploy comes to, if the engine tells `events` and closes.
-    async fn follow_of(events: &[DeployEvent]) -> Result<Deployed, CommandError> {
+    async fn follow_of(events: &[DeployEvent]) -> Result<Moved, CommandError> {
         let lines: Vec<String> = events
             .iter()
             .map(|event| serde_json::to_string(event).expect("a document") + "\n")
@@ -228,7 +180,7 @@ mod tests {
         let head = "HTTP/1.1 200 OK\r\nconnection: close\r\n\r\n".to_owned();
         let (client, folder) = crate::client::tests::client_of(head + &lines.concat());
         let (body, packing) = pack::stream(pack::plan(folder.path())?);
-        let mut progress = Progress::new(&Screen::plain(), false);
+        let mut progress = Progress::new(&Screen::plain(), "sending", false);
         follow(&client, "/v1/apps/shop/deploys", body, packing, &mut progress).await
     }
 

@@ -1,7 +1,7 @@
 //! `ace logs`: what an app's instances print.
 
 use ace_api::http::LogLine;
-use ace_types::AppName;
+use ace_types::{AppName, InstanceId};
 use clap::Args;
 use http::Method;
 
@@ -55,7 +55,8 @@ pub async fn run(args: LogsArgs, client: &Client, screen: &Screen) -> Result<(),
 
 fn render(line: &LogLine, screen: &Screen) -> String {
     let text = screen::escape(&line.text);
-    let about = screen.paint(Style::Dim, &format!("{:.3} {}", line.at, line.instance));
+    let instance = line.instance.as_ref().map_or("-", InstanceId::as_str);
+    let about = screen.paint(Style::Dim, &format!("{:.3} {instance:<8}", line.at));
     match line.stream.as_str() {
         "ace" => format!("{about} {}", screen.paint(Style::Warning, &format!("ace: {text}"))),
         _ => format!("{about} {text}"),
@@ -71,7 +72,7 @@ mod tests {
     fn line(stream: &str, text: &str) -> LogLine {
         LogLine {
             at: Timestamp::from_millisecond(1_500).expect("a time"),
-            instance: "abcd1234".parse().expect("an id"),
+            instance: "abcd1234".parse().ok(),
             stream: stream.to_owned(),
             text: text.to_owned(),
         }

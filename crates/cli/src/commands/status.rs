@@ -1,7 +1,9 @@
 //! `ace status`: one app and its instances.
 
 use ace_api::InstanceState;
-use ace_api::http::{AppView, CommandView, DeployView, InstanceView, ServedBy};
+use ace_api::http::{
+    AppView, CommandView, DeployKind, DeployView, InstanceView, ServedBy, WithdrawnView,
+};
 use ace_types::AppName;
 use clap::Args;
 use jiff::Timestamp;
@@ -36,6 +38,7 @@ fn render(app: &AppView, screen: &Screen, now: Timestamp) -> String {
     if !app.commands.is_empty() {
         parts.push(commands(&app.commands, now));
     }
+    parts.extend(app.withdrawn.as_ref().map(|withdrawn| withdrawn_text(withdrawn, screen, now)));
     parts.extend(app.last_deploy.as_ref().and_then(|deploy| last_deploy(app, deploy, now)));
     parts.retain(|part| !part.is_empty());
     parts.join("\n\n")
@@ -127,20 +130,37 @@ fn memory_kills(app: &AppView) -> Option<String> {
     (!lines.is_empty()).then(|| lines.join("\n"))
 }
 
+/// That the app has turned back from a release by itself.
+pub fn withdrawn_text(withdrawn: &WithdrawnView, screen: &Screen, now: Timestamp) -> String {
+    let WithdrawnView { release, to, at, reason } = withdrawn;
+    let what = screen.paint(Style::Error, &format!("release {release} died"));
+    format!(
+        "{what} {}; the engine rolled back to release {to} {} ago",
+        screen::escape(reason),
+        ago(*at, now)
+    )
+}
+
 /// The last deploy, where it says more than the release does.
 fn last_deploy(app: &AppView, deploy: &DeployView, now: Timestamp) -> Option<String> {
-    let release = deploy.release;
+    let DeployView { kind, release, .. } = deploy;
     match (&deploy.error, deploy.ended_at) {
         (Some(error), ended) => {
             let ended = ago(ended.unwrap_or(deploy.started_at), now);
-            let next = format!("next: mend it and deploy again; ace logs {}", app.name);
+            let next = match kind {
+                DeployKind::Deploy => format!(
+                    "next: mend it and deploy again; ace logs {0}, ace logs {0} --build {release}",
+                    app.name
+                ),
+                _ => format!("next: ace logs {}", app.name),
+            };
             Some(format!(
-                "last deploy, of release {release}, failed {ended} ago:\n{}\n{next}",
+                "last {kind}, of release {release}, failed {ended} ago:\n{}\n{next}",
                 screen::indent(&screen::escape_lines(error))
             ))
         }
         (None, None) => Some(format!(
-            "release {release} is being deployed, for {}",
+            "a {kind} is under way, of release {release}, for {}",
             ago(deploy.started_at, now)
         )),
         (None, Some(_)) => None,
@@ -148,7 +168,7 @@ fn last_deploy(app: &AppView, deploy: &DeployView, now: Timestamp) -> Option<Str
 }
 
 /// The time from `then` to `now` in its largest unit: `3 min`. What lies ahead counts as now.
-fn ago(then: Timestamp, now: Timestamp) -> String {
+pub fn ago(then: Timestamp, now: Timestamp) -> String {
     let seconds = now.as_second().saturating_sub(then.as_second()).max(0);
     match seconds {
         0..60 => format!("{seconds} s"),
@@ -179,6 +199,9 @@ pub mod tests {
             state: AppState::Running,
             release: Some(ReleaseNumber(3)),
             deployed_at: Some(at(0)),
+            withdrawn: None,
+            scale: 1,
+            domains: Vec::new(),
             served_by: Some(ServedBy::Server { name: Server::Uwsgi }),
             python: Some("3.13.1".to_owned()),
             memory_limit: Some(Bytes::mib(512)),
@@ -254,6 +277,7 @@ pub mod tests {
     #[test]
     fn a_failed_deploy_is_told_without_control_characters() {
         let failed = DeployView {
+            kind: DeployKind::Deploy,
             release: ReleaseNumber(4),
             started_at: at(0),
             ended_at: Some(at(5)),

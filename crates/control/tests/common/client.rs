@@ -135,7 +135,12 @@ impl Running {
 
 /// Deploys and returns every event.
 pub fn deploy(socket: &Path, app: &str, archive: &str) -> Vec<DeployEvent> {
-    let answer = send(socket, "POST", &format!("/v1/apps/{app}/deploys"), archive);
+    ask(socket, "POST", &format!("/v1/apps/{app}/deploys"), archive)
+}
+
+/// Asks for something that is answered with events, and returns every one.
+pub fn ask(socket: &Path, method: &str, path: &str, body: &str) -> Vec<DeployEvent> {
+    let answer = send(socket, method, path, body);
     assert_eq!(answer.status, StatusCode::OK, "{:?}", answer.body);
     let lines = answer.body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
@@ -143,7 +148,13 @@ pub fn deploy(socket: &Path, app: &str, archive: &str) -> Vec<DeployEvent> {
 
 /// Deploys for as long as the engine lives. Returns the release, if it was told to be live.
 pub async fn try_deploy(socket: &Path, app: &str, archive: &str) -> Option<u32> {
-    let mut response = begin(socket, "POST", &format!("/v1/apps/{app}/deploys"), archive).await;
+    try_ask(socket, "POST", &format!("/v1/apps/{app}/deploys"), archive).await
+}
+
+/// Asks for something that is answered with events, for as long as the engine lives. Returns the
+/// release that was told to serve.
+pub async fn try_ask(socket: &Path, method: &str, path: &str, body: &str) -> Option<u32> {
+    let mut response = begin(socket, method, path, body).await;
     let mut body = Vec::new();
     while let Some(Ok(frame)) = response.body_mut().frame().await {
         body.extend(frame.into_data().unwrap_or_default());
@@ -179,5 +190,13 @@ pub fn done(events: &[DeployEvent]) -> u32 {
     match events.last() {
         Some(DeployEvent::Done { release, .. }) => release.0,
         other => panic!("it did not succeed: {other:?}"),
+    }
+}
+
+/// What was said where nothing had to move.
+pub fn noted(events: &[DeployEvent]) -> &str {
+    match events.last() {
+        Some(DeployEvent::Noted { message, .. }) => message,
+        other => panic!("it was not noted: {other:?}"),
     }
 }

@@ -25,6 +25,8 @@ type Statuses = Arc<BTreeMap<InstanceId, InstanceStatus>>;
 pub struct FakeNode {
     data: PathBuf,
     statuses: watch::Sender<Statuses>,
+    /// What should run.
+    specs: Mutex<Vec<InstanceSpec>>,
     pub removed_volumes: Mutex<Vec<PathBuf>>,
     /// What `down` can't remove.
     pub stuck: Mutex<Vec<String>>,
@@ -35,6 +37,7 @@ impl FakeNode {
         Self {
             data: data.to_owned(),
             statuses: watch::Sender::default(),
+            specs: Mutex::default(),
             removed_volumes: Mutex::default(),
             stuck: Mutex::default(),
         }
@@ -60,6 +63,25 @@ impl FakeNode {
                 status.since = Timestamp::UNIX_EPOCH;
             }
         });
+    }
+
+    /// Lets every instance of `release` crash.
+    pub fn crash(&self, release: u32) {
+        self.statuses.send_modify(|all| {
+            let of_release = |status: &&mut InstanceStatus| status.release.0 == release;
+            for status in Arc::make_mut(all).values_mut().filter(of_release) {
+                let now = Timestamp::now();
+                status.state = InstanceState::Crashed { retry_at: now };
+                status.since = now;
+                status.last_end = Some(EndReason::Exited { status: 1 });
+            }
+        });
+    }
+
+    /// What the instances of `release` were told to be.
+    pub fn specs(&self, release: u32) -> Vec<InstanceSpec> {
+        let specs = self.specs.lock().unwrap();
+        specs.iter().filter(|spec| spec.release.0 == release).cloned().collect()
     }
 
     fn start(&self, spec: &InstanceSpec) -> InstanceStatus {
@@ -92,6 +114,7 @@ impl FakeNode {
 #[async_trait]
 impl Node for FakeNode {
     fn set_desired(&self, instances: Vec<InstanceSpec>) {
+        *self.specs.lock().unwrap() = instances.clone();
         self.statuses.send_modify(|all| {
             let all = Arc::make_mut(all);
             all.retain(|id, _| instances.iter().any(|spec| spec.id == *id));

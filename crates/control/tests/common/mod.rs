@@ -105,6 +105,12 @@ impl Machine {
         std::fs::read_dir(self.path(name)).map_or(0, Iterator::count)
     }
 
+    /// The rows of an app's releases.
+    pub fn releases(&self, app: &str) -> Vec<serde_json::Value> {
+        let listing = block_on(self.store.list(&format!("releases/{app}/"))).unwrap();
+        listing.entries.iter().map(|row| serde_json::from_slice(&row.value).unwrap()).collect()
+    }
+
     /// Rows in the store whose key begins with `prefix`.
     pub fn rows(&self, prefix: &str) -> usize {
         block_on(self.store.list(prefix)).unwrap().entries.len()
@@ -156,42 +162,53 @@ impl Life {
 
 /// How many instances an app should have.
 fn wanted(app: &AppView) -> usize {
-    if app.served_by == Some(ServedBy::Files) { 0 } else { 1 }
+    match (app.state, &app.served_by) {
+        (AppState::New | AppState::Stopped, _) | (_, Some(ServedBy::Files)) => 0,
+        _ => usize::from(app.scale),
+    }
 }
 
 /// Waits until nothing is under way, and checks that nothing is left over: every app has just the
-/// instance, the route, the files and the user ids of the release that it serves.
+/// instances, the route, the files and the user ids of the release that it serves.
 pub fn assert_sound(machine: &Machine, life: &Life) {
-    let busy = |app: &AppView| {
+    let is_settled = |app: &AppView| {
         let deploying = app.last_deploy.as_ref().is_some_and(|deploy| deploy.ended_at.is_none());
-        deploying || app.state != AppState::Running || app.instances.len() != wanted(app)
+        let settled = matches!(app.state, AppState::Running | AppState::Stopped | AppState::New);
+        settled && !deploying && app.instances.len() == wanted(app)
     };
-    eventually("everything is settled", || !life.apps().iter().any(busy));
+    eventually("everything is settled", || life.apps().iter().all(is_settled));
     let all_wanted = || life.apps().iter().map(wanted).sum::<usize>();
     eventually("all instances are wanted", || machine.node.running() == all_wanted());
     let apps = life.apps();
     for app in &apps {
         let route = life.routed(app.name.as_str());
-        assert_eq!(route, Some((app.release.unwrap().0, wanted(app))), "{app:?}");
+        assert_eq!(route, app.release.map(|release| (release.0, wanted(app))), "{app:?}");
         let folder = format!("releases/{}", app.name);
+        let releases = || machine.releases(app.name.as_str());
         eventually("only releases have code", || {
-            machine.entries(&folder) == machine.rows(&format!("{folder}/"))
+            machine.entries(&folder) == used_code(&releases())
         });
     }
-    assert_eq!(life.gateway.routes().routes.len(), apps.len());
+    let deployed = apps.iter().filter(|app| app.release.is_some()).count();
+    assert_eq!(life.gateway.routes().routes.len(), deployed);
     assert_eq!(machine.rows("apps/"), apps.len());
     assert_eq!(machine.rows("ids/"), apps.len());
-    let programs = apps.iter().map(wanted).sum();
-    assert_eq!(machine.rows("instances/"), programs);
-    assert_eq!(machine.rows("deploys/"), apps.len());
+    assert_eq!(machine.rows("instances/"), all_wanted());
+    assert!(machine.rows("deploys/") <= apps.len());
     eventually("unused files are removed", || {
         let apps_in = |kind: &str| used_folders(&machine.path(kind));
-        apps_in("releases") == apps.len()
+        apps_in("releases") == deployed
             // Files have none, but an earlier release of the app may.
-            && (programs..=apps.len()).contains(&apps_in("environments"))
+            && apps_in("environments") <= deployed
             && machine.entries("archives") == 0
-            && machine.entries("logs/builds") <= machine.rows("releases/") + apps.len()
+            && machine.entries("logs/builds") <= machine.rows("releases/") + machine.rows("builds/")
     });
+}
+
+/// How many folders of code these releases have between them.
+fn used_code(releases: &[serde_json::Value]) -> usize {
+    let code = releases.iter().map(|row| row["built"]["code"].as_str().unwrap().to_owned());
+    code.collect::<std::collections::BTreeSet<String>>().len()
 }
 
 /// Folders in `path` that hold something.

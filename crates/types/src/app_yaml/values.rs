@@ -7,12 +7,12 @@ use std::fmt::Display;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::{Entry, is_identifier};
+use super::Entry;
+use crate::config::{check_name, check_value};
 use crate::{Bytes, OutOfBounds, PythonRange, Server, ServerChoice};
 
 const PATH_MAX: usize = 1024;
 const COMMAND_MAX: usize = 4096;
-const ENV_VALUE_MAX: usize = 32 * 1024;
 const DAY: u64 = 86_400;
 /// The units of a duration, in seconds.
 const DURATION_UNITS: [(&str, u64); 6] =
@@ -181,23 +181,11 @@ pub fn static_files(text: &str, folder: bool) -> Result<String, String> {
 }
 
 pub fn env_name(text: &str) -> Result<(), String> {
-    if text.starts_with("ACE_") {
-        return Err(format!(
-            "env: {text:?} is reserved; names beginning with ACE_ are the engine's"
-        ));
-    }
-    if !is_identifier(text) || text.len() > 255 {
-        return Err(format!(
-            "env: {text:?} is no name of a variable: use letters, digits and \"_\""
-        ));
-    }
-    Ok(())
+    check_name(text).map_err(|error| format!("env: {error}"))
 }
 
 pub fn env_value(text: &str) -> Result<String, String> {
-    if text.contains('\0') || text.len() > ENV_VALUE_MAX {
-        return Err(format!("env: a value is at most {ENV_VALUE_MAX} bytes, without a null byte"));
-    }
+    check_value(text).map_err(|error| format!("env: {error}"))?;
     Ok(text.to_owned())
 }
 

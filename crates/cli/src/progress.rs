@@ -1,4 +1,4 @@
-//! What a deploy is doing, on standard error: drawn in place on a terminal, lines elsewhere,
+//! What a deploy, or anything like it, is doing, on standard error: drawn in place on a terminal, lines elsewhere,
 //! nothing in JSON mode.
 
 use std::collections::VecDeque;
@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use ace_api::http::{ApiError, DeployPhase};
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::words;
 use crate::screen::{self, Screen, Style};
+use crate::words;
 
 /// Lines that are remembered, so that none is shown a second time.
 const REMEMBERED_LINES: usize = 200;
@@ -25,10 +25,10 @@ pub struct Progress {
 }
 
 impl Progress {
-    /// Begins with the sending of the folder. What the app says is shown only if `verbose`.
-    pub fn new(screen: &Screen, verbose: bool) -> Self {
+    /// Begins with `first`. What the app says is shown only if `verbose`.
+    pub fn new(screen: &Screen, first: &'static str, verbose: bool) -> Self {
         let spinner = screen.draws().then(|| {
-            let spinner = ProgressBar::new_spinner().with_message("sending");
+            let spinner = ProgressBar::new_spinner().with_message(first);
             spinner.set_style(
                 // A template of ours can't be wrong at run time; without it the default serves.
                 ProgressStyle::with_template("{spinner} {msg} {elapsed}")
@@ -121,7 +121,7 @@ impl Progress {
 
 fn name(phase: DeployPhase) -> &'static str {
     match phase {
-        DeployPhase::Queued => "waiting for another deploy",
+        DeployPhase::Queued => "waiting for its turn",
         DeployPhase::Building => "building",
         DeployPhase::Preparing => "running predeploy",
         DeployPhase::Starting => "starting",
@@ -143,7 +143,7 @@ mod tests {
 
     #[test]
     fn a_traceback_is_shown_once() {
-        let mut progress = Progress::new(&Screen::plain(), true);
+        let mut progress = Progress::new(&Screen::plain(), "sending", true);
         progress.app_line("Traceback");
         progress.app_line("ImportError: \x07x");
         let error = progress.what_is_left_to_show(failed("Traceback\nImportError: \x07x"));
@@ -152,14 +152,14 @@ mod tests {
 
     #[test]
     fn what_stood_in_the_builds_log_is_not_told_again() {
-        let mut progress = Progress::new(&Screen::plain(), false);
+        let mut progress = Progress::new(&Screen::plain(), "sending", false);
         progress.build_line("no such table");
         assert_eq!(progress.what_is_left_to_show(failed("no such table")).detail, None);
     }
 
     #[test]
     fn details_that_are_new_are_kept() {
-        let mut progress = Progress::new(&Screen::plain(), true);
+        let mut progress = Progress::new(&Screen::plain(), "sending", true);
         progress.app_line("Traceback");
         let error = progress.what_is_left_to_show(failed("Traceback\nImportError"));
         assert_eq!(error.detail.as_deref(), Some("Traceback\nImportError"));
@@ -167,7 +167,7 @@ mod tests {
 
     #[test]
     fn what_the_app_said_is_told_when_it_failed() {
-        let mut progress = Progress::new(&Screen::plain(), false);
+        let mut progress = Progress::new(&Screen::plain(), "sending", false);
         progress.app_line("Traceback");
         let error = progress.what_is_left_to_show(failed("Traceback\ngoodbye to uWSGI."));
         assert_eq!(error.detail.as_deref(), Some("Traceback"));
@@ -175,7 +175,7 @@ mod tests {
 
     #[test]
     fn the_phase_that_was_reached_is_known_in_the_end() {
-        let mut progress = Progress::new(&Screen::plain(), false);
+        let mut progress = Progress::new(&Screen::plain(), "sending", false);
         progress.enter(DeployPhase::Building);
         progress.enter(DeployPhase::Switching);
         assert_eq!(progress.finish(), Some(DeployPhase::Switching));

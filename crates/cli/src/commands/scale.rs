@@ -1,0 +1,56 @@
+//! `ace scale`: how many instances an app has.
+
+use ace_api::http::{AppView, Scale};
+use ace_types::AppName;
+use clap::Args;
+use http::Method;
+
+use crate::client::Client;
+use crate::error::CommandError;
+use crate::operation::{self, Request, Serving};
+use crate::screen::Screen;
+
+/// Set how many instances an app has
+#[derive(Debug, Clone, Args)]
+#[command(after_help = "\
+Examples:
+  ace scale shop 3    three instances share the requests
+  ace scale shop      how many there are to be
+
+Each instance has the app's whole limits. They share its volume. The number is no release's: it
+stays through deploys and rollbacks. For none: ace stop shop.")]
+pub struct ScaleArgs {
+    /// The app's name
+    app: AppName,
+
+    /// 1 to 16
+    #[arg(value_name = "N", value_parser = clap::value_parser!(u16).range(1..=16))]
+    instances: Option<u16>,
+}
+
+pub async fn run(args: ScaleArgs, client: &Client, screen: &Screen) -> Result<(), CommandError> {
+    let app = &args.app;
+    let Some(instances) = args.instances else {
+        let view: AppView = client.get(&format!("/v1/apps/{app}")).await?;
+        let scale = Scale { instances: view.scale };
+        return Ok(screen.show(&scale, || format!("{app} has {}", counted(view.scale)))?);
+    };
+    let request = Request {
+        app,
+        method: Method::PUT,
+        path: "scale",
+        document: Scale { instances },
+        name: "change of scale",
+    };
+    let success = |Serving { app, seconds, .. }: &Serving| {
+        format!("{app} has {} ({seconds:.1} s)", counted(instances))
+    };
+    operation::run(request, client, screen, success).await
+}
+
+fn counted(instances: u16) -> String {
+    match instances {
+        1 => "1 instance".to_owned(),
+        count => format!("{count} instances"),
+    }
+}
