@@ -150,8 +150,8 @@ fn served_by(serving: &Serving) -> ServedBy {
 /// The release that `app` has last turned back from by itself, as long as nothing has served since but
 /// what it turned back to.
 fn last_withdrawn(app: &AppRow, state: &State) -> Option<WithdrawnView> {
-    let rows = state.releases_of(&app.name).filter_map(|row| withdrawn(row));
-    rows.filter(|row| Some(row.at) == app.deployed_at).last()
+    let mut rows = state.releases_of(&app.name).filter_map(|row| withdrawn(row));
+    rows.rfind(|row| Some(row.at) == app.deployed_at)
 }
 
 fn instances(statuses: &Statuses, app: &AppName) -> Vec<InstanceView> {
