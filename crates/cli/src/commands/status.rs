@@ -148,10 +148,9 @@ fn last_deploy(app: &AppView, deploy: &DeployView, now: Timestamp) -> Option<Str
         (Some(error), ended) => {
             let ended = ago(ended.unwrap_or(deploy.started_at), now);
             let next = match kind {
-                DeployKind::Deploy => format!(
-                    "next: mend it and deploy again; ace logs {0}, ace logs {0} --build {release}",
-                    app.name
-                ),
+                DeployKind::Deploy => {
+                    format!("next: mend it and deploy again; ace logs {}", app.name)
+                }
                 _ => format!("next: ace logs {}", app.name),
             };
             Some(format!(
