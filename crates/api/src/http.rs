@@ -31,7 +31,7 @@
 
 use std::path::PathBuf;
 
-use ace_types::{AppName, Bytes, HostName, InstanceId, ReleaseNumber, Server, TenantName};
+use ace_types::{AppName, Bytes, InstanceId, ReleaseNumber, Server, TenantName};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -84,8 +84,6 @@ pub struct AppView {
     pub withdrawn: Option<WithdrawnView>,
     /// How many instances the app has when it runs.
     pub scale: u16,
-    /// Host names that lead to it besides the one in `url`.
-    pub domains: Vec<HostName>,
     /// What answers its requests.
     pub served_by: Option<ServedBy>,
     /// Without one where files are served alone; so are the next two.

@@ -322,7 +322,6 @@ fn new_app(asked: &Asked, ids: u32) -> AppRow {
         config: Config::default(),
         limits: LimitOverrides::default(),
         scale: 1,
-        domains: std::collections::BTreeSet::new(),
         stopped: false,
         serving: None,
         served_before: None,

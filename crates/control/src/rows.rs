@@ -2,13 +2,9 @@
 //!
 //! A row's shape is a promise to every later version of the engine, which will have to read it.
 
-use std::collections::BTreeSet;
-
 use ace_api::http::{DeployKind, ReleaseCause};
 use ace_api::{Built, Interpreter};
-use ace_types::{
-    AppName, BuildId, Config, HostName, InstanceId, LimitOverrides, ReleaseNumber, TenantName,
-};
+use ace_types::{AppName, BuildId, Config, InstanceId, LimitOverrides, ReleaseNumber, TenantName};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -36,8 +32,6 @@ pub struct AppRow {
     pub limits: LimitOverrides,
     /// How many instances it has when it runs. No release's: it outlives them.
     pub scale: u16,
-    /// Names that lead to it besides its own. No other app has one of them.
-    pub domains: BTreeSet<HostName>,
     /// It is not to run, and its requests are told so.
     pub stopped: bool,
     /// The release that its route leads to. Changing it is the moment of a deploy.

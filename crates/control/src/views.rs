@@ -126,7 +126,6 @@ fn view(
         deployed_at: app.deployed_at,
         withdrawn: last_withdrawn(app, state),
         scale: app.scale,
-        domains: app.domains.iter().cloned().collect(),
         served_by: release.map(|release| served_by(&release.built.serving)),
         python: runtime.map(|runtime| runtime.python.version.clone()),
         memory_limit: limits.map(|limits| limits.memory),

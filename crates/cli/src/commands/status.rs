@@ -200,7 +200,6 @@ pub mod tests {
             deployed_at: Some(at(0)),
             withdrawn: None,
             scale: 1,
-            domains: Vec::new(),
             served_by: Some(ServedBy::Server { name: Server::Uwsgi }),
             python: Some("3.13.1".to_owned()),
             memory_limit: Some(Bytes::mib(512)),
