@@ -181,6 +181,7 @@ impl Init {
             }
             while next_signal(&self.signals)?.is_some() {}
         }
+        self.tenant.release_terminal();
         if let Some(log) = &mut self.log {
             log.finish();
         }

@@ -113,6 +113,12 @@ pub fn signal_descriptor() -> io::Result<OwnedFd> {
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
 }
 
+/// Gives up this process's controlling terminal, which `terminal` is; see ioctl_tty(2).
+pub fn leave_terminal(terminal: BorrowedFd<'_>) -> io::Result<()> {
+    // SAFETY: the request takes no argument, and `terminal` is open during the call.
+    errno_result(unsafe { libc::ioctl(terminal.as_raw_fd(), libc::TIOCNOTTY) }).map(drop)
+}
+
 /// Sends SIGKILL to every process that this one may signal, but itself. As process 1 of a container
 /// these are all the others in it.
 pub fn kill_all_others() -> io::Result<()> {

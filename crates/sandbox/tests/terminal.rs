@@ -34,7 +34,7 @@ fn a_terminal_is_all_that_a_program_may_ask_of_one() {
         python(
             "import os\n\
              print(os.ttyname(0), os.ttyname(1), os.ttyname(2), os.get_terminal_size())\n\
-             print(os.getsid(0) == os.tcgetpgrp(0) == os.getpid(), os.ctermid())\n\
+             print(os.tcgetpgrp(0) == os.getpgrp() == os.getpid(), os.ctermid())\n\
              os.write(os.open('/dev/tty', os.O_RDWR), b'by way of /dev/tty\\n')\n\
              print(oct(os.stat(os.ttyname(0)).st_mode), os.stat(os.ttyname(0)).st_uid)",
         ),
@@ -93,15 +93,25 @@ fn a_program_is_told_when_its_terminal_changes_its_size() {
         &kit,
         python(
             "import os, signal\n\
-             signal.signal(signal.SIGWINCH, lambda *_: print(os.get_terminal_size()))\n\
+             signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGWINCH])\n\
              print('ready', flush=True)\n\
-             signal.pause()",
+             signal.sigwait([signal.SIGWINCH])\n\
+             print(os.get_terminal_size())",
         ),
     );
     running.read_until("ready");
     let size = Winsize { ws_row: 40, ws_col: 132, ws_xpixel: 0, ws_ypixel: 0 };
     tcsetwinsize(&running.master, size).unwrap();
     running.read_until("os.terminal_size(columns=132, lines=40)");
+}
+
+#[test]
+fn last_words_are_shown() {
+    let Some(kit) = Kit::new() else { return };
+    for _ in 0..20 {
+        let mut running = start(&kit, python("print('x' * 3000 + 'end')"));
+        assert!(running.read_to_end().ends_with("end\r\n"));
+    }
 }
 
 #[test]

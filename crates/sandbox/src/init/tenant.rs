@@ -7,7 +7,10 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::PathBuf;
 
 use rustix::fs::Mode;
-use rustix::process::{Pid, Resource, Rlimit, chdir, ioctl_tiocsctty, setrlimit, setsid, umask};
+use rustix::process::{
+    Pid, Resource, Rlimit, chdir, getpgrp, ioctl_tiocsctty, setpgid, setrlimit, setsid, umask,
+};
+use rustix::termios::tcsetpgrp;
 
 use super::privileges;
 use crate::cgroup;
@@ -75,9 +78,17 @@ impl Tenant {
 
     /// Starts the program, with `outputs` as its standard output and error, or init's own.
     pub fn start(&mut self, outputs: Option<(OwnedFd, OwnedFd)>) -> io::Result<Pid> {
+        if let Input::Terminal(terminal) = &self.input {
+            // Init leads the terminal's session: where a leader ends, the kernel hangs up, and what
+            // was written last and not yet read is lost.
+            setsid()?;
+            ioctl_tiocsctty(terminal)?;
+        }
         match sys::fork()? {
             Fork::Parent { child } => {
-                self.input = Input::Nothing;
+                if !matches!(self.input, Input::Terminal(_)) {
+                    self.input = Input::Nothing;
+                }
                 self.app_groups.clear();
                 Ok(child)
             }
@@ -88,6 +99,14 @@ impl Tenant {
                     writeln!(io::stderr(), "ace: could not {}: {}", outcome.step, outcome.source);
                 sys::exit_now(CANNOT_RUN)
             }
+        }
+    }
+
+    /// Gives up the terminal, if there is one. What was written to it can still be read.
+    pub fn release_terminal(&mut self) {
+        if let Input::Terminal(terminal) = std::mem::replace(&mut self.input, Input::Nothing) {
+            // It fails where the engine has hung up, and there is nobody left to read.
+            let _ = sys::leave_terminal(terminal.as_fd());
         }
     }
 
@@ -117,10 +136,7 @@ impl Tenant {
     /// Sheds init, step by step.
     fn enter(&self, outputs: Option<(OwnedFd, OwnedFd)>) -> Result<(), Failure> {
         self.install_outputs(outputs).step("connect the output")?;
-        setsid().step("start a session")?;
-        if let Input::Terminal(terminal) = &self.input {
-            ioctl_tiocsctty(terminal).step("take the terminal")?;
-        }
+        self.lead_group().step("start a session")?;
         cgroup::move_into(&self.app_groups).step("join the app's control groups")?;
         self.install_inputs().step("connect the input")?;
         for (resource, max) in &self.limits {
@@ -135,6 +151,16 @@ impl Tenant {
             .step(format!("enter {}", self.working_directory.display()))?;
         sys::reset_signals().step("reset signals")?;
         self.filter.install().step("install the system call filter")
+    }
+
+    /// Makes this process the first of its session or, on a terminal, of the group in front of it.
+    fn lead_group(&self) -> io::Result<()> {
+        let Input::Terminal(terminal) = &self.input else {
+            return Ok(setsid().map(drop)?);
+        };
+        setpgid(None, None)?;
+        // Allowed from behind, as SIGTTOU is still blocked.
+        Ok(tcsetpgrp(terminal, getpgrp())?)
     }
 
     fn install_outputs(&self, outputs: Option<(OwnedFd, OwnedFd)>) -> io::Result<()> {
