@@ -172,6 +172,56 @@ fn apps_are_found_where_their_authors_put_them() -> Result<()> {
 }
 
 #[test]
+fn a_project_finds_its_own_version_and_entry_points() -> Result<()> {
+    let engine = engine()?;
+    let project = AppFolder::empty()?;
+    project.write(
+        "wiki/__init__.py",
+        "import os\nimport pkg_resources\n\nVERSION = pkg_resources.get_distribution('the-wiki').version\n\
+         PLUGINS = [found.name for found in pkg_resources.iter_entry_points('wiki.plugins')]\n\n\
+         def application(environ, start_response):\n    start_response('200 OK', [])\n    \
+         return [('%s %s' % (VERSION, PLUGINS)).encode()]\n",
+    )?;
+    project.write("wiki.wsgi", "from wiki import application\n")?;
+    project.write("requirements.txt", "setuptools<80\n")?;
+    project.write(
+        "setup.py",
+        "from setuptools import setup\nsetup(name='the-wiki', version='4.2', packages=['wiki'], \
+         entry_points={'wiki.plugins': ['graph = wiki:graph']})\n",
+    )?;
+    for python in ["2.7", "3.6", "3.13"] {
+        if has(&engine, python)? {
+            project.write("app.yaml", &format!("python: \"{python}\"\n"))?;
+            engine.deploy(project.path(), "wiki")?.ok()?;
+            assert_eq!(engine.get("wiki", "/")?.text(), "4.2 ['graph']", "{python}");
+        }
+    }
+
+    // Its version is in a repository, which is not sent; and one that can't be built is served, too.
+    let modern = AppFolder::empty()?;
+    modern.write(
+        "shop.py",
+        &VERSION.replace(
+            "import sys\n",
+            "import sys\nfrom importlib import metadata\nmetadata.version('shop')\n",
+        ),
+    )?;
+    let project = "[project]\nname = 'shop'\ndynamic = ['version']\n[tool.setuptools]\n\
+                   py-modules = ['shop']\n[tool.setuptools_scm]\n[build-system]\n\
+                   requires = ['setuptools', 'setuptools_scm']\n\
+                   build-backend = 'setuptools.build_meta'\n";
+    modern.write("pyproject.toml", project)?;
+    engine.deploy(modern.path(), "modern")?.ok()?;
+    assert_eq!(engine.get("modern", "/")?.status, 200);
+    modern.write("shop.py", VERSION)?;
+    modern.write("pyproject.toml", &project.replace("'setuptools.build_meta'", "'no_such'"))?;
+    let said = engine.deploy(modern.path(), "modern")?.ok()?;
+    assert!(said.stderr.contains("the project can't be built"), "{}", said.stderr);
+    assert_eq!(engine.get("modern", "/")?.status, 200);
+    Ok(())
+}
+
+#[test]
 fn the_legacy_example_puts_every_package_to_work() -> Result<()> {
     let engine = engine()?;
     if !has(&engine, "2.7")? {

@@ -33,6 +33,7 @@ use tokio::task::spawn_blocking;
 
 use crate::callable::suitable_server;
 use crate::container::{Bench, Command, Network, RunError, Workshop};
+use crate::describe::describe;
 use crate::entry::{self, Search};
 use crate::environment::{DOWNLOADS, ENVIRONMENT, Installer, Lock, PYTHON, check_end, see_python};
 use crate::files;
@@ -298,6 +299,9 @@ impl Inner {
         let env = &source.app_yaml.env;
         let kept = self.environment(job, &lock, env, python, &installer).await?;
         let standing = if kept.exists() { kept.virtualenv() } else { site.environment() };
+        if source.undescribed {
+            describe(&installer, &source.app_yaml.env, python, bench, site).await?;
+        }
         self.collect_static_files(job, &source, python, &standing).await?;
         compile(job, python).await?;
         compress(job, &self.executable, &source.app_yaml).await?;

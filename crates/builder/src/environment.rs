@@ -233,7 +233,7 @@ async fn add_setuptools(
 
 /// A command in the source's folder, with the cache, the environment, and those of the app's
 /// variables that neither we have set nor tell the programs themselves how to run.
-fn in_source(mut command: Command, env: &BTreeMap<String, String>, site: &Site) -> Command {
+pub fn in_source(mut command: Command, env: &BTreeMap<String, String>, site: &Site) -> Command {
     for (name, value) in env {
         let is_set = command.env.iter().any(|(other, _)| other == name);
         if !is_set && !name.starts_with("PYTHON") && !name.starts_with("LD_") {

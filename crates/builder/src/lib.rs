@@ -4,8 +4,8 @@
 //! folder, the network where it needs it, and nothing of anybody else's:
 //!
 //! ```text
-//! archive ─▶ unpack ─▶ find the entry ─▶ resolve ─▶ install ─▶ collect static files ─▶ compile, compress ─▶ hand over
-//!            (code)                      (a lock)   (unless an environment of that lock is there)   to root
+//! archive ─▶ unpack ─▶ find the entry ─▶ resolve ─▶ install ─▶ describe ─▶ collect ─▶ compile, compress ─▶ hand over
+//!            (code)                      (a lock)   (unless there) (a project) static files                  to root
 //! ```
 //!
 //! Root on the host starts containers, renames and chowns what they left, and parses no more of it
@@ -20,6 +20,7 @@ mod builder;
 mod callable;
 mod compress;
 mod container;
+mod describe;
 mod entry;
 mod environment;
 mod fetch;

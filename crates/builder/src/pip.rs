@@ -51,6 +51,14 @@ const WHEEL: &str =
 const WHEELS: &str = "/ace/user/wheels";
 /// The oldest Python that virtualenv runs on here.
 const HELPER: [u32; 3] = [3, 8, 0];
+/// Runs the source's `setup.py` with setuptools, whether it knows of that or not.
+const EGG_INFO: &str = "
+import sys, setuptools
+sys.argv[:] = ['setup.py', '--quiet', 'egg_info']
+sys.path.insert(0, '')
+__file__ = 'setup.py'
+exec(compile(open(__file__).read(), __file__, 'exec'))
+";
 /// Prints the files of a folder as requirements: pip checks the hash in an address, and finds what it
 /// has in its cache by that and the name. Without a name where the file's doesn't tell it for sure.
 const LIST: &str = "
@@ -168,6 +176,13 @@ impl Pip {
         let command = self.pip(python, &program, &words).env("PIP_NO_CACHE_DIR", "1");
         // The interpreter need not have it, and a source is built with it.
         command.env("PYTHONPATH", SETUPTOOLS)
+    }
+
+    /// Has setuptools write what the project in the source says of itself, there.
+    pub fn describe(&self, python: &Python) -> Command {
+        let program = python.interpreter.program.display().to_string();
+        let words = [&program, "-s", "-c", EGG_INFO];
+        self.see_tools(Command::new(words), python).env("PYTHONPATH", SETUPTOOLS)
     }
 
     fn pip(&self, python: &Python, program: &str, words: &[&str]) -> Command {

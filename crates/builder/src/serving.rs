@@ -143,6 +143,7 @@ mod tests {
             requirements: Requirements::None,
             ignored: Vec::new(),
             python: None,
+            undescribed: false,
             manage_py: false,
             procfile: Procfile::Absent,
             has_python: false,

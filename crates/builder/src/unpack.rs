@@ -64,6 +64,8 @@ pub struct Inspection {
     pub ignored: Vec<String>,
     /// The Pythons that its `pyproject.toml` asks for, as packages write them.
     pub python: Option<String>,
+    /// It is a project that is neither installed by its requirements nor has its metadata with it.
+    pub undescribed: bool,
     /// There is a `manage.py`.
     pub manage_py: bool,
     pub procfile: Procfile,

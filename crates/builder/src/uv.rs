@@ -93,6 +93,17 @@ impl Uv {
         command.env("UV_INDEX_STRATEGY", "unsafe-best-match")
     }
 
+    /// Installs the project in the source into the folder `target`, to see what it says of itself.
+    pub fn describe(&self, python: &Python, target: &str) -> Command {
+        let program = program(python);
+        let mut words = vec!["pip", "install", "--quiet", "--no-deps", "--target", target];
+        words.extend(["--python", &program]);
+        // Its files stay where they are, if the setuptools of this Python can do that.
+        words.extend((python.version >= [3, 7, 0]).then_some("--editable"));
+        words.push(".");
+        self.in_source(python, &words)
+    }
+
     fn command(&self, python: &Python, words: &[&str]) -> Command {
         let argv = [UV].iter().chain(words).map(|word| (*word).to_owned());
         see_python(Command::new(argv), python)

@@ -89,6 +89,11 @@ pub struct NoEntry(String);
 
 impl Entry {
     const LENGTH_MAX: usize = 1024;
+
+    /// Whether its module is named by a path. A `wiki.wsgi` may be either.
+    pub fn is_file(&self) -> bool {
+        self.module.contains('/') || self.module.ends_with(".py")
+    }
 }
 
 impl FromStr for Entry {

@@ -42,7 +42,7 @@ pub fn inspect(tree: &Tree, source_hash: String) -> Result<Inspection, UnpackErr
         ));
     }
     let app_yaml = read_app_yaml(root)?;
-    let Needs { requirements, ignored, python } = needs::find(root)?;
+    let Needs { requirements, ignored, python, undescribed } = needs::find(root)?;
     let manage_py = is_file(root, "manage.py");
     if let Some(entry) = &app_yaml.entry {
         // With requirements, the module may come from a package that they install.
@@ -59,6 +59,7 @@ pub fn inspect(tree: &Tree, source_hash: String) -> Result<Inspection, UnpackErr
         requirements,
         ignored,
         python,
+        undescribed,
         manage_py,
         procfile: Procfile::find(root),
         has_python: has_python(root)?,
@@ -129,10 +130,13 @@ fn module_files(entry: &Entry) -> [String; 2] {
 }
 
 fn has_module(root: &OwnedFd, entry: &Entry) -> bool {
-    module_files(entry).iter().any(|path| is_file(root, path))
+    is_file(root, &entry.module) || module_files(entry).iter().any(|path| is_file(root, path))
 }
 
 fn missing_module(entry: &Entry) -> String {
+    if entry.is_file() {
+        return format!("the source has no {} for the entry {entry}", entry.module);
+    }
     let [module, package] = module_files(entry);
     format!("the source has neither {module} nor {package} for the entry {entry}")
 }

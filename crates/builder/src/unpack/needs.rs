@@ -8,13 +8,18 @@ mod pipfile;
 mod poetry;
 mod requirements_txt;
 
+use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 
+use rustix::fs::{Dir, OFlags};
+use rustix::io::Errno;
 use serde::{Deserialize, Serialize};
 use toml::{Table, Value};
 
 use super::UnpackError;
 use super::inspect::{is_file, is_folder, read_text};
+use super::tree::open_beneath;
 
 /// The largest file that is read.
 const FILE_MAX: u64 = 8 << 20;
@@ -42,6 +47,8 @@ pub struct Needs {
     pub ignored: Vec<String>,
     /// The Pythons that it runs on: `>=3.8,<3.12`.
     pub python: Option<String>,
+    /// It is a project that its requirements don't install, without its metadata beside it.
+    pub undescribed: bool,
 }
 
 /// The packages that a source asks for, and where it does. `options` are lines of a
@@ -105,7 +112,50 @@ pub fn find(root: &OwnedFd) -> Result<Needs, UnpackError> {
     };
     let ignored = ignored(root, &requirements, &project);
     let python = python_of(&project).or_else(|| pipfile::python(pipfile.as_ref()?));
-    Ok(Needs { requirements, ignored, python })
+    let undescribed = is_project(root, &project)
+        && !installs_itself(root, &requirements)?
+        && !is_described(root)?;
+    Ok(Needs { requirements, ignored, python, undescribed })
+}
+
+/// Whether a build system can make a package of the source.
+fn is_project(root: &OwnedFd, project: &Table) -> bool {
+    project.contains_key("build-system") || is_file(root, "setup.py")
+}
+
+/// Whether the requirements name the source itself, as `-e .` does.
+fn installs_itself(root: &OwnedFd, requirements: &Requirements) -> Result<bool, UnpackError> {
+    let text = match requirements {
+        Requirements::None | Requirements::Project { .. } => return Ok(false),
+        // As a rule, they do.
+        Requirements::UvLock { .. } | Requirements::Pylock => return Ok(true),
+        Requirements::File { .. } => {
+            read_text(root, requirements_txt::NAME, FILE_MAX)?.unwrap_or_default()
+        }
+        Requirements::Locked { requirements, .. } | Requirements::Text { requirements, .. } => {
+            requirements.clone().into_bytes()
+        }
+    };
+    let text = String::from_utf8_lossy(&text);
+    let places = text.lines().filter_map(|line| line.split_whitespace().next_back());
+    Ok(places
+        .map(|place| place.split('[').next().unwrap_or(place))
+        .any(|place| matches!(place, "." | "./" | "--editable=." | "-e.")))
+}
+
+/// Whether metadata lie at its top, as in an archive that was made for an index.
+fn is_described(root: &OwnedFd) -> Result<bool, UnpackError> {
+    let unreadable = |errno: Errno| {
+        UnpackError::Source(format!("the source can't be listed: {}", io::Error::from(errno)))
+    };
+    let top = open_beneath(root, Path::new("."), OFlags::RDONLY | OFlags::DIRECTORY);
+    for entry in Dir::read_from(top.map_err(unreadable)?).map_err(unreadable)? {
+        let name = entry.map_err(unreadable)?.file_name().to_bytes().to_vec();
+        if name.ends_with(b".egg-info") || name.ends_with(b".dist-info") {
+            return Ok(true);
+        }
+    }
+    Ok(false)
 }
 
 fn of_project(root: &OwnedFd, project: &Table) -> Result<Requirements, UnpackError> {
@@ -292,6 +342,22 @@ mod tests {
         let poetry = ("pyproject.toml", "[tool.poetry.dependencies]\npython = '^3.8'\n");
         assert_eq!(needs(&[poetry]).unwrap().python.as_deref(), Some(">=3.8,<4"));
         assert_eq!(needs(&[]).unwrap().python, None);
+    }
+
+    #[test]
+    fn a_project_that_is_not_installed_is_to_be_described() {
+        let package =
+            ("pyproject.toml", "[project]\nname = 'shop'\n[build-system]\nrequires = []\n");
+        let setup = ("setup.py", "");
+        let undescribed = |files: &[(&str, &str)]| needs(files).unwrap().undescribed;
+        assert!(undescribed(&[package]));
+        assert!(undescribed(&[setup, ("requirements.txt", "flask\n./vendor/x.whl\n")]));
+        assert!(!undescribed(&[PROJECT]) && !undescribed(&[]));
+        for own in ["flask\n-e .\n", ".[all]\n", "--editable=.\n"] {
+            assert!(!undescribed(&[setup, ("requirements.txt", own)]), "{own}");
+        }
+        assert!(!undescribed(&[package, ("src/shop/__init__.py", "")]));
+        assert!(!undescribed(&[setup, ("shop.egg-info/PKG-INFO", "")]));
     }
 
     #[test]

@@ -43,7 +43,7 @@ def module_named(name):
     if path.endswith(".py"):
         return importlib.import_module(".".join(parts))
     # Not by its own name: wiki.wsgi is often there for a package called wiki.
-    module = type(sys)("_ace_" + parts[-1])
+    module = type(sys)("_ace_wsgi")
     module.__file__ = path
     sys.modules[module.__name__] = module
     with open(path, "rb") as source:
