@@ -166,6 +166,9 @@ mod tests {
         let package = ("wiki/__init__.py", "application = 1\n");
         let script = ("wiki.wsgi", "from wiki import application\n");
         finds(&[package, script], "wiki.wsgi:application");
+        let below = ("wiki/server/moin.wsgi", "from wiki import application\n");
+        let of_tests = ("wiki/server/test.wsgi", "application = 1\n");
+        finds(&[package, below, of_tests], "wiki/server/moin.wsgi:application");
         finds(&[("run.py", "app = make()\n"), ("shop.py", "app = 1 + 1\n")], "run:app");
         finds(&[("shop.py", "app = make()\n"), ("setup.py", "app = make()\n")], "shop:app");
         let named = ("wiki/wsgi.py", "application = make()\n");

@@ -246,8 +246,12 @@ def is_python(name):
 
 
 def scripts_at_top(_server):
-    """Files for mod_wsgi, whatever they are called."""
-    return entries_in(".", [name for name in os.listdir(".") if name.endswith(".wsgi")])
+    return entries_in(".", scripts(os.listdir(".")))
+
+
+def scripts(names):
+    """Files for mod_wsgi, whatever they are called, but for tests."""
+    return [name for name in names if name.endswith(".wsgi") and is_app_name(name[:-5])]
 
 
 def modules_at_top(_server):
@@ -267,8 +271,8 @@ def gateways_below(server):
     """Files that are there for a server, in the folders that are least deep."""
     first, second = ("asgi.py", "wsgi.py") if server in ASGI_SERVERS else ("wsgi.py", "asgi.py")
     def of_folder(folder, names):
-        scripts = [name for name in names if name.endswith(".wsgi")]
-        return entries_in(folder, [first]) or entries_in(folder, [second]) or entries_in(folder, scripts)
+        gateway = entries_in(folder, [first]) or entries_in(folder, [second])
+        return gateway or entries_in(folder, scripts(names))
     return least_deep(of_folder)
 
 
