@@ -127,7 +127,7 @@ impl Installer {
                 let command = pip.download(python, requirements);
                 let ended = bench.run(in_source(command, &app_yaml.env, site)).await?;
                 check_end(&ended, bench, "the requirements could not be resolved")?;
-                pip.list_downloads(python)
+                pip.list_downloads(python, requirements)
             }
         };
         command.keep_stdout = Some(LOCK_MAX);

@@ -4,11 +4,12 @@
 //! virtualenv carries the wheels of the last pip and setuptools that run on Python 2.7. It runs itself
 //! on a newer Python beside it, and pip on the environment's own. pip is unpacked: out of its wheel it
 //! can't run what builds a package that names its build system. It's unpacked without its record, so
-//! that it does not take itself for a package of the environment. An app that asks for another pip or virtualenv gets it as a package; it
-//! never installs anything.
+//! that it does not take itself for a package of the environment. An app that asks for another pip or
+//! virtualenv gets it as a package; it never installs anything.
 //!
 //! pip has no lock. Resolved is what it downloads: the lock is the list of these files with their
-//! hashes, and only they are installed. Sources become wheels first, which pip's cache keeps by the
+//! hashes, and only they are installed; with them go the folders and repositories that the requirements
+//! name, which pip looks through but does not download. Sources become wheels first, which pip's cache keeps by the
 //! sources' hashes, so that what has not changed isn't compiled again.
 
 use std::path::{Path, PathBuf};
@@ -60,7 +61,9 @@ __file__ = 'setup.py'
 exec(compile(open(__file__).read(), __file__, 'exec'))
 ";
 /// Prints the files of a folder as requirements: pip checks the hash in an address, and finds what it
-/// has in its cache by that and the name. Without a name where the file's doesn't tell it for sure.
+/// has in its cache by that and the name. Without a name where the file's doesn't tell it for sure. Then
+/// those of the app's own requirements that are no files. A folder is not installed as editable: its
+/// metadata would lie in this release's source alone, and the next one may use the environment again.
 const LIST: &str = "
 import hashlib, os, re, sys, urllib
 for name in sorted(os.listdir(sys.argv[1])):
@@ -71,6 +74,18 @@ for name in sorted(os.listdir(sys.argv[1])):
     sure = first and first.group(1) == name.rsplit('-', 1)[0]
     named = first.group(1) + ' @ ' if sure else ''
     print('%sfile://%s#sha256=%s' % (named, urllib.quote(path), hash))
+
+sys.path.insert(0, sys.argv[3])
+from pip._internal.network.session import PipSession
+from pip._internal.req import parse_requirements
+from pip._internal.req.constructors import install_req_from_parsed_requirement
+
+for line in parse_requirements(sys.argv[2], PipSession()):
+    wanted = install_req_from_parsed_requirement(line)
+    if wanted.link and wanted.link.is_existing_dir():
+        print(line.requirement)
+    elif wanted.editable:
+        print('-e ' + line.requirement)
 ";
 /// Runs pip, the rest of the arguments, where setuptools finds the package that makes wheels. It must
 /// be a folder for that, and no part of the environment.
@@ -149,9 +164,13 @@ impl Pip {
         command
     }
 
-    /// Prints what was downloaded.
-    pub fn list_downloads(&self, python: &Python) -> Command {
-        see_python(Command::new([PYTHON, "-E", "-s", "-c", LIST, DOWNLOADS]), python)
+    /// Prints what was downloaded, and what of `requirements` can't be.
+    pub fn list_downloads(&self, python: &Python, requirements: &Requirements) -> Command {
+        let (input, files) = requirements.input();
+        let words = [PYTHON, "-E", "-s", "-c", LIST, DOWNLOADS, input, PIP];
+        let mut command = self.see_tools(Command::new(words), python);
+        command.files = files;
+        command
     }
 
     /// Makes wheels of the sources in the lock at [`PIP_LOCK`], and leaves them in the cache. One that

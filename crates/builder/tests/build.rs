@@ -325,6 +325,43 @@ async fn a_package_for_python_2_may_name_its_build_system() {
 }
 
 #[tokio::test]
+async fn a_folder_is_installed_for_python_2() {
+    let Some(kit) = Kit::new() else { return };
+    if !has_python(&kit, "2.7").await {
+        return;
+    }
+    let app_yaml = ("app.yaml", "python: \"2.7\"\n");
+    for line in ["./own\n", "-e own\n"] {
+        let source = [
+            INDEX,
+            app_yaml,
+            ("requirements.txt", line),
+            ("own/setup.py", SETUP),
+            ("own/own.py", "ANSWER = 42\n"),
+        ];
+        let built = kit.build(&source).await.built();
+        assert!(has_file(&site_packages(&built.environment), "own.py"), "{line}");
+    }
+}
+
+#[tokio::test]
+async fn a_setup_py_alone_says_what_an_app_needs() {
+    let Some(kit) = Kit::new() else { return };
+    let setup = "from setuptools import setup\n\
+                 setup(name='own', version='1', py_modules=['index'], install_requires=['six==1.16.0'])\n";
+    for python in ["2.7", "3.6", "3.8"] {
+        if !has_python(&kit, python).await {
+            continue;
+        }
+        let app_yaml = format!("python: \"{python}\"\n");
+        let source = [INDEX, ("app.yaml", app_yaml.as_str()), ("setup.py", setup)];
+        let site = site_packages(&kit.build(&source).await.built().environment);
+        assert!(has_file(&site, "six-1.16.0."), "{python}");
+        assert!(has_file(&site, "own-1"), "{python}: the app's own metadata is missing");
+    }
+}
+
+#[tokio::test]
 async fn an_old_python_has_the_setuptools_of_its_time() {
     let Some(kit) = Kit::new() else { return };
     if !has_python(&kit, "3.8").await {
