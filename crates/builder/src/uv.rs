@@ -40,7 +40,11 @@ impl Uv {
         if let Requirements::Project { .. } = requirements {
             command = command.env("UV_INDEX_STRATEGY", "first-index"); // As uv has it.
         }
-        command.files = files;
+        let fit = |(path, text): (PathBuf, String)| match installs_editable(python) {
+            true => (path, text),
+            false => (path, without_editable(&text)),
+        };
+        command.files = files.into_iter().map(fit).collect();
         command
     }
 
@@ -121,6 +125,17 @@ impl Uv {
 /// Whether uv can compile to byte code for it.
 pub fn compiles(python: &Python) -> bool {
     python.version >= [3, 7, 0]
+}
+
+/// Whether there is a setuptools for it that installs a source where it lies.
+fn installs_editable(python: &Python) -> bool {
+    python.version >= [3, 7, 0]
+}
+
+/// The same, but the app's own source is copied into the environment.
+fn without_editable(requirements: &str) -> String {
+    let lines = requirements.lines().map(|line| if line == "-e ." { "." } else { line });
+    lines.collect::<Vec<_>>().join("\n")
 }
 
 fn program(python: &Python) -> String {
