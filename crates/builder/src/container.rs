@@ -370,7 +370,7 @@ fn process(
         argv,
         env,
         working_directory,
-        socket_fd: None,
+        socket: None,
         open_files_max: limits.files,
         file_size_max: Some(SCRATCH_MAX),
         signals: SignalTarget::Program,

@@ -8,7 +8,8 @@ use ace_api::{CommandSpec, InstanceSpec, Program, Runtime};
 use ace_sandbox::ContainerSpec;
 use ace_sandbox::cgroup::Cgroup;
 use ace_sandbox::spec::{
-    Bind, LogSpec, NetworkSpec, OutputSpec, ProcessSpec, RootSpec, SignalTarget, Tmpfs, VolumeMount,
+    Bind, LogSpec, NetworkSpec, OutputSpec, ProcessSpec, RootSpec, SignalTarget, SocketUse, Tmpfs,
+    VolumeMount,
 };
 use ace_types::limits::TMP_INODES;
 
@@ -29,6 +30,12 @@ pub struct Surroundings {
 /// Terminals of a command's container: one that it runs on, and some for `script` and the like.
 const TERMINALS: u32 = 16;
 
+/// Requests of an app that init forwards at once, at most: what it takes for that is in no limit of the
+/// app's.
+const FORWARDED_MAX: u32 = 1024;
+/// Connections besides those with requests: such as the gateway keeps for later ones, and a probe's.
+const GATEWAYS_SPARE: u32 = 96;
+
 /// The container of `spec` in these `surroundings`.
 pub fn container(spec: &InstanceSpec, surroundings: Surroundings) -> ContainerSpec {
     ContainerSpec {
@@ -45,7 +52,7 @@ pub fn container(spec: &InstanceSpec, surroundings: Surroundings) -> ContainerSp
             argv: server::command(spec),
             env: server::environment(spec),
             working_directory: "/ace/code".into(),
-            socket_fd: Some(server::SOCKET_FD),
+            socket: Some(socket_use(spec)),
             open_files_max: spec.limits.files,
             file_size_max: None, // The volume and /tmp are bounded as a whole.
             signals: SignalTarget::Program,
@@ -75,13 +82,24 @@ pub fn command(
         process: ProcessSpec {
             argv: spec.argv.clone(),
             env,
-            socket_fd: None,
+            socket: None,
             signals: SignalTarget::Group,
             ..like.process
         },
         output: spec.terminal.map_or(OutputSpec::Inherit, OutputSpec::Terminal),
         stop_grace,
         ..like
+    }
+}
+
+/// A server takes connections itself; for a command, init does.
+fn socket_use(spec: &InstanceSpec) -> SocketUse {
+    match spec.runtime.program {
+        Program::Server { .. } => SocketUse::Inherit { descriptor: server::SOCKET_FD },
+        Program::Command { port, .. } => {
+            let connections = spec.limits.connections.min(FORWARDED_MAX);
+            SocketUse::Forward { port, connections_max: connections + GATEWAYS_SPARE }
+        }
     }
 }
 

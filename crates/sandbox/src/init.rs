@@ -5,6 +5,7 @@
 //! memory limit nor the limit of processes can take it. It has one thread and one loop; it outlives
 //! the engine, which finds what it left in the exit file.
 
+mod forward;
 mod output;
 mod privileges;
 mod tenant;
@@ -27,8 +28,9 @@ use crate::channel::Descriptors;
 use crate::failure::Step;
 use crate::launcher::{Ended, Word};
 use crate::rootfs;
-use crate::spec::{ContainerSpec, ExitRecord, OutputSpec, SignalTarget};
+use crate::spec::{ContainerSpec, ExitRecord, OutputSpec, SignalTarget, SocketUse};
 use crate::sys;
+use forward::Forwarder;
 use output::LogPump;
 use tenant::{Input, Tenant};
 
@@ -40,11 +42,15 @@ const FORWARDED: [i32; 5] =
 /// namespace.
 const REAP_DEADLINE: Duration = Duration::from_secs(5);
 
+/// How long what an ended program has answered may take to reach its clients.
+const ANSWERS_DEADLINE: Duration = Duration::from_secs(2);
+
 /// A container's init.
 pub struct Init {
     launcher: UnixStream,
     tenant: Tenant,
     log: Option<LogPump>,
+    forwarder: Option<Forwarder>,
     signals: OwnedFd,
     exit: File,
     stop_grace: Duration,
@@ -86,12 +92,22 @@ impl Init {
             }
             _ => None,
         };
-        let tenant = Tenant::new(&spec.process, input, socket, app_groups)?;
+        let (inherited, forwarder) = match (socket, spec.process.socket) {
+            (Some(socket), Some(SocketUse::Inherit { descriptor })) => {
+                (Some((socket, descriptor)), None)
+            }
+            (Some(socket), Some(SocketUse::Forward { port, connections_max })) => {
+                let forwarder = Forwarder::new(socket, port, connections_max);
+                (None, Some(forwarder.step("watch the socket")?))
+            }
+            (None, _) | (_, None) => (None, None),
+        };
+        let tenant = Tenant::new(&spec.process, input, inherited, app_groups)?;
         sys::block_signals().step("block signals")?;
         let signals = sys::signal_descriptor().step("make a descriptor for signals")?;
         let exit = File::from(exit);
         let (stop_grace, signal_target) = (spec.stop_grace, spec.process.signals);
-        Ok(Self { launcher, tenant, log, signals, exit, stop_grace, signal_target })
+        Ok(Self { launcher, tenant, log, forwarder, signals, exit, stop_grace, signal_target })
     }
 
     /// Runs the tenant's program to its end.
@@ -125,6 +141,9 @@ impl Init {
             if let Some(log) = &mut self.log {
                 log.pump();
             }
+            if let Some(forwarder) = &mut self.forwarder {
+                forwarder.turn()?;
+            }
             if running.kill_at.is_some_and(|at| Instant::now() >= at) {
                 sys::kill_all_others()?;
                 running.kill_at = Some(Instant::now() + REAP_DEADLINE);
@@ -137,12 +156,15 @@ impl Init {
     /// Waits for a signal, for output, or for the clock, which ends all at `kill_at`.
     fn wait(&self, kill_at: Option<Instant>) -> io::Result<Waited> {
         let log_due = self.log.as_ref().and_then(LogPump::due);
-        let until = [kill_at, log_due].into_iter().flatten().min();
+        let forwarder_due = self.forwarder.as_ref().and_then(Forwarder::due);
+        let until = [kill_at, log_due, forwarder_due].into_iter().flatten().min();
         let timeout = until.map(|at| timespec(at.saturating_duration_since(Instant::now())));
 
         let mut sources = vec![PollFd::new(&self.signals, PollFlags::IN)];
         let outputs = self.log.iter().flat_map(LogPump::sources);
         sources.extend(outputs.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
+        let connections = self.forwarder.iter().map(Forwarder::source);
+        sources.extend(connections.map(|fd| PollFd::from_borrowed_fd(fd, PollFlags::IN)));
         // Asked for nothing, a pipe still tells that its reader has gone; a file never does.
         let exit = kill_at.is_none().then(|| PollFd::new(&self.exit, PollFlags::empty()));
         sources.extend(exit);
@@ -184,6 +206,9 @@ impl Init {
         self.tenant.release_terminal();
         if let Some(log) = &mut self.log {
             log.finish();
+        }
+        if let Some(forwarder) = &mut self.forwarder {
+            forwarder.finish(Instant::now() + ANSWERS_DEADLINE)?;
         }
         Ok(())
     }

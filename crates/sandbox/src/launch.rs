@@ -48,7 +48,7 @@ pub struct Handles {
     pub stdout: Option<OwnedFd>,
     /// Used with [`crate::spec::OutputSpec::Inherit`] only.
     pub stderr: Option<OwnedFd>,
-    /// The listening socket, for [`crate::spec::ProcessSpec::socket_fd`].
+    /// The listening socket, for [`crate::spec::ProcessSpec::socket`].
     pub socket: Option<OwnedFd>,
     /// Init writes one [`crate::spec::ExitRecord`] to it as a line of JSON, and ends. A file or the
     /// writing end of a pipe; once nobody has the pipe's other end any more, init ends the container

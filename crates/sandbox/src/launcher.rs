@@ -28,7 +28,7 @@ use crate::init::Init;
 use crate::launch::Launched;
 use crate::network::{self, HostNetlink};
 use crate::process::ProcessRef;
-use crate::spec::{ContainerSpec, NetworkSpec};
+use crate::spec::{ContainerSpec, NetworkSpec, SocketUse};
 use crate::sys::{self, Fork};
 
 /// How much sooner than the host's own services a container's processes are chosen when the whole
@@ -138,16 +138,26 @@ fn take_standard_input() -> io::Result<UnixStream> {
 fn set_process_attributes(spec: &ContainerSpec) -> io::Result<()> {
     umask(Mode::WGRP | Mode::WOTH);
     // The tenant's process takes it down to its own limit; raising needs a capability of the host.
-    let wanted = u64::from(spec.process.open_files_max);
-    let mut files = getrlimit(Resource::Nofile);
+    let wanted = u64::from(spec.process.open_files_max).max(descriptors_of_init(spec));
+    let files = getrlimit(Resource::Nofile);
     if files.maximum.is_some_and(|maximum| maximum < wanted) {
-        files = Rlimit { current: Some(wanted), maximum: Some(wanted) };
-        setrlimit(Resource::Nofile, files)?;
+        setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), maximum: Some(wanted) })?;
+    } else if files.current.is_some_and(|current| current < wanted) {
+        setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..files })?;
     }
     // Whose processes these are, for getlogin(3) inside and the host's audit. A kernel without audit
     // has no such file, and where an administrator has fixed it, it stays as it is.
     let _ = fs::write("/proc/self/loginuid", spec.ids.host_id(IdRange::APP).to_string());
     fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJUSTMENT)
+}
+
+/// How many descriptors init may have open: two for each connection that it forwards, and its own.
+fn descriptors_of_init(spec: &ContainerSpec) -> u64 {
+    const OWN: u64 = 64;
+    match spec.process.socket {
+        Some(SocketUse::Forward { connections_max, .. }) => 2 * u64::from(connections_max) + OWN,
+        Some(SocketUse::Inherit { .. }) | None => OWN,
+    }
 }
 
 /// Joins the `init` groups; returns the way into the `app` groups, which are what the container's

@@ -93,14 +93,24 @@ pub struct ProcessSpec {
     /// The whole environment.
     pub env: Vec<(String, String)>,
     pub working_directory: PathBuf,
-    /// Descriptor number under which the tenant's process finds the listening socket, where one is
-    /// handed over.
-    pub socket_fd: Option<i32>,
+    /// What becomes of the listening socket, where one is handed over.
+    pub socket: Option<SocketUse>,
     pub open_files_max: u32,
     /// The largest file it may write, where bounded.
     pub file_size_max: Option<Bytes>,
     /// Who gets the signals that init passes on.
     pub signals: SignalTarget,
+}
+
+/// Who takes the connections of the listening socket.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum SocketUse {
+    /// The tenant's process, which finds the socket under this descriptor number.
+    Inherit { descriptor: i32 },
+    /// Init, which passes them on, byte by byte, to a port of the container's own that the tenant's
+    /// process listens on; at most `connections_max` at once. The others wait in the backlog, and so
+    /// do all while nothing listens.
+    Forward { port: u16, connections_max: u32 },
 }
 
 /// Whom init passes signals on to.

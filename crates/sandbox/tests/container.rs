@@ -13,7 +13,9 @@ use std::time::{Duration, Instant};
 
 use ace_sandbox::launch::LaunchError;
 use ace_sandbox::process::{self, ProcessRef};
-use ace_sandbox::spec::{Bind, ExitRecord, LogSpec, NetworkSpec, OutputSpec, VolumeMount};
+use ace_sandbox::spec::{
+    Bind, ExitRecord, LogSpec, NetworkSpec, OutputSpec, SocketUse, VolumeMount,
+};
 use ace_sandbox::volume;
 use ace_types::{Bytes, IdRange, Limits};
 use kit::{Groups, Kit, python, shell};
@@ -302,7 +304,7 @@ fn a_listening_socket_is_handed_over() {
          connection, _ = socket.socket(fileno=5).accept()\n\
          connection.sendall(connection.recv(10).upper())",
     ));
-    spec.process.socket_fd = Some(5);
+    spec.process.socket = Some(SocketUse::Inherit { descriptor: 5 });
     // The request comes before there is anyone to accept it.
     let mut client = UnixStream::connect(&path).unwrap();
     client.write_all(b"hello").unwrap();

@@ -56,7 +56,7 @@ impl Tenant {
     pub fn new(
         spec: &ProcessSpec,
         input: Input,
-        socket: Option<OwnedFd>,
+        socket: Option<(OwnedFd, i32)>,
         app_groups: Vec<OwnedFd>,
     ) -> Result<Self, Failure> {
         let arguments = spec.argv.iter().map(|it| CString::new(it.as_str()));
@@ -69,7 +69,7 @@ impl Tenant {
             environment: environment.collect::<Result<_, _>>().step("read the environment")?,
             working_directory: spec.working_directory.clone(),
             input,
-            socket: socket.zip(spec.socket_fd),
+            socket,
             app_groups,
             limits: limits(spec),
             filter: Filter::compile().step("compile the system call filter")?,

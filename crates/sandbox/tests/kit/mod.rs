@@ -140,7 +140,7 @@ impl Kit {
                 argv,
                 env: vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())],
                 working_directory: "/".into(),
-                socket_fd: None,
+                socket: None,
                 open_files_max: 1024,
                 file_size_max: None,
                 signals: SignalTarget::Program,
