@@ -8,6 +8,7 @@
 
 pub mod builder;
 pub mod command;
+pub mod end_reason;
 pub mod gateway;
 pub mod http;
 pub mod node;
@@ -20,6 +21,7 @@ pub use builder::{
 pub use command::{
     CommandControl, CommandEnd, CommandError, CommandIo, CommandOutput, CommandSignal, CommandSpec,
 };
+pub use end_reason::EndReason;
 pub use gateway::{Backend, Gateway, InstanceSocket, Route, RouteTable};
-pub use node::{EndReason, InstanceSpec, InstanceState, InstanceStatus, Node, VolumeSpec};
+pub use node::{InstanceSpec, InstanceState, InstanceStatus, Node, VolumeSpec};
 pub use serving::{Program, Runtime, Serving};

@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::{CommandEnd, CommandError, CommandIo, CommandSpec, Runtime};
+use crate::{CommandEnd, CommandError, CommandIo, CommandSpec, EndReason, Runtime};
 
 /// Runs instances. Level-triggered: it is told all that should run, and says all that does.
 #[async_trait]
@@ -120,46 +120,4 @@ pub enum InstanceState {
     /// It never became ready: it ended, or did not answer within its `startup`. Not tried again
     /// until it has once been absent from what is desired.
     Failed,
-}
-
-/// Why an instance ended.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case", tag = "kind")]
-pub enum EndReason {
-    /// The server left with this status.
-    Exited { status: i32 },
-    /// The server was ended by this signal, and not by us.
-    Signalled { signal: i32 },
-    /// The server could not load the app: it does not import, or lacks its entry.
-    NotLoaded,
-    /// The kernel ended a process that went past the memory limit, and the server went with it.
-    OutOfMemory { limit: Bytes },
-    /// No answer to the probe within `after`. `last` is what the last probe got.
-    NotReady { after: Duration, last: String },
-    /// Somebody outside the container took away what it needs. `what` is fit for the tenant.
-    Damaged { what: String },
-    /// It was there when the engine stopped, and gone when it came back.
-    Lost,
-    /// The container could not be made. `message` is fit for the tenant.
-    NotStarted { message: String },
-}
-
-impl std::fmt::Display for EndReason {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        match self {
-            Self::Exited { status } => write!(f, "the app server ended with status {status}"),
-            Self::Signalled { signal } => write!(f, "the app server was ended by signal {signal}"),
-            Self::NotLoaded => write!(
-                f,
-                "the app could not be loaded: its import failed, or it has no such callable"
-            ),
-            Self::OutOfMemory { limit } => write!(f, "out of memory: its limit is {limit}"),
-            Self::NotReady { after, last } => {
-                write!(f, "not ready after {} s: {last}", after.as_secs())
-            }
-            Self::Damaged { what } => write!(f, "{what} was removed from outside"),
-            Self::Lost => write!(f, "it ended while the engine was not running"),
-            Self::NotStarted { message } => write!(f, "it could not be started: {message}"),
-        }
-    }
 }

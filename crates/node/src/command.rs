@@ -42,8 +42,8 @@ pub const STOP_GRACE: Duration = Duration::from_secs(5);
 const KILL_MARGIN: Duration = Duration::from_secs(3);
 /// How long its cgroup may take to become empty and go.
 const REMOVE_DEADLINE: Duration = Duration::from_secs(10);
-/// An [`ExitRecord`] is far smaller.
-const EXIT_RECORD_MAX: u64 = 4096;
+/// An [`ExitRecord`] is smaller, whatever the tenant has reported.
+const EXIT_RECORD_MAX: u64 = 16 << 10;
 /// SIGKILL's number, the same on every architecture.
 const KILL: i32 = 9;
 

@@ -10,6 +10,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ace_api::{EndReason, InstanceSpec};
 use ace_sandbox::cgroup::{Cgroup, CgroupTree};
@@ -18,13 +19,14 @@ use ace_sandbox::network::{self, WayOut};
 use ace_sandbox::process::{self, ProcessRef};
 use ace_sandbox::spec::ExitRecord;
 use ace_sandbox::volume;
-use ace_types::{Bytes, EngineId, IdRange, error_chain};
+use ace_types::{EngineId, IdRange, error_chain};
+use ace_upstream::ProbeOutcome;
 use rustix::process::Signal;
 use tokio::io::unix::AsyncFd;
 
+use crate::ending::{self, Facts};
 use crate::old_logs::OldLogs;
 use crate::record::{InstanceFolder, Record};
-use crate::server;
 use crate::shape::{self, Surroundings};
 
 /// What all instances of a node share.
@@ -46,6 +48,9 @@ pub struct Container {
     pidfd: AsyncFd<OwnedFd>,
     cgroup: Cgroup,
 }
+
+/// How long an init may take to kill all, and write how it was.
+const LAST_WORD_WITHIN: Duration = Duration::from_secs(5);
 
 /// Why a container could not be made.
 #[derive(Debug, thiserror::Error)]
@@ -133,8 +138,8 @@ pub fn find(
             tracing::warn!(instance = %id, "could not look for its process: {error}");
         }
         let written = read_exit(&folder.exit());
-        written
-            .map_or(EndReason::Lost, |exit| reason(Some(exit), &cgroup, record.spec.limits.memory))
+        let reason = |exit| ending::of_end(facts(&record.spec, Some(&exit), &cgroup));
+        written.map_or(EndReason::Lost, reason)
     })
 }
 
@@ -193,14 +198,32 @@ impl Container {
         self.cgroup.oom_kills()
     }
 
-    /// Why it ended, by what init wrote and the kernel counted. `memory` is its limit.
-    pub fn end_reason(&self, folder: &InstanceFolder, memory: Bytes) -> EndReason {
-        reason(read_exit(&folder.exit()), &self.cgroup, memory)
+    /// Ends it at once, and waits for a while until init has written how it was.
+    pub async fn end_at_once(&self) {
+        if let Err(error) = process::end_at_once(self.pidfd.get_ref()) {
+            tracing::warn!("could not signal an init: {error}");
+        }
+        let _ = tokio::time::timeout(LAST_WORD_WITHIN, self.ended()).await;
+    }
+
+    /// Why it ended by itself.
+    pub fn end_reason(&self, spec: &InstanceSpec, folder: &InstanceFolder) -> EndReason {
+        let exit = read_exit(&folder.exit());
+        ending::of_end(facts(spec, exit.as_ref(), &self.cgroup))
+    }
+
+    /// Why it had not become ready when it was ended for that; `last` came of the last probe.
+    pub fn delay_reason(
+        &self,
+        spec: &InstanceSpec,
+        folder: &InstanceFolder,
+        path: &str,
+        last: &ProbeOutcome,
+    ) -> EndReason {
+        let exit = read_exit(&folder.exit());
+        ending::of_timeout(facts(spec, exit.as_ref(), &self.cgroup), spec.startup, path, last)
     }
 }
-
-/// SIGKILL's number, the same on every architecture.
-const KILL: i32 = 9;
 
 fn prepare_log(folder: &InstanceFolder, ids: IdRange) -> io::Result<()> {
     folder.ensure()?;
@@ -244,18 +267,8 @@ fn watch(process: ProcessRef, cgroup: Cgroup) -> io::Result<Container> {
     Ok(Container { process, pidfd, cgroup })
 }
 
-fn reason(exit: Option<ExitRecord>, cgroup: &Cgroup, memory: Bytes) -> EndReason {
-    let killed = exit.as_ref().is_none_or(|exit| exit.signal == Some(KILL));
-    if killed && cgroup.oom_kills() > 0 {
-        return EndReason::OutOfMemory { limit: memory };
-    }
-    match exit {
-        Some(ExitRecord { status: Some(server::STATUS_NOT_LOADED), .. }) => EndReason::NotLoaded,
-        Some(ExitRecord { status: Some(status), .. }) => EndReason::Exited { status },
-        Some(ExitRecord { signal: Some(signal), .. }) => EndReason::Signalled { signal },
-        // Init itself was killed before it could write.
-        Some(_) | None => EndReason::Signalled { signal: KILL },
-    }
+fn facts<'a>(spec: &'a InstanceSpec, exit: Option<&'a ExitRecord>, cgroup: &Cgroup) -> Facts<'a> {
+    Facts { spec, exit, oom_kills: cgroup.oom_kills(), pids_refused: cgroup.pids_refused() }
 }
 
 fn read_exit(path: &Path) -> Option<ExitRecord> {

@@ -47,8 +47,8 @@ pub struct Instance {
     stop_seen: bool,
 }
 
-/// Ends with [`Event::Ready`] or [`Event::NotReady`].
-type Probe = Pin<Box<dyn Future<Output = Event> + Send>>;
+/// Ends with `None` where the server is ready, or else with what the last probe in time got.
+type Probe = Pin<Box<dyn Future<Output = Option<ProbeOutcome>> + Send>>;
 
 impl Instance {
     /// An instance that has never been launched.
@@ -135,14 +135,25 @@ impl Instance {
                 Event::StopAsked
             }
             reason = container_end(&self.container, &self.spec, &self.folder) => Event::Ended(reason),
-            event = probe_end(&mut self.probe) => {
+            late = probe_end(&mut self.probe) => {
                 self.probe = None;
-                event
+                match late {
+                    None => Event::Ready,
+                    Some(last) => self.give_up(&last).await,
+                }
             }
             () = wake(self.life.wakes_at()) => Event::Tick,
             () = sleep(LOOK_PAUSE), if self.container.is_some() => Event::Tick,
             () = sleep_until(self.mend_at), if self.container.is_some() => self.mend().await,
         }
+    }
+
+    /// Ends a container that was not ready in time, and finds out why; `last` came of the last probe.
+    async fn give_up(&mut self, last: &ProbeOutcome) -> Event {
+        let Some(container) = &self.container else { return Event::Ended(EndReason::Lost) };
+        container.end_at_once().await;
+        let path = probe_path(&self.spec);
+        Event::NotReady(container.delay_reason(&self.spec, &self.folder, path, last))
     }
 
     /// Asks the kernel what it did to the container. Returns whether there is news.
@@ -284,6 +295,10 @@ impl Instance {
     }
 }
 
+fn probe_path(spec: &InstanceSpec) -> &str {
+    spec.health.as_deref().unwrap_or("/")
+}
+
 fn patience(spec: &InstanceSpec) -> Patience {
     Patience { startup: spec.startup, stop_grace: spec.stop_grace }
 }
@@ -304,13 +319,13 @@ async fn container_end(
     match container {
         Some(container) => {
             container.ended().await;
-            container.end_reason(folder, spec.limits.memory)
+            container.end_reason(spec, folder)
         }
         None => std::future::pending().await,
     }
 }
 
-async fn probe_end(probe: &mut Option<Probe>) -> Event {
+async fn probe_end(probe: &mut Option<Probe>) -> Option<ProbeOutcome> {
     match probe {
         Some(probe) => probe.await,
         None => std::future::pending().await,
@@ -328,19 +343,22 @@ async fn wake(at: Option<Timestamp>) {
 }
 
 /// Probes the server at `socket` until it is ready or `spec.startup` has passed.
-async fn until_ready(spec: InstanceSpec, socket: impl AsRef<Path> + Send + 'static) -> Event {
+async fn until_ready(
+    spec: InstanceSpec,
+    socket: impl AsRef<Path> + Send + 'static,
+) -> Option<ProbeOutcome> {
     let deadline = Instant::now() + spec.startup;
-    let path = spec.health.as_deref().unwrap_or("/");
+    let path = probe_path(&spec);
     let protocol = spec.runtime.program.protocol();
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let outcome = probe(socket.as_ref(), protocol, &spec.host, path, left).await;
         if is_ready(&outcome, spec.health.is_some()) {
-            return Event::Ready;
+            return None;
         }
         if Instant::now() + PROBE_PAUSE >= deadline {
             sleep_until(deadline).await;
-            return Event::NotReady { last: describe(&outcome, path) };
+            return Some(outcome);
         }
         sleep(PROBE_PAUSE).await;
     }
@@ -349,20 +367,11 @@ async fn until_ready(spec: InstanceSpec, socket: impl AsRef<Path> + Send + 'stat
 /// Whether an answer shows a server that is ready for requests.
 fn is_ready(outcome: &ProbeOutcome, has_health_path: bool) -> bool {
     match outcome {
-        ProbeOutcome::Answered { status } if has_health_path => {
+        ProbeOutcome::Answered { status, .. } if has_health_path => {
             (200..400).contains(&status.as_u16())
         }
-        ProbeOutcome::Answered { status } => !(502..=504).contains(&status.as_u16()),
+        ProbeOutcome::Answered { status, .. } => !(502..=504).contains(&status.as_u16()),
         ProbeOutcome::NoAnswer { .. } => false,
-    }
-}
-
-fn describe(outcome: &ProbeOutcome, path: &str) -> String {
-    match outcome {
-        ProbeOutcome::Answered { status } => {
-            format!("GET {path} was answered with {}", status.as_u16())
-        }
-        ProbeOutcome::NoAnswer { why } => format!("GET {path} got no answer ({why})"),
     }
 }
 
@@ -389,7 +398,7 @@ mod tests {
 
     fn answered(status: u16) -> ProbeOutcome {
         let status = http::StatusCode::from_u16(status).expect("a status");
-        ProbeOutcome::Answered { status }
+        ProbeOutcome::Answered { status, beginning: Vec::new() }
     }
 
     #[test]

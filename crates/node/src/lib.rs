@@ -14,6 +14,7 @@ pub mod addresses;
 mod command;
 mod container;
 pub mod dns;
+mod ending;
 mod instance;
 mod life;
 mod node;

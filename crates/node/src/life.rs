@@ -55,8 +55,8 @@ pub enum Phase {
 pub enum Event {
     /// The server answered as a ready one does.
     Ready,
-    /// The probe's deadline passed; `last` is what the last one got.
-    NotReady { last: String },
+    /// The probe's deadline passed, and that is why.
+    NotReady(EndReason),
     /// The container is gone, or could never be made.
     Ended(EndReason),
     /// Somebody outside has taken away `what` it can't do without.
@@ -108,10 +108,7 @@ impl Life {
             (Phase::Starting { .. }, Event::Ready) => {
                 (Self { ever_ready: true, ..self }.into_phase(Phase::Running, now), vec![])
             }
-            (Phase::Starting { .. }, Event::NotReady { last }) => {
-                let reason = EndReason::NotReady { after: patience.startup, last };
-                self.killed(reason, now)
-            }
+            (Phase::Starting { .. }, Event::NotReady(reason)) => self.killed(reason, now),
             (Phase::Starting { .. } | Phase::Running, Event::Damaged { what }) => {
                 self.killed(EndReason::Damaged { what }, now)
             }
@@ -142,7 +139,7 @@ impl Life {
             (
                 _,
                 Event::Ready
-                | Event::NotReady { .. }
+                | Event::NotReady(_)
                 | Event::Ended(_)
                 | Event::Damaged { .. }
                 | Event::StopAsked
@@ -227,7 +224,7 @@ mod tests {
 
     #[test]
     fn a_start_that_never_answers_is_killed() {
-        let (life, effects) = live(vec![(60, Event::NotReady { last: "refused".into() })]);
+        let (life, effects) = live(vec![(60, Event::NotReady(EXIT))]);
         assert_eq!(life.phase, Phase::Failed);
         assert_eq!(effects, [Effect::Kill, Effect::CleanUp]);
     }

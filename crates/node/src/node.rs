@@ -348,7 +348,7 @@ fn plan(desired: &Desired, have: &BTreeSet<InstanceId>) -> Vec<Step> {
 }
 
 #[cfg(test)]
-mod tests {
+pub mod tests {
     use std::time::Duration;
 
     use ace_api::{Interpreter, Program, Runtime};
@@ -361,7 +361,7 @@ mod tests {
         format!("{text:a<8}").parse().expect("letters make an id")
     }
 
-    fn spec(name: &str) -> InstanceSpec {
+    pub fn spec(name: &str) -> InstanceSpec {
         InstanceSpec {
             id: id(name),
             tenant: TenantName::default(),

@@ -11,9 +11,13 @@ use ace_sandbox::spec::{
     Bind, LogSpec, NetworkSpec, OutputSpec, ProcessSpec, RootSpec, SignalTarget, SocketUse, Tmpfs,
     VolumeMount,
 };
+use ace_types::Bytes;
 use ace_types::limits::TMP_INODES;
 
 use crate::server;
+
+/// What the server's report of its start may take: a page.
+const REPORT_BYTES: u64 = 4096;
 
 /// What is found out or made for one launch.
 pub struct Surroundings {
@@ -124,6 +128,7 @@ fn root(
         tmpfs: vec![
             Tmpfs { target: "/tmp".into(), size: limits.tmp, inodes: TMP_INODES },
             Tmpfs { target: "/dev/shm".into(), size: limits.shm, inodes: 1024 },
+            Tmpfs { target: "/ace/run".into(), size: Bytes(REPORT_BYTES), inodes: 4 },
         ],
         volume: volume_device.map(|device| VolumeMount { device, target: "/ace/data".into() }),
         files: Vec::new(),

@@ -319,6 +319,15 @@ impl Cgroup {
             .unwrap_or(0)
     }
 
+    /// How often the kernel refused the tenant a process or thread beyond the limit.
+    pub fn pids_refused(&self) -> u64 {
+        self.with(Controller::Pids)
+            .and_then(|folder| {
+                field(&read_value(&folder.path.join(APP).join("pids.events")), "max")
+            })
+            .unwrap_or(0)
+    }
+
     /// Whether the kernel keeps the tenant's memory out of swap.
     pub fn limits_swap(&self) -> bool {
         let Some(folder) = self.with(Controller::Memory) else { return false };

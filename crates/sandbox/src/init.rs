@@ -6,6 +6,7 @@
 //! the engine, which finds what it left in the exit file.
 
 mod forward;
+mod found;
 mod output;
 mod privileges;
 mod tenant;
@@ -27,16 +28,21 @@ use rustix::process::{
 use crate::channel::Descriptors;
 use crate::failure::Step;
 use crate::launcher::{Ended, Word};
+use crate::process;
 use crate::rootfs;
-use crate::spec::{ContainerSpec, ExitRecord, OutputSpec, SignalTarget, SocketUse};
+use crate::spec::{ContainerSpec, ExitRecord, Found, OutputSpec, SignalTarget, SocketUse};
 use crate::sys;
 use forward::Forwarder;
+use found::Places;
 use output::LogPump;
 use tenant::{Input, Tenant};
 
 /// What is passed on to the tenant's first process. TERM is, too, and starts the clock.
 const FORWARDED: [i32; 5] =
     [libc::SIGINT, libc::SIGHUP, libc::SIGQUIT, libc::SIGUSR1, libc::SIGUSR2];
+
+/// See [`process::end_at_once`].
+const END_AT_ONCE: i32 = process::END_AT_ONCE.as_raw();
 
 /// How long killed processes may take to be gone. One that hangs in the kernel goes later, with the
 /// namespace.
@@ -55,6 +61,7 @@ pub struct Init {
     exit: File,
     stop_grace: Duration,
     signal_target: SignalTarget,
+    places: Places,
 }
 
 /// The tenant's program on its way through life.
@@ -65,6 +72,8 @@ struct Running {
     ended: Option<WaitStatus>,
     /// When all is killed; `None` while nobody has asked for the end.
     kill_at: Option<Instant>,
+    /// What was found, once there was a reason to look.
+    found: Option<Found>,
 }
 
 impl Init {
@@ -107,7 +116,18 @@ impl Init {
         let signals = sys::signal_descriptor().step("make a descriptor for signals")?;
         let exit = File::from(exit);
         let (stop_grace, signal_target) = (spec.stop_grace, spec.process.signals);
-        Ok(Self { launcher, tenant, log, forwarder, signals, exit, stop_grace, signal_target })
+        let places = Places::of(&spec.root);
+        Ok(Self {
+            launcher,
+            tenant,
+            log,
+            forwarder,
+            signals,
+            exit,
+            stop_grace,
+            signal_target,
+            places,
+        })
     }
 
     /// Runs the tenant's program to its end.
@@ -119,7 +139,9 @@ impl Init {
         let record = match self.supervise() {
             Ok(running) => running.record(),
             // Nobody is left to tell but the reader of the exit file.
-            Err(_) => ExitRecord { status: None, signal: None, asked: false },
+            Err(_) => {
+                ExitRecord { status: None, signal: None, asked: false, found: Found::NOTHING }
+            }
         };
         match self.write_record(&record) {
             Ok(()) => ExitCode::SUCCESS,
@@ -132,7 +154,7 @@ impl Init {
         let outputs = self.log.as_mut().and_then(LogPump::take_writing_ends);
         let main = self.tenant.start(outputs)?;
         let signal_target = self.signal_target;
-        let mut running = Running { main, signal_target, ended: None, kill_at: None };
+        let mut running = Running { main, signal_target, ended: None, kill_at: None, found: None };
         while running.ended.is_none() {
             if self.wait(running.kill_at)? == Waited::Deserted {
                 running.terminate(self.stop_grace);
@@ -145,10 +167,13 @@ impl Init {
                 forwarder.turn()?;
             }
             if running.kill_at.is_some_and(|at| Instant::now() >= at) {
+                // Files without a name go with who has them open.
+                running.found.get_or_insert_with(|| self.places.look());
                 sys::kill_all_others()?;
                 running.kill_at = Some(Instant::now() + REAP_DEADLINE);
             }
         }
+        running.found.get_or_insert_with(|| self.places.look());
         self.end_all(&mut running)?;
         Ok(running)
     }
@@ -181,6 +206,7 @@ impl Init {
             match signal {
                 libc::SIGCHLD => running.reap()?,
                 libc::SIGTERM => running.terminate(self.stop_grace),
+                END_AT_ONCE => running.kill_at = Some(Instant::now()),
                 other if FORWARDED.contains(&other) => {
                     Signal::from_named_raw(other).into_iter().for_each(|it| running.forward(it));
                 }
@@ -274,6 +300,7 @@ impl Running {
             status: self.ended.and_then(WaitStatus::exit_status),
             signal: self.ended.and_then(WaitStatus::terminating_signal),
             asked: self.kill_at.is_some(),
+            found: self.found.clone().unwrap_or_default(),
         }
     }
 }

@@ -56,6 +56,14 @@ pub fn signal(pidfd: &OwnedFd, signal: Signal) -> io::Result<()> {
     }
 }
 
+/// Has the init behind `pidfd` kill all that runs in its container, and tell how it was.
+pub fn end_at_once(init: &OwnedFd) -> io::Result<()> {
+    signal(init, END_AT_ONCE)
+}
+
+/// What init takes as [`end_at_once`].
+pub const END_AT_ONCE: Signal = Signal::ALARM;
+
 /// Field 22 of a `/proc/PID/stat`. The second field is a program's name in parentheses, which may
 /// itself hold any character, so fields are counted from its end.
 fn start_time(stat: &str) -> Option<u64> {

@@ -169,4 +169,23 @@ pub struct ExitRecord {
     pub signal: Option<i32>,
     /// Whether init had been asked to stop it before.
     pub asked: bool,
+    pub found: Found,
+}
+
+/// What init found when the program had ended, or just before it killed it.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Found {
+    /// What the program has left at [`Found::REPORT`], where it has; the tenant's word.
+    pub report: Option<String>,
+    /// Where among the tmpfs and the volume nothing more could be written.
+    pub full: Vec<PathBuf>,
+}
+
+impl Found {
+    /// Where a program may leave a word on how it fares. It needs a tmpfs to be in.
+    pub const REPORT: &str = "/ace/run/report";
+    /// What is read of it.
+    pub const REPORT_MAX_BYTES: u64 = 1024;
+    /// Nothing.
+    pub const NOTHING: Self = Self { report: None, full: Vec::new() };
 }

@@ -14,21 +14,25 @@ use std::time::{Duration, Instant};
 use ace_sandbox::launch::LaunchError;
 use ace_sandbox::process::{self, ProcessRef};
 use ace_sandbox::spec::{
-    Bind, ExitRecord, LogSpec, NetworkSpec, OutputSpec, SocketUse, VolumeMount,
+    Bind, ExitRecord, Found, LogSpec, NetworkSpec, OutputSpec, SocketUse, VolumeMount,
 };
 use ace_sandbox::volume;
 use ace_types::{Bytes, IdRange, Limits};
 use kit::{Groups, Kit, python, shell};
 use rustix::process::Signal;
 
-const EXITED_0: ExitRecord = ExitRecord { status: Some(0), signal: None, asked: false };
+const EXITED_0: ExitRecord =
+    ExitRecord { status: Some(0), signal: None, asked: false, found: Found::NOTHING };
 
 #[test]
 fn a_program_gives_its_output_and_status() {
     let Some(kit) = Kit::new() else { return };
     let ended = kit.run(shell("echo out; echo err >&2; exit 7"));
     assert_eq!((ended.stdout.as_str(), ended.stderr.as_str()), ("out\n", "err\n"));
-    assert_eq!(ended.record, ExitRecord { status: Some(7), signal: None, asked: false });
+    assert_eq!(
+        ended.record,
+        ExitRecord { status: Some(7), signal: None, asked: false, found: Found::NOTHING }
+    );
 }
 
 #[test]
@@ -347,7 +351,7 @@ fn a_stop_lets_the_program_end_by_itself() {
     )));
     assert_eq!(running.line(), "ready\n");
     running.signal(Signal::TERM);
-    let expected = ExitRecord { status: Some(3), signal: None, asked: true };
+    let expected = ExitRecord { status: Some(3), signal: None, asked: true, found: Found::NOTHING };
     assert_eq!(running.wait().record, expected);
 }
 
@@ -360,7 +364,7 @@ fn a_program_that_ignores_the_stop_is_killed_after_the_grace() {
     assert_eq!(running.line(), "ready\n");
     let asked = Instant::now();
     running.signal(Signal::TERM);
-    let expected = ExitRecord { status: None, signal: Some(9), asked: true };
+    let expected = ExitRecord { status: None, signal: Some(9), asked: true, found: Found::NOTHING };
     assert_eq!(running.wait().record, expected);
     assert!(asked.elapsed() >= Duration::from_millis(300));
 }
@@ -372,7 +376,8 @@ fn other_signals_are_passed_on() {
         kit.start(&kit.spec(shell("trap 'exit 4' USR1; echo ready; sleep 600 & wait")));
     assert_eq!(running.line(), "ready\n");
     running.signal(Signal::USR1);
-    let expected = ExitRecord { status: Some(4), signal: None, asked: false };
+    let expected =
+        ExitRecord { status: Some(4), signal: None, asked: false, found: Found::NOTHING };
     assert_eq!(running.wait().record, expected);
 }
 
@@ -588,7 +593,10 @@ fn a_memory_bomb_takes_the_program_and_not_its_init() {
     let mut spec = kit.spec(python("x = bytearray(b'x') * (1 << 30)"));
     spec.cgroup = groups.cgroup.clone();
     let record = kit.run_spec(&spec).record;
-    assert_eq!(record, ExitRecord { status: None, signal: Some(9), asked: false });
+    assert_eq!(
+        record,
+        ExitRecord { status: None, signal: Some(9), asked: false, found: Found::NOTHING }
+    );
     assert_eq!(groups.cgroup.oom_kills(), 1);
 }
 
@@ -609,6 +617,7 @@ fn a_fork_bomb_stops_at_its_limit() {
     let ended = kit.run_spec(&spec);
     assert_eq!(ended.stdout, "19 Resource temporarily unavailable\n", "{}", ended.stderr);
     assert_eq!(ended.record, EXITED_0);
+    assert!(groups.cgroup.pids_refused() > 0);
 }
 
 /// What its sockets hold is no one's memory to the kernel unless it was told to count it.

@@ -5,7 +5,7 @@
 
 mod kit;
 
-use ace_sandbox::spec::{ContainerSpec, ExitRecord, OutputSpec, SignalTarget};
+use ace_sandbox::spec::{ContainerSpec, ExitRecord, Found, OutputSpec, SignalTarget};
 use ace_types::TerminalSize;
 use kit::{Kit, OnTerminal, python, shell};
 use rustix::process::Signal;
@@ -191,5 +191,8 @@ fn the_other_side_of_a_terminal_is_not_in_the_container() {
     let shown = running.read_to_end();
     assert!(shown.ends_with("0\r\nptmx\r\n"), "{shown}");
     assert!(!shown.lines().any(|line| line.contains("->") && line.contains("ptmx")), "{shown}");
-    assert_eq!(running.wait(), ExitRecord { status: Some(0), signal: None, asked: false });
+    assert_eq!(
+        running.wait(),
+        ExitRecord { status: Some(0), signal: None, asked: false, found: Found::NOTHING }
+    );
 }

@@ -13,11 +13,15 @@ use crate::connection::Connection;
 use crate::http1::{Then, encode_http};
 use crate::uwsgi::{Request, encode_uwsgi};
 
+/// How much is kept of an answer's body.
+pub const BEGINNING_MAX: usize = 1024;
+
 /// What came of a probe.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum ProbeOutcome {
     /// A whole response, its body to the end.
-    Answered { status: StatusCode },
+    /// `beginning` is at most [`BEGINNING_MAX`] bytes of the body.
+    Answered { status: StatusCode, beginning: Vec<u8> },
     /// `why` is for the operator's log and `ace status`.
     NoAnswer { why: String },
 }
@@ -34,7 +38,7 @@ pub async fn probe(
     deadline: Duration,
 ) -> ProbeOutcome {
     match tokio::time::timeout(deadline, exchange(socket, protocol, host, path)).await {
-        Ok(Ok(status)) => ProbeOutcome::Answered { status },
+        Ok(Ok(answered)) => answered,
         Ok(Err(error)) => ProbeOutcome::NoAnswer { why: error_chain(error.as_ref()) },
         Err(_) => ProbeOutcome::NoAnswer { why: format!("no whole answer within {deadline:?}") },
     }
@@ -45,7 +49,7 @@ async fn exchange(
     protocol: Protocol,
     host: &str,
     path: &str,
-) -> Result<StatusCode, Box<dyn Error + Send + Sync>> {
+) -> Result<ProbeOutcome, Box<dyn Error + Send + Sync>> {
     let request = Request {
         method: &Method::GET,
         path_and_query: path,
@@ -65,11 +69,14 @@ async fn exchange(
     let mut connection = Connection::connect(socket, protocol).await?;
     connection.sender().send(&head).await?;
     let head = connection.receive_head().await?;
+    let mut beginning = Vec::new();
     let mut body = connection.into_body(&head, &Method::GET);
     while let Some(chunk) = body.chunk().await {
-        chunk?;
+        let chunk = chunk?;
+        let room = BEGINNING_MAX - beginning.len();
+        beginning.extend_from_slice(&chunk[..chunk.len().min(room)]);
     }
-    Ok(head.status)
+    Ok(ProbeOutcome::Answered { status: head.status, beginning })
 }
 
 fn probe_headers(host: &str) -> Result<HeaderMap, http::header::InvalidHeaderValue> {
@@ -106,7 +113,9 @@ mod tests {
     #[tokio::test]
     async fn a_whole_answer_of_any_status_is_an_answer() {
         let outcome = probe_server(b"HTTP/1.1 500 Oops\r\n\r\nsorry", true).await;
-        assert_eq!(outcome, ProbeOutcome::Answered { status: StatusCode::INTERNAL_SERVER_ERROR });
+        let status = StatusCode::INTERNAL_SERVER_ERROR;
+        let beginning = b"sorry".to_vec();
+        assert_eq!(outcome, ProbeOutcome::Answered { status, beginning });
     }
 
     #[tokio::test]

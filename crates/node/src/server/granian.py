@@ -144,8 +144,8 @@ def told(send):
 
     async def sent(message):
         if message["type"] == "lifespan.startup.failed":
-            sys.stderr.write(message.get("message", "") + "\nace: the app's lifespan did not start\n")
-            leave(NOT_LOADED)
+            text = message.get("message") or "its lifespan did not start"
+            refuse("startup_failed", "", text, NOT_LOADED)
         await send(message)
 
     return sent

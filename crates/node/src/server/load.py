@@ -2,6 +2,7 @@
 #
 # Called as: python -c START SETTINGS ..., where SETTINGS is a document in JSON.
 
+import errno
 import importlib
 import inspect
 import json
@@ -14,6 +15,9 @@ NOT_LOADED = 22
 
 CODE = "/ace/code"
 
+# See the engine's reading of it, where its words are listed.
+REPORT = "/ace/run/report"
+
 settings = json.loads(sys.argv.pop(1))
 
 # The app's own copy of a package wins over the server's. The empty entry comes from -c.
@@ -22,14 +26,26 @@ sys.path[:] = [CODE] + [path for path in sys.path if path] + ["/ace/server"]
 
 def load(status=NOT_LOADED):
     """Returns what the entry names. Where that fails, says why and ends with this status."""
+    begin(status)
     module, _, name = settings["entry"].partition(":")
+    name = name.replace("()", "")
     try:
-        app = getattr(module_named(module), name.replace("()", ""))
-        return app() if name.endswith("()") else app
+        found = importlib.import_module(module)
+        if not hasattr(found, name):
+            text = "%s has no %s; it has %s" % (found.__file__, name, callables(found) or "nothing to call")
+            refuse("entry_missing", settings["entry"], text, status)
+        app = getattr(found, name)
+        app = app() if settings["entry"].endswith("()") else app
     except BaseException:
         kind, error, trace = sys.exc_info()
         traceback.print_exception(kind, error, own_part(trace))
+        report("failed", *reason(error, module))
         leave(status)
+    if not callable(app):
+        kind = type(app).__name__
+        refuse("entry_not_callable", kind, "%s is of type %s" % (settings["entry"], kind), status)
+    report("loaded")
+    return app
 
 
 def module_named(name):
@@ -62,6 +78,91 @@ def packages_of(path):
     return folder, parts[:-1] if len(parts) > 1 and parts[-1] == "__init__" else parts
 
 
+def begin(status):
+    """Makes faults of C extensions show where they were, and ends a server whose workers all end here."""
+    try:
+        import faulthandler
+
+        faulthandler.enable()
+    except ImportError:
+        pass  # Python 2 has none.
+    told = reported()
+    times = int(told[1]) + 1 if told[0] == "loading" else 1
+    if times > settings["processes"] + 3:
+        words = "worker processes end while they load the app; that makes %d of them" % (times - 1)
+        refuse("workers_end", " ".join(told[2:]), words, status)
+    report("loading", str(times))
+
+
+def report(*words):
+    """Tells the engine how far the start came, by a file that init reads at the end."""
+    try:
+        with open(REPORT, "wb") as file:
+            file.write(" ".join(words).encode("utf-8", "replace"))
+    except (EnvironmentError, UnicodeError):
+        pass  # The log still has it.
+
+
+def reported():
+    """Returns the words of the last report."""
+    try:
+        with open(REPORT, "rb") as file:
+            return file.read(1024).decode("utf-8", "replace").split(" ")
+    except EnvironmentError:
+        return [""]
+
+
+def refuse(word, subject, text, status):
+    sys.stderr.write("ace: %s\n" % text)
+    report("failed", word, subject)
+    leave(status)
+
+
+def reason(error, module):
+    """Returns what kept `module` from loading, in a word, and what that is about."""
+    full = full_place() if is_no_space(error) else None
+    missing = missing_module(error)
+    if full:
+        return "no_space", full
+    if isinstance(error, SyntaxError) and error.filename:
+        return "syntax_error", "%s, line %s" % (error.filename.replace("/ace/code/", ""), error.lineno)
+    if missing and (module + ".").startswith(missing + "."):
+        return "entry_missing", settings["entry"]
+    if missing:
+        return "module_missing", missing
+    return "import_failed", type(error).__name__
+
+
+def missing_module(error):
+    """Returns the name of the module that was not found, if that is the error."""
+    start = "No module named "
+    if not isinstance(error, ImportError) or not str(error).startswith(start):
+        return None
+    return getattr(error, "name", None) or str(error)[len(start) :].strip("'\"")
+
+
+def is_no_space(error):
+    return getattr(error, "errno", None) in (errno.ENOSPC, errno.EDQUOT) or "disk is full" in str(error)
+
+
+def full_place():
+    """Returns the first of the places where apps write that has no room left."""
+    for place in ("/tmp", "/dev/shm", "/ace/data"):
+        try:
+            space = os.statvfs(place)
+        except EnvironmentError:
+            continue
+        if space.f_bavail * 100 < space.f_blocks or space.f_files and not space.f_favail:
+            return place
+    return None
+
+
+def callables(module):
+    """Returns the names of a few things in `module` that could be called as an app."""
+    own = [name for name, value in sorted(vars(module).items()) if callable(value) and name[:1] != "_"]
+    return ", ".join(own[:5])
+
+
 def own_part(trace):
     """Returns the part of a traceback that is the app's, without what brought it there."""
     strangers = ("<string>", "<frozen", os.path.dirname(importlib.__file__))
@@ -91,11 +192,11 @@ def load_wsgi(status=NOT_LOADED):
     """As `load`, for servers that can't serve ASGI."""
     app = load(status)
     if interface(app) == "asgi3":
-        sys.stderr.write(
-            "ace: %(entry)s is an ASGI application, which %(server)s can't serve; "
-            "say \"server: uvicorn\" in app.yaml\n" % settings
+        text = (
+            "%(entry)s is an ASGI application, which %(server)s can't serve; "
+            "say \"server: uvicorn\" in app.yaml" % settings
         )
-        leave(status)
+        refuse("wrong_interface", "asgi", text, status)
     return app
 
 

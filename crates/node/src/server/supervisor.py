@@ -38,6 +38,9 @@ class Supervisor:
     def ended(self, worker, status):
         if os.WIFEXITED(status) and os.WEXITSTATUS(status) == NOT_LOADED:
             return self.stop(NOT_LOADED)
+        told = reported()
+        if os.WIFSIGNALED(status) and told[0] == "loading":
+            report("loading", told[1], str(os.WTERMSIG(status)))  # For the next one to know.
         sys.stderr.write("ace: worker %d ended; another takes its place\n" % worker)
         time.sleep(1)
 

@@ -22,8 +22,10 @@ def serve():
     options = {name: value for name, value in settings["options"].items() if name in known}
     server = uvicorn.Server(uvicorn.Config(make, factory=True, interface="asgi3", **options))
     server.run()
-    # It never listened: the app's lifespan did not begin.
-    return 0 if server.started else NOT_LOADED
+    if server.started:
+        return 0
+    report("failed", "startup_failed")  # It never listened: the app's lifespan did not begin.
+    return NOT_LOADED
 
 
 sys.argv[:] = ["uvicorn"]
