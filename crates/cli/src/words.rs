@@ -1,14 +1,15 @@
 //! What an app said while it did not start, without what the app server says about itself.
 //!
-//! uWSGI writes some thirty lines of its own around a traceback. They are known by how they begin,
-//! so an app's line that begins alike goes with them; `--verbose` shows every line.
+//! uWSGI writes some thirty lines of its own around a traceback, the other servers a few. They are
+//! known by how they begin, so an app's line that begins alike goes with them; `--verbose` shows
+//! every line.
 
 /// The server starts its first worker, and only workers import the app: what comes before is not
 /// the app's.
 const FIRST_WORKER: &str = "spawned uWSGI worker 1 (";
 
 /// How the server's lines begin that come after it.
-const SERVER_LINES: [&str; 7] = [
+const SERVER_LINES: [&str; 16] = [
     "spawned uWSGI worker ",
     "running \"unix_signal:",
     NOT_LOADED,
@@ -16,6 +17,17 @@ const SERVER_LINES: [&str; 7] = [
     "OOPS ! failed loading app in worker ",
     "SIGINT/SIGTERM received...killing workers...",
     "goodbye to uWSGI.",
+    "DAMN ! worker ",
+    "Respawned uWSGI worker ",
+    // uvicorn's.
+    "INFO:     Started server process [",
+    "INFO:     Waiting for application startup.",
+    "INFO:     ASGI 'lifespan' protocol appears unsupported.",
+    "INFO:     Application startup complete.",
+    "INFO:     Uvicorn running on ",
+    "ERROR:    Application startup failed. Exiting.",
+    // Our own, for servers whose workers we start.
+    "ace: worker ",
 ];
 
 /// All that the server says where the module has no such callable.
@@ -38,7 +50,21 @@ pub fn of_the_app(log: &str) -> String {
 }
 
 fn is_of_the_server(line: &str) -> bool {
-    SERVER_LINES.iter().any(|beginning| line.starts_with(beginning)) || line.ends_with(NEED_APP)
+    SERVER_LINES.iter().any(|beginning| line.starts_with(beginning))
+        || line.ends_with(NEED_APP)
+        || is_of_gunicorn(line)
+}
+
+/// Whether this is gunicorn's, such as `[2026-11-23 09:12:02 +0000] [7] [INFO] Booting worker`, on
+/// itself. Its errors may have a traceback below them.
+fn is_of_gunicorn(line: &str) -> bool {
+    let mut parts = line.splitn(4, "] [");
+    let is_date = parts.next().is_some_and(|date| date.starts_with('[') && date.len() == 26);
+    let is_process = parts.next().is_some_and(|id| id.bytes().all(|byte| byte.is_ascii_digit()));
+    let said = parts.next().and_then(|said| said.split_once("] ")).unwrap_or_default();
+    let of_itself = ["Worker (pid:", "Shutting down: ", "Reason: "];
+    let is_news = said.0 == "INFO" || of_itself.iter().any(|start| said.1.starts_with(start));
+    is_date && is_process && is_news
 }
 
 #[cfg(test)]
@@ -76,6 +102,20 @@ mod tests {
             of_the_app(&log("")),
             "unable to load app 0 (mountpoint='') (callable not found or import error)"
         );
+    }
+
+    #[test]
+    fn the_other_servers_say_less_and_go_likewise() {
+        let gunicorn = "[2026-11-23 09:12:02 +0000] [2] [INFO] Starting gunicorn 23.0.0\n\
+                        Traceback\n\
+                        [2026-11-23 09:12:02 +0000] [2] [ERROR] Worker (pid:3) exited with code 22\n\
+                        [2026-11-23 09:12:02 +0000] [2] [ERROR] Reason: App failed to load.";
+        assert_eq!(of_the_app(gunicorn), "Traceback");
+        let uvicorn = "INFO:     Started server process [2]\nERROR:    Traceback\nERROR:    \
+                       Application startup failed. Exiting.";
+        assert_eq!(of_the_app(uvicorn), "ERROR:    Traceback");
+        let of_the_app_s = "[2026-11-23 09:12:02 +0000] [2] [ERROR] Error handling request /";
+        assert_eq!(of_the_app(of_the_app_s), of_the_app_s);
     }
 
     #[test]

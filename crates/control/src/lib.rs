@@ -17,6 +17,7 @@ mod commands;
 mod config;
 mod destroy;
 mod engine;
+mod hints;
 mod http;
 mod journal;
 mod lanes;

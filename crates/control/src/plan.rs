@@ -195,12 +195,26 @@ fn death(app: &AppRow, state: &State, statuses: &Statuses, now: Timestamp) -> Op
 /// Whether it's the release that is to blame for its end, as far as can be told.
 fn is_of_its_own(end: &EndReason) -> bool {
     match end {
+        EndReason::Damaged { .. } | EndReason::Lost | EndReason::NotStarted { .. } => false,
         EndReason::Exited { .. }
         | EndReason::Signalled { .. }
         | EndReason::NotLoaded
+        | EndReason::ImportFailed { .. }
+        | EndReason::SyntaxError { .. }
+        | EndReason::ModuleMissing { .. }
+        | EndReason::EntryMissing { .. }
+        | EndReason::EntryNotCallable { .. }
+        | EndReason::WrongInterface
+        | EndReason::StartupFailed
+        | EndReason::WorkersEnd { .. }
         | EndReason::OutOfMemory { .. }
-        | EndReason::NotReady { .. } => true,
-        EndReason::Damaged { .. } | EndReason::Lost | EndReason::NotStarted { .. } => false,
+        | EndReason::TooManyProcesses { .. }
+        | EndReason::TmpFull { .. }
+        | EndReason::ShmFull { .. }
+        | EndReason::VolumeFull { .. }
+        | EndReason::StillLoading { .. }
+        | EndReason::NoAnswer { .. }
+        | EndReason::Unhealthy { .. } => true,
     }
 }
 

@@ -57,7 +57,7 @@ fn an_app_that_does_not_start_shows_its_own_words_and_the_old_release_stays() {
     deploy(&life.socket, "shop", "run");
     let events = deploy(&life.socket, "shop", "fail");
     let error = failure(&events);
-    assert_eq!(error.code, "start_failed");
+    assert_eq!(error.code, "exited");
     assert_eq!(
         error.message,
         "release 2 did not start: the app server ended with status 1; release 1 still serves"

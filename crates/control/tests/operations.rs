@@ -132,7 +132,7 @@ fn a_configuration_that_does_not_start_changes_nothing() {
     let life = machine.live();
     deploy(&life.socket, "shop", "run");
     let events = configure(&life.socket, r#"{"set": {"BEHAVIOUR": "fail"}}"#);
-    assert_eq!(failure(&events).code, "start_failed");
+    assert_eq!(failure(&events).code, "exited");
     assert_sound(&machine, &life);
     assert_eq!(shop(&life).release.unwrap().0, 1);
     let config: ConfigView = get(&life.socket, "/v1/apps/shop/config").json();

@@ -5,18 +5,23 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ace_api::http::{DeployEvent, LogLine};
-use ace_api::{InstanceState, InstanceStatus};
+use ace_api::{EndReason, InstanceState, InstanceStatus};
 use ace_types::{InstanceId, ReleaseNumber};
 use axum::http::StatusCode;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::Operation;
+use crate::hints;
 use crate::log_file::Follower;
 use crate::plan::Statuses;
 use crate::refusal::Refusal;
 
 /// What a new instance may take beyond its own `startup`, for its container to be made.
 const STARTUP_MARGIN: Duration = Duration::from_secs(30);
+/// How long all new instances must go on running after the last one's first answer.
+const STEADY_FOR: Duration = Duration::from_millis(400);
+/// The code of a start that failed in no way that is known.
+const START_FAILED: &str = "start_failed";
 /// How often a new instance's log is looked at.
 const LOG_EVERY: Duration = Duration::from_millis(200);
 /// Lines of its log that tell why a new instance failed.
@@ -25,7 +30,7 @@ const LAST_WORDS: usize = 60;
 type Followers = BTreeMap<InstanceId, Follower>;
 
 impl Operation {
-    /// Waits until all `candidates` run at one moment, and passes on what they say meanwhile.
+    /// Waits until all `candidates` have run together for a moment, and passes on what they say meanwhile.
     ///
     /// Errors: why one does not, with its last words.
     pub(super) async fn ready(
@@ -38,25 +43,30 @@ impl Operation {
         let (id, status, reason) = match timeout(within, self.started(candidates)).await {
             Ok(Ok(())) => return Ok(()),
             Ok(Err((id, status))) => {
-                let ended = status.last_end.as_ref().map(ToString::to_string);
-                (id, Some(status), ended.unwrap_or_else(|| "it ended".to_owned()))
+                let reason = in_words(&status);
+                (id, Some(status), reason)
             }
             Err(_) => {
                 let (id, status) = self.late(candidates);
                 (id, status, format!("it was not ready after {} s", within.as_secs()))
             }
         };
-        let words = match status {
-            Some(status) => last_words(&id, &status).await,
+        let end = status.as_ref().and_then(|status| status.last_end.clone());
+        let words = match &status {
+            Some(status) => last_words(&id, status).await,
             None => None,
         };
-        Err(self.start_failed(release, &reason, words).await)
+        let mut refusal = self.start_failed(release, &reason).await;
+        refusal.error.code = end.as_ref().map_or(START_FAILED, EndReason::code).to_owned();
+        refusal.error.detail = with_answer(words, end.as_ref());
+        Err(refusal)
     }
 
     /// Waits until all run; an error is the first that failed, and how it is.
     async fn started(&self, candidates: &[InstanceId]) -> Result<(), (InstanceId, InstanceStatus)> {
         let mut statuses = self.engine.node.statuses();
         let mut followers = Followers::new();
+        let mut steady_at = None;
         loop {
             let now = statuses.borrow_and_update().clone();
             followers = self.mention_app_logs(followers, candidates, &now).await;
@@ -68,7 +78,9 @@ impl Operation {
                 return Err((id.clone(), status.clone()));
             }
             let running = known.filter(|(_, status)| status.state == InstanceState::Running);
-            if running.count() == candidates.len() {
+            if running.count() < candidates.len() {
+                steady_at = None;
+            } else if Instant::now() >= *steady_at.get_or_insert(Instant::now() + STEADY_FOR) {
                 return Ok(());
             }
             tokio::select! {
@@ -110,17 +122,10 @@ impl Operation {
         (late.clone(), statuses.get(late).cloned())
     }
 
-    async fn start_failed(
-        &self,
-        release: ReleaseNumber,
-        reason: &str,
-        words: Option<String>,
-    ) -> Refusal {
+    async fn start_failed(&self, release: ReleaseNumber, reason: &str) -> Refusal {
         let remains = self.what_remains(release).await;
         let message = format!("release {release} did not start: {reason}; {remains}");
-        let mut refusal = Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "start_failed", message);
-        refusal.error.detail = words;
-        refusal
+        Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, START_FAILED, message)
     }
 
     /// What those who use the app have after `release` could not be had.
@@ -134,6 +139,22 @@ impl Operation {
             None => "nothing was deployed".to_owned(),
         }
     }
+}
+
+/// Why an instance did not come to run, or ended soon after it did.
+fn in_words(status: &InstanceStatus) -> String {
+    let reason = status.last_end.as_ref().map_or_else(|| "it ended".to_owned(), hints::told);
+    match status.state {
+        InstanceState::Crashed { .. } => format!("it answered, and then ended: {reason}"),
+        _ => reason,
+    }
+}
+
+/// The app's last words, and below them the answer that its health was judged by.
+fn with_answer(words: Option<String>, end: Option<&EndReason>) -> Option<String> {
+    let Some(EndReason::Unhealthy { path, body, .. }) = end else { return words };
+    let answer = format!("GET {path} was answered with:\n{body}");
+    Some(words.map_or_else(|| answer.clone(), |words| format!("{words}\n{answer}")))
 }
 
 /// The end of the instance's log, where there is one.

@@ -146,15 +146,18 @@ def is_no_space(error):
 
 
 def full_place():
-    """Returns the first of the places where apps write that has no room left."""
+    """Returns the one of the places where apps write that has the least room left, if that is little.
+    What was too large to be written at once need not have filled it."""
+    room = {}
     for place in ("/tmp", "/dev/shm", "/ace/data"):
         try:
             space = os.statvfs(place)
         except EnvironmentError:
             continue
-        if space.f_bavail * 100 < space.f_blocks or space.f_files and not space.f_favail:
-            return place
-    return None
+        names = float(space.f_favail) / space.f_files if space.f_files else 1.0
+        room[place] = min(names, float(space.f_bavail) / max(space.f_blocks, 1))
+    least = min(room, key=room.get) if room else None
+    return least if room and room[least] < 0.1 else None
 
 
 def callables(module):
