@@ -228,7 +228,7 @@ pub mod tests {
              python   3.13.1\n\
              memory   512M at most, each instance\n\n\
              INSTANCE  RELEASE  STATE    FOR     RESTARTS  LAST ENDED BECAUSE\n\
-             abcd1234  3        running  10 min  1         out of memory: its limit is 512M"
+             abcd1234  3        running  10 min  1         out of memory: its limit is 512M (memory)"
         );
     }
 
