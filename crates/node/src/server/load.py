@@ -30,7 +30,7 @@ def load(status=NOT_LOADED):
     module, _, name = settings["entry"].partition(":")
     name = name.replace("()", "")
     try:
-        found = importlib.import_module(module)
+        found = module_named(module)
         if not hasattr(found, name):
             text = "%s has no %s; it has %s" % (found.__file__, name, callables(found) or "nothing to call")
             refuse("entry_missing", settings["entry"], text, status)
