@@ -332,7 +332,11 @@ fn what_a_server_cant_serve_is_refused_with_the_way_out() -> Result<()> {
         assert_eq!(failed.status, 1, "{failed:?}");
         assert!(failed.stderr.contains("index.py\", line 1"), "{}", failed.stderr);
         assert!(failed.stderr.contains("no_such_module_at_all"), "{}", failed.stderr);
-        assert!(failed.stderr.contains("could not be loaded"), "{}", failed.stderr);
+        assert!(
+            failed.stderr.contains("\"no_such_module_at_all\" is missing"),
+            "{}",
+            failed.stderr
+        );
     }
     assert_eq!(engine.get("hidden", "/")?.text(), "hello");
     Ok(())
