@@ -15,7 +15,6 @@ use ace_api::{
 };
 use ace_sandbox::cgroup::Cgroup;
 use ace_sandbox::launch::{Handles, launch, launch_on_terminal};
-use ace_sandbox::network;
 use ace_sandbox::process::{self, ProcessRef};
 use ace_sandbox::spec::ExitRecord;
 use ace_types::{AppName, InstanceId, error_chain};
@@ -29,11 +28,11 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::addresses::AddressLease;
-use crate::container::{World, attach_volume};
+use crate::container::{World, attach_volume, surroundings};
 use crate::instance::blocking;
 use crate::old_logs::OldLogs;
 use crate::record::InstanceFolder;
-use crate::shape::{self, Surroundings};
+use crate::shape;
 use crate::streams::{Console, read_pipe, write_pipe};
 
 /// How long a command that is asked to end may take.
@@ -179,15 +178,8 @@ impl Command {
             let volume = attach_volume(like).map_err(failed("attach the app's volume"))?;
             let cgroup = world.cgroups.create(like.id.as_str(), &like.limits);
             let cgroup = cgroup.map_err(failed("make the control group"))?;
-            let surroundings = Surroundings {
-                cgroup: cgroup.clone(),
-                host_interface: network::veth_name(&world.engine, like.id.as_str()),
-                address,
-                gateway: world.gateway,
-                nameservers: world.nameservers.clone(),
-                volume_device: volume.as_ref().map(|attached| attached.device.clone()),
-                log: PathBuf::new(), // A command has none of its own.
-            };
+            let log = PathBuf::new(); // A command has none of its own.
+            let surroundings = surroundings(&world, like, &cgroup, address, volume.as_ref(), log);
             let container = shape::command(&spec, surroundings, STOP_GRACE);
             let (exit, exit_writer) = our_reading_end().map_err(failed("make a pipe"))?;
             let (launched, streams) = if spec.terminal.is_some() {

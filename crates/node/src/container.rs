@@ -8,7 +8,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::{AsRawFd, OwnedFd};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixListener;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -99,15 +99,7 @@ pub fn launch(
     let volume = attach_volume(spec).map_err(StartError::Volume)?;
     let cgroup =
         world.cgroups.create(spec.id.as_str(), &spec.limits).map_err(StartError::Cgroup)?;
-    let surroundings = Surroundings {
-        cgroup: cgroup.clone(),
-        host_interface: network::veth_name(&world.engine, spec.id.as_str()),
-        address,
-        gateway: world.gateway,
-        nameservers: world.nameservers.clone(),
-        volume_device: volume.as_ref().map(|attached| attached.device.clone()),
-        log: folder.log(),
-    };
+    let surroundings = surroundings(world, spec, &cgroup, address, volume.as_ref(), folder.log());
     let handles = Handles {
         stdin: None,
         stdout: None,
@@ -120,6 +112,26 @@ pub fn launch(
             .map_err(StartError::Launch)?;
     let process = ProcessRef { pid: launched.pid, start_time: launched.start_time };
     watch(process, cgroup).map_err(StartError::Watch)
+}
+
+/// What a container of `spec` finds around it; its log goes to the folder `log`.
+pub fn surroundings(
+    world: &World,
+    spec: &InstanceSpec,
+    cgroup: &Cgroup,
+    address: Ipv4Addr,
+    volume: Option<&volume::Attached>,
+    log: PathBuf,
+) -> Surroundings {
+    Surroundings {
+        cgroup: cgroup.clone(),
+        host_interface: network::veth_name(&world.engine, spec.id.as_str()),
+        address,
+        gateway: world.gateway,
+        nameservers: world.nameservers.clone(),
+        volume_device: volume.map(|attached| attached.device.clone()),
+        log,
+    }
 }
 
 /// Finds the container that `record` tells of, or else why it ended.
