@@ -195,13 +195,13 @@ pub fn assert_sound(machine: &Machine, life: &Life) {
     assert_eq!(machine.rows("ids/"), apps.len());
     assert_eq!(machine.rows("instances/"), all_wanted());
     assert!(machine.rows("deploys/") <= apps.len());
-    eventually("unused files are removed", || {
-        let apps_in = |kind: &str| used_folders(&machine.path(kind));
-        apps_in("releases") == deployed
-            // Files have none, but an earlier release of the app may.
-            && apps_in("environments") <= deployed
-            && machine.entries("archives") == 0
-            && machine.entries("logs/builds") <= machine.rows("releases/") + machine.rows("builds/")
+    let apps_in = |kind: &str| used_folders(&machine.path(kind));
+    eventually("the code of no app but these is kept", || apps_in("releases") == deployed);
+    // Files have none, but an earlier release of the app may.
+    eventually("nor an environment", || apps_in("environments") <= deployed);
+    eventually("archives are removed", || machine.entries("archives") == 0);
+    eventually("logs of unknown builds are removed", || {
+        machine.entries("logs/builds") <= machine.rows("releases/") + machine.rows("builds/")
     });
 }
 

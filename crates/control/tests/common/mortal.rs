@@ -1,7 +1,7 @@
 //! A store whose engine dies at a chosen commit.
 
 use std::sync::Arc;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use ace_store::{Changes, CommitError, Entry, Listing, Op, ReadError, Revision, Store, Watch};
 use async_trait::async_trait;
@@ -22,17 +22,21 @@ pub struct Mortal {
     store: Arc<dyn Store>,
     left: AtomicUsize,
     death: Death,
+    /// It does nothing more than its last commit.
+    dying: AtomicBool,
+    /// Nothing of it comes any more.
     pub dead: watch::Sender<bool>,
 }
 
 impl Mortal {
     pub fn new(store: Arc<dyn Store>, commits: usize, death: Death) -> Arc<Self> {
         let left = AtomicUsize::new(commits);
-        Arc::new(Self { store, left, death, dead: watch::Sender::new(false) })
+        let (dying, dead) = (AtomicBool::new(false), watch::Sender::new(false));
+        Arc::new(Self { store, left, death, dying, dead })
     }
 
     async fn alive(&self) {
-        if *self.dead.borrow() {
+        if self.dying.load(Ordering::SeqCst) {
             std::future::pending().await
         }
     }
@@ -56,10 +60,12 @@ impl Store for Mortal {
         if self.left.fetch_update(Ordering::SeqCst, Ordering::SeqCst, count).is_ok() {
             return self.store.commit(ops).await;
         }
-        self.dead.send_replace(true);
+        self.dying.store(true, Ordering::SeqCst);
         if self.death == Death::After {
             self.store.commit(ops).await?;
         }
+        // Not before that is on disk: a killed engine's commit does not come after its death.
+        self.dead.send_replace(true);
         std::future::pending().await
     }
 
