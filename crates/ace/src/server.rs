@@ -18,6 +18,7 @@ use ace_types::HostName;
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use ipnet::IpNet;
+use jiff::Timestamp;
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
@@ -230,6 +231,7 @@ fn parts(
         gateway,
         builder: Arc::new(builder),
         doctor: Arc::new(move || doctor::report(&scratch)),
+        clock: Arc::new(Timestamp::now),
     })
 }
 

@@ -8,6 +8,7 @@ use ace_api::http::DoctorReport;
 use ace_api::{Builder, Gateway, Node};
 use ace_store::{Revision, Store};
 use ace_types::{AppName, BuildId, InstanceId};
+use jiff::Timestamp;
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::JoinHandle;
@@ -37,7 +38,12 @@ pub struct Parts {
     pub builder: Arc<dyn Builder>,
     /// Examines the machine. May block.
     pub doctor: Arc<dyn Fn() -> DoctorReport + Send + Sync>,
+    /// Tells the time, by which pauses and first minutes go.
+    pub clock: Clock,
 }
+
+/// What time it is.
+pub type Clock = Arc<dyn Fn() -> Timestamp + Send + Sync>;
 
 /// One running `control`.
 pub struct Engine {
@@ -46,6 +52,7 @@ pub struct Engine {
     pub gateway: Arc<dyn Gateway>,
     pub builder: Arc<dyn Builder>,
     pub doctor: Arc<dyn Fn() -> DoctorReport + Send + Sync>,
+    clock: Clock,
     pub records: Records,
     pub lanes: Lanes,
     pub commands: Arc<Commands>,
@@ -77,6 +84,7 @@ impl Engine {
             gateway: parts.gateway,
             builder: parts.builder,
             doctor: parts.doctor,
+            clock: parts.clock,
             records: Records::open(parts.store).await?,
             lanes: Lanes::default(),
             commands: Arc::default(),
@@ -91,6 +99,10 @@ impl Engine {
             reconciler: Mutex::new(None),
             next_range: AtomicU32::new(0),
         })
+    }
+
+    pub fn now(&self) -> Timestamp {
+        (self.clock)()
     }
 
     /// Waits until the engine is about to end.

@@ -51,7 +51,7 @@ use tokio::sync::watch;
 
 pub use config::ControlConfig;
 use engine::Engine;
-pub use engine::Parts;
+pub use engine::{Clock, Parts};
 pub use records::RecordsError;
 pub use recover::RecoverError;
 pub use state::RowError;

@@ -21,7 +21,6 @@ use ace_types::{AppName, ReleaseNumber, TenantName, error_chain};
 use axum::http::StatusCode;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
-use jiff::Timestamp;
 use tokio::sync::{OwnedSemaphorePermit, SemaphorePermit, mpsc};
 
 use crate::changes::{self, Asked, Begun, Ending, SCALE_MAX, Wish};
@@ -188,7 +187,7 @@ impl Operation {
             }
         }
         self.phase(DeployPhase::Switching).await;
-        let change = |state: &_| Ok((changes::switch(state, &self.app, Timestamp::now())?, ()));
+        let change = |state: &_| Ok((changes::switch(state, &self.app, self.engine.now())?, ()));
         let ((), revision) = self.engine.records.transact(change).await?;
         Ok(Reached::Switched(release, revision))
     }
@@ -204,7 +203,7 @@ impl Operation {
         Ok(Asked {
             app: self.app.clone(),
             tenant: self.tenant.clone(),
-            now: Timestamp::now(),
+            now: self.engine.now(),
             fresh,
             ranges: u32::try_from(self.engine.config.id_ranges.len()).unwrap_or(u32::MAX),
             first_range: self.engine.next_range(),
@@ -261,7 +260,7 @@ impl Operation {
         };
         let change = |state: &State| {
             let is_destroyed = state.app(&self.app).is_none_or(|app| app.destroying);
-            Ok((changes::settle(state, &self.app, ending, Timestamp::now()), is_destroyed))
+            Ok((changes::settle(state, &self.app, ending, self.engine.now()), is_destroyed))
         };
         let (is_destroyed, revision) = match self.engine.records.transact(change).await {
             Ok(done) => done,

@@ -8,7 +8,6 @@ use ace_api::{InstanceSpec, RouteTable};
 use ace_store::Revision;
 use ace_types::{AppName, InstanceId, error_chain};
 use futures_util::FutureExt;
-use jiff::Timestamp;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::changes;
@@ -69,7 +68,7 @@ async fn pass(
 ) -> Result<Revision, RecordsError> {
     let state = engine.records.state().await?;
     let Plan { routes, instances, replace, died } =
-        plan(&engine.config, &state, statuses, Timestamp::now());
+        plan(&engine.config, &state, statuses, engine.now());
     let now = (routes, instances);
     if told.as_ref() != Some(&now) {
         // Routes first: an instance must have lost its requests before it is asked to stop.

@@ -12,7 +12,6 @@ use std::sync::Arc;
 use ace_api::Built;
 use ace_api::http::DeployKind;
 use ace_types::{AppName, error_chain};
-use jiff::Timestamp;
 
 use crate::changes::{self, Ending};
 use crate::commands::Commands;
@@ -71,7 +70,7 @@ pub async fn resume_destructions(engine: &Arc<Engine>) -> Result<(), RecordsErro
 pub async fn settle_stopped(engine: &Engine, app: &AppName) -> Result<(), Refusal> {
     let change = |state: &State| {
         let error = interruption(state, app);
-        Ok((changes::settle(state, app, Ending::Interrupted(&error), Timestamp::now()), ()))
+        Ok((changes::settle(state, app, Ending::Interrupted(&error), engine.now()), ()))
     };
     engine.records.transact(change).await?;
     Ok(())

@@ -8,7 +8,6 @@ use ace_api::{BuildError, BuildRequest, Built, Serving};
 use ace_store::Revision;
 use ace_types::{BuildId, ReleaseNumber};
 use axum::http::StatusCode;
-use jiff::Timestamp;
 use tokio::sync::{SemaphorePermit, mpsc};
 
 use super::{EVENTS, Operation, broken};
@@ -49,7 +48,7 @@ impl Operation {
         }
         let asked = self.asked()?;
         let change =
-            |state: &_| changes::propose(state, &self.app, &built, &asked.fresh, Timestamp::now());
+            |state: &_| changes::propose(state, &self.app, &built, &asked.fresh, self.engine.now());
         let (candidates, revision) = self.engine.records.transact(change).await?;
         let (release, startup) = (begun.release, built.app_yaml.startup);
         Ok((Begun::Starting { release, candidates, startup }, revision))
@@ -96,7 +95,7 @@ impl Operation {
         line: &str,
     ) -> Result<(), Refusal> {
         self.phase(DeployPhase::Preparing).await;
-        let change = |state: &_| changes::prepare(state, &self.app, built, Timestamp::now());
+        let change = |state: &_| changes::prepare(state, &self.app, built, self.engine.now());
         let (row, _) = self.engine.records.transact(change).await?;
         let state = self.engine.records.state().await?;
         let id = new_instance_id()?;

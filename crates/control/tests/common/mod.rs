@@ -88,6 +88,7 @@ impl Machine {
             gateway: gateway.clone(),
             builder: self.builder.clone(),
             doctor: Arc::new(|| DoctorReport { checks: vec![] }),
+            clock: Arc::new(jiff::Timestamp::now),
         };
         let socket = self.path("ace.sock");
         let _ = std::fs::remove_file(&socket);
