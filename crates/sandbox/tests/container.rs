@@ -6,6 +6,7 @@ mod kit;
 
 use std::fs;
 use std::io::{BufRead, BufReader, Read, Write};
+use std::net::Shutdown;
 use std::os::unix::net::{UnixListener, UnixStream};
 use std::path::Path;
 use std::process::{Command, Stdio};
@@ -316,6 +317,46 @@ fn a_listening_socket_is_handed_over() {
     let mut answer = String::new();
     client.read_to_string(&mut answer).unwrap();
     assert_eq!(answer, "HELLO");
+    assert_eq!(running.wait().record, EXITED_0);
+}
+
+#[test]
+fn a_connection_waits_until_the_program_listens_on_its_port() {
+    let Some(kit) = Kit::new() else { return };
+    let path = kit.path("app.sock");
+    let listener = UnixListener::bind(&path).unwrap();
+    let mut spec = kit.spec(python(
+        "import socket, sys\n\
+         print('started', flush=True)\n\
+         sys.stdin.readline()\n\
+         connection, _ = socket.create_server(('127.0.0.1', 8000)).accept()\n\
+         while said := connection.recv(4096):\n\
+         \x20   connection.sendall(said.upper())\n\
+         connection.sendall(b'the end')",
+    ));
+    spec.process.socket = Some(SocketUse::Forward { port: 8000, connections_max: 2 });
+    let mut client = UnixStream::connect(&path).unwrap();
+    client.write_all(b"hello ").unwrap();
+    let (stdin, mut keyboard) = std::io::pipe().unwrap();
+    let mut running = kit.start_with(&spec, |handles| {
+        handles.socket = Some(listener.into());
+        handles.stdin = Some(stdin.into());
+    });
+    assert_eq!(running.line(), "started\n");
+    keyboard.write_all(b"listen\n").unwrap();
+    let mut first = [0; 6];
+    client.read_exact(&mut first).unwrap();
+    assert_eq!(&first, b"HELLO ");
+    // Either side can end what it says, and still hear the other.
+    let mut writer = client.try_clone().unwrap();
+    let writing = std::thread::spawn(move || {
+        writer.write_all(&b"x".repeat(1_000_000)).unwrap();
+        writer.shutdown(Shutdown::Write).unwrap();
+    });
+    let mut rest = String::new();
+    client.read_to_string(&mut rest).unwrap();
+    writing.join().unwrap();
+    assert_eq!((rest.len(), rest.trim_start_matches('X')), (1_000_007, "the end"));
     assert_eq!(running.wait().record, EXITED_0);
 }
 

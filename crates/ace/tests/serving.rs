@@ -1,0 +1,205 @@
+//! Apps without a server of ours: files alone, and commands that listen by themselves.
+
+#![forbid(unsafe_code)]
+
+use std::io::{Read, Write};
+use std::net::TcpStream;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use ace_testkit::{AppFolder, Engine, app, eventually};
+use anyhow::{Context, Result, ensure};
+
+const DEADLINE: Duration = Duration::from_secs(60);
+
+fn engine() -> Result<Engine> {
+    Engine::start(env!("CARGO_BIN_EXE_ace"))
+}
+
+#[test]
+fn files_alone_need_no_server() -> Result<()> {
+    let mut engine = engine()?;
+    let site = AppFolder::empty()?;
+    site.write("index.html", "hello")?;
+    site.write("notes/index.html", "notes")?;
+    site.write(".env", "secret")?;
+    let said = engine.deploy(site.path(), "site")?.ok()?;
+    assert!(said.stderr.contains("files alone"), "{said:?}");
+    assert_eq!(engine.get("site", "/")?.text(), "hello");
+    assert_eq!(engine.get("site", "/notes/")?.text(), "notes");
+    for path in ["/missing", "/.env"] {
+        assert_eq!(engine.get("site", path)?.status, 404, "{path}");
+    }
+    let status = engine.status("site")?;
+    assert_eq!(
+        (&status["state"], &status["served_by"]["kind"]),
+        (&"running".into(), &"files".into())
+    );
+    assert_eq!(status["instances"].as_array().map(Vec::len), Some(0));
+    assert!(engine.ace(&["status", "site"])?.ok()?.stdout.contains("files alone"));
+
+    engine.kill()?;
+    engine.start_server()?;
+    let answer = || engine.get("site", "/").ok().filter(|answer| answer.status == 200);
+    assert_eq!(eventually("the site", DEADLINE, answer)?.text(), "hello");
+    Ok(())
+}
+
+#[test]
+fn files_and_programs_follow_each_other_without_a_failed_request() -> Result<()> {
+    let engine = engine()?;
+    let app = AppFolder::empty()?;
+    app.write("index.html", "hello")?;
+    engine.deploy(app.path(), "shop")?.ok()?;
+    let over = AtomicBool::new(false);
+    thread::scope(|scope| -> Result<()> {
+        let asking = scope.spawn(|| -> Result<usize> {
+            let mut answers = 0;
+            while !over.load(Ordering::Relaxed) {
+                let answer = engine.get("shop", "/")?;
+                ensure!(answer.status == 200 && answer.text() == "hello", "{}", answer.text());
+                answers += 1;
+            }
+            Ok(answers)
+        });
+        let deploys = || -> Result<()> {
+            app.write("index.py", &app::saying("hello"))?;
+            engine.deploy(app.path(), "shop")?.ok()?;
+            assert_eq!(engine.status("shop")?["served_by"]["kind"], "server");
+            std::fs::remove_file(app.path().join("index.py"))?;
+            engine.deploy(app.path(), "shop")?.ok()?;
+            Ok(())
+        };
+        let deployed = deploys();
+        over.store(true, Ordering::Relaxed);
+        let answers = asking.join().map_err(|_| anyhow::anyhow!("asking panicked"))?;
+        deployed?;
+        assert!(answers? > 0);
+        Ok(())
+    })?;
+    let gone = || engine.status("shop").ok().filter(|now| now["instances"][0].is_null());
+    eventually("the last instance's end", DEADLINE, gone)?;
+    Ok(())
+}
+
+/// Sleeps, and then echoes: the body of a POST, and after an upgrade all that comes.
+const ECHO: &str = r#"
+import base64, hashlib, os, sys, time
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Echo(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+
+    def do_GET(self):
+        if self.path == "/end":
+            os._exit(7)
+        if self.headers.get("Upgrade") == "websocket":
+            return self.upgrade()
+        self.answer(repr([self.headers["Host"], self.headers["X-Forwarded-For"], sys.prefix]).encode())
+
+    def do_POST(self):
+        self.answer(self.rfile.read(int(self.headers["Content-Length"])))
+
+    def answer(self, body):
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def upgrade(self):
+        key = self.headers["Sec-WebSocket-Key"] + "258EAFA5-E914-47DA-95CA-C5AB0DC85B11"
+        self.send_response(101)
+        self.send_header("Connection", "Upgrade")
+        self.send_header("Upgrade", "websocket")
+        self.send_header("Sec-WebSocket-Accept", base64.b64encode(hashlib.sha1(key.encode()).digest()).decode())
+        self.end_headers()
+        while data := self.connection.recv(65536):
+            self.connection.sendall(data)
+        self.close_connection = True
+
+
+time.sleep(float(sys.argv[2]))
+ThreadingHTTPServer(("127.0.0.1", int(sys.argv[1])), Echo).serve_forever()
+"#;
+
+fn echo(procfile: &str) -> Result<AppFolder> {
+    let folder = AppFolder::empty()?;
+    folder.write("echo.py", ECHO)?;
+    folder.write("Procfile", procfile)?;
+    Ok(folder)
+}
+
+#[test]
+fn a_command_that_listens_late_serves_bodies_and_upgrades() -> Result<()> {
+    let engine = engine()?;
+    let folder = echo("worker: none\nweb: python echo.py $PORT 5\n")?;
+    engine.deploy(folder.path(), "echo")?.ok()?;
+    let seen = engine.get("echo", "/")?.text();
+    assert_eq!(seen, "['echo.localhost', '127.0.0.1', '/ace/user/virtualenv']");
+    let body: Vec<u8> = (0..5_000_000_u32).map(|n| (n % 251) as u8).collect();
+    let echoed = engine.request("echo", "POST", "/", &[], &body)?;
+    assert!(echoed.status == 200 && echoed.body == body);
+    upgrade_echoes(&engine)?;
+    let status = engine.status("echo")?;
+    assert_eq!(status["served_by"]["line"], "python echo.py $PORT 5");
+
+    // It ends as any app does, and is started again.
+    assert_eq!(engine.get("echo", "/end")?.status, 502);
+    let ended = || {
+        let last_end = engine.status("echo").ok()?["instances"][0]["last_end"].clone();
+        (!last_end.is_null()).then_some(last_end)
+    };
+    let last_end = eventually("the end", DEADLINE, ended)?;
+    assert_eq!((&last_end["kind"], &last_end["status"]), (&"exited".into(), &7.into()));
+    let again = || engine.get("echo", "/").ok().filter(|answer| answer.status == 200);
+    eventually("the app again", DEADLINE, again)?;
+    Ok(())
+}
+
+fn upgrade_echoes(engine: &Engine) -> Result<()> {
+    let mut stream = TcpStream::connect(engine.address()?)?;
+    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
+    stream.write_all(
+        b"GET /room HTTP/1.1\r\nHost: echo.localhost\r\nConnection: Upgrade\r\n\
+          Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+    )?;
+    let mut head = Vec::new();
+    while !head.ends_with(b"\r\n\r\n") {
+        let mut byte = [0];
+        stream.read_exact(&mut byte)?;
+        head.push(byte[0]);
+    }
+    ensure!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+    for said in [&b"\x81\x05hello"[..], &[0xff; 100_000]] {
+        let mut heard = vec![0; said.len()];
+        stream.write_all(said)?;
+        stream.read_exact(&mut heard)?;
+        ensure!(heard == said);
+    }
+    Ok(())
+}
+
+#[test]
+fn a_command_that_does_not_listen_says_so() -> Result<()> {
+    let engine = engine()?;
+    let folder = echo("web: sleep 600\n")?;
+    folder.write("app.yaml", "startup: 2s\n")?;
+    let said = engine.deploy(folder.path(), "mute")?.stderr;
+    assert!(said.contains("not ready after 2 s: nothing listens on port 8000 ($PORT)"), "{said}");
+    folder.write("Procfile", "web: python echo.py 5000 0\n")?;
+    let said = engine.deploy(folder.path(), "mute")?.stderr;
+    let elsewhere = "nothing listens on port 8000 ($PORT), but on 127.0.0.1:5000";
+    assert!(said.contains(elsewhere), "{said}");
+
+    folder.write("app.yaml", "startup: 20s\nenv: {PORT: \"5000\"}\n")?;
+    engine.deploy(folder.path(), "mute")?.ok()?;
+    assert_eq!(engine.get("mute", "/")?.status, 200);
+    folder.write("Procfile", "web: nosuch --port $PORT\n")?;
+    let failed = engine.deploy(folder.path(), "mute")?;
+    assert!(failed.stderr.contains("nosuch: not found"), "{}", failed.stderr);
+    assert_eq!(engine.get("mute", "/").context("the old release")?.status, 200);
+    Ok(())
+}
