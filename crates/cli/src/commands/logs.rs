@@ -1,6 +1,6 @@
 //! `ace logs`: what an app's instances print.
 
-use ace_api::http::LogLine;
+use ace_api::http::{AppView, LogLine, ServedBy};
 use ace_types::{AppName, InstanceId};
 use clap::Args;
 use http::Method;
@@ -38,19 +38,31 @@ pub async fn run(args: LogsArgs, client: &Client, screen: &Screen) -> Result<(),
     let path = format!("/v1/apps/{app}/logs?follow={follow}&tail={tail}");
     let open = client.lines(Method::GET, &path, empty_body());
     let mut lines = within(ANSWER_DEADLINE, "opening the log", open).await?;
-    let mut empty = true;
+    let mut silent = true;
     // No deadline for the next line: an app may be silent, and Ctrl-C is at hand.
     while let Some(line) = lines.next::<LogLine>().await? {
-        empty = false;
+        silent &= line.instance.is_none();
         match screen.json() {
             true => screen.json_line(&line)?,
             false => screen.line(&render(&line, screen))?,
         }
     }
-    if empty && !follow {
-        screen.note(&format!("{app} has printed nothing yet; follow it with: ace logs {app} -f"));
+    if silent && !follow {
+        let view: AppView = client.get(&format!("/v1/apps/{app}")).await?;
+        screen.note(&nothing(&view));
     }
     Ok(())
+}
+
+/// Why there is no line of an instance.
+fn nothing(app: &AppView) -> String {
+    let name = &app.name;
+    match app.served_by {
+        Some(ServedBy::Files) => {
+            format!("{name} is files alone: nothing runs that could print; see: ace status {name}")
+        }
+        _ => format!("{name} has printed nothing yet; follow it with: ace logs {name} -f"),
+    }
 }
 
 fn render(line: &LogLine, screen: &Screen) -> String {
