@@ -38,6 +38,7 @@ fn files_alone_need_no_server() -> Result<()> {
     );
     assert_eq!(status["instances"].as_array().map(Vec::len), Some(0));
     assert!(engine.ace(&["status", "site"])?.ok()?.stdout.contains("files alone"));
+    assert!(engine.ace(&["logs", "site"])?.ok()?.stderr.contains("site is files alone"));
 
     engine.kill()?;
     engine.start_server()?;
@@ -188,18 +189,53 @@ fn a_command_that_does_not_listen_says_so() -> Result<()> {
     let folder = echo("web: sleep 600\n")?;
     folder.write("app.yaml", "startup: 2s\n")?;
     let said = engine.deploy(folder.path(), "mute")?.stderr;
-    assert!(said.contains("not ready after 2 s: nothing listens on port 8000 ($PORT)"), "{said}");
+    assert!(said.contains("nothing listens on port 8000 ($PORT) after 2 s"), "{said}");
     folder.write("Procfile", "web: python echo.py 5000 0\n")?;
     let said = engine.deploy(folder.path(), "mute")?.stderr;
-    let elsewhere = "nothing listens on port 8000 ($PORT), but on 127.0.0.1:5000";
+    let elsewhere =
+        "nothing listens on port 8000 ($PORT) after 2 s (startup), but on 127.0.0.1:5000";
     assert!(said.contains(elsewhere), "{said}");
 
     folder.write("app.yaml", "startup: 20s\nenv: {PORT: \"5000\"}\n")?;
     engine.deploy(folder.path(), "mute")?.ok()?;
     assert_eq!(engine.get("mute", "/")?.status, 200);
+    engine.ace(&["config", "mute", "PORT=9"])?.ok()?;
+    assert_eq!(engine.get("mute", "/").context("with another PORT")?.status, 200);
     folder.write("Procfile", "web: nosuch --port $PORT\n")?;
     let failed = engine.deploy(folder.path(), "mute")?;
     assert!(failed.stderr.contains("nosuch: not found"), "{}", failed.stderr);
     assert_eq!(engine.get("mute", "/").context("the old release")?.status, 200);
+    Ok(())
+}
+
+/// On Python 2.7, whose own server reads no chunks.
+const OLD: &str = r#"
+import os, sys
+from BaseHTTPServer import BaseHTTPRequestHandler, HTTPServer
+
+
+class Say(BaseHTTPRequestHandler):
+    def do_GET(self):
+        self.send_response(200)
+        self.end_headers()
+        self.wfile.write("%s.%s %s" % (sys.version_info[:2] + (os.environ["PORT"],)))
+
+
+HTTPServer(("0.0.0.0", int(os.environ["PORT"])), Say).serve_forever()
+"#;
+
+#[test]
+fn a_command_may_be_of_an_old_python() -> Result<()> {
+    let engine = engine()?;
+    if !engine.ace(&["python", "list", "--json"])?.ok()?.stdout.contains("\"2.7.") {
+        eprintln!("skipped: this machine has no Python 2.7");
+        return Ok(());
+    }
+    let folder = AppFolder::empty()?;
+    folder.write("serve.py", OLD)?;
+    folder.write("Procfile", "web: python serve.py\n")?;
+    folder.write("app.yaml", "python: \"2.7\"\nserver: none\n")?;
+    engine.deploy(folder.path(), "old")?.ok()?;
+    assert_eq!(engine.get("old", "/")?.text(), "2.7 8000");
     Ok(())
 }

@@ -1,6 +1,7 @@
 //! Why instances end, or never begin to serve.
 
 use std::fmt;
+use std::net::SocketAddr;
 use std::time::Duration;
 
 use ace_types::Bytes;
@@ -46,6 +47,8 @@ pub enum EndReason {
     StillLoading { after: Duration },
     /// It listens, but gave no whole answer within `after`. `last` is what the last probe got.
     NoAnswer { after: Duration, last: String },
+    /// The app's own command did not listen on `port` within `after`, but on the addresses `elsewhere`.
+    NothingListens { after: Duration, port: u16, elsewhere: Vec<SocketAddr> },
     /// Its last answer to the probe was of a `status` that is no sign of health. `body` is that
     /// answer's beginning.
     Unhealthy { after: Duration, path: String, status: u16, body: String },
@@ -79,6 +82,7 @@ impl EndReason {
             Self::VolumeFull { .. } => "volume_full",
             Self::StillLoading { .. } => "still_loading",
             Self::NoAnswer { .. } => "no_answer",
+            Self::NothingListens { .. } => "nothing_listens",
             Self::Unhealthy { .. } => "unhealthy",
             Self::Damaged { .. } => "damaged",
             Self::Lost => "lost",
@@ -130,6 +134,13 @@ impl fmt::Display for EndReason {
             }
             Self::NoAnswer { after, last } => {
                 write!(f, "no answer after {} s (startup): {last}", after.as_secs())
+            }
+            Self::NothingListens { after, port, elsewhere } => {
+                let seconds = after.as_secs();
+                write!(f, "nothing listens on port {port} ($PORT) after {seconds} s (startup)")?;
+                elsewhere.iter().enumerate().try_for_each(|(index, address)| {
+                    write!(f, "{} {address}", if index == 0 { ", but on" } else { "," })
+                })
             }
             Self::Unhealthy { after, path, status, .. } => write!(
                 f,
@@ -190,6 +201,7 @@ mod tests {
             EndReason::VolumeFull { size: limit },
             EndReason::StillLoading { after },
             EndReason::NoAnswer { after, last: text() },
+            EndReason::NothingListens { after, port: 80, elsewhere: Vec::new() },
             EndReason::Unhealthy { after, path: text(), status: 500, body: text() },
             EndReason::Damaged { what: text() },
             EndReason::Lost,

@@ -75,6 +75,12 @@ fn way_out(reason: &EndReason) -> Option<String> {
         EndReason::StillLoading { .. } => {
             Some("\"startup:\" in app.yaml gives it more time".to_owned())
         }
+        EndReason::NothingListens { elsewhere, .. } if elsewhere.is_empty() => {
+            Some("\"startup:\" in app.yaml gives it more time".to_owned())
+        }
+        EndReason::NothingListens { .. } => {
+            Some("have it listen on 0.0.0.0:$PORT, or set PORT by \"env:\" in app.yaml".to_owned())
+        }
         _ => None,
     }
 }

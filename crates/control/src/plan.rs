@@ -214,6 +214,7 @@ fn is_of_its_own(end: &EndReason) -> bool {
         | EndReason::VolumeFull { .. }
         | EndReason::StillLoading { .. }
         | EndReason::NoAnswer { .. }
+        | EndReason::NothingListens { .. }
         | EndReason::Unhealthy { .. } => true,
     }
 }

@@ -4,6 +4,7 @@
 //! its start came. The last is what the server's start, a script of ours, says of itself: the tenant
 //! could say something else, and would be told just that.
 
+use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -15,6 +16,9 @@ use crate::server::STATUS_NOT_LOADED;
 
 /// SIGKILL's number, the same on every architecture.
 const KILL: i32 = 9;
+
+/// The most addresses that are named where an app listens on the wrong one.
+const ELSEWHERE_MAX: usize = 4;
 
 /// The longest name or place that is taken from a report, in characters.
 const SUBJECT_MAX: usize = 200;
@@ -91,6 +95,20 @@ pub fn of_timeout(facts: Facts, after: Duration, path: &str, last: &ProbeOutcome
             EndReason::NoAnswer { after, last: format!("GET {path} got no answer ({why})") }
         }
     }
+}
+
+/// Why a command was not heard `after` this time, if it listens on all of `found` and not on `port`.
+pub fn of_silence(port: u16, after: Duration, found: &[SocketAddr]) -> Option<EndReason> {
+    let is_reached = |address: &SocketAddr| {
+        let ip = address.ip().to_canonical();
+        address.port() == port && (ip == Ipv4Addr::LOCALHOST || ip.is_unspecified())
+    };
+    let elsewhere = || found.iter().take(ELSEWHERE_MAX).copied().collect();
+    (!found.iter().any(is_reached)).then(|| EndReason::NothingListens {
+        after,
+        port,
+        elsewhere: elsewhere(),
+    })
 }
 
 impl<'a> Facts<'a> {
@@ -252,5 +270,23 @@ mod tests {
         assert_eq!(timeout_code("loaded", &[], 0, &bad), "unhealthy");
         assert_eq!(timeout_code("loaded", &["/dev/shm"], 0, &bad), "shm_full");
         assert_eq!(timeout_code("", &[], 0, &none), "no_answer");
+    }
+
+    #[test]
+    fn a_command_is_reached_on_its_port_over_the_loopback_interface() {
+        let elsewhere = |found: &[&str]| {
+            let found: Vec<SocketAddr> =
+                found.iter().map(|text| text.parse().expect("an address")).collect();
+            match of_silence(8000, AFTER, &found)? {
+                EndReason::NothingListens { elsewhere, .. } => Some(elsewhere.len()),
+                _ => None,
+            }
+        };
+        for reached in ["127.0.0.1:8000", "0.0.0.0:8000", "[::]:8000", "[::ffff:127.0.0.1]:8000"] {
+            assert_eq!(elsewhere(&["127.0.0.1:5000", reached]), None, "{reached}");
+        }
+        assert_eq!(elsewhere(&[]), Some(0));
+        assert_eq!(elsewhere(&["127.0.0.1:5000", "[::1]:8000", "10.0.0.2:8000"]), Some(3));
+        assert_eq!(elsewhere(&["127.0.0.1:80"; 9]), Some(ELSEWHERE_MAX));
     }
 }

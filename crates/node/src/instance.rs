@@ -8,7 +8,8 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ace_api::{EndReason, InstanceSpec, InstanceState, InstanceStatus};
+use ace_api::{EndReason, InstanceSpec, InstanceState, InstanceStatus, Program};
+use ace_sandbox::listeners;
 use ace_types::error_chain;
 use ace_upstream::{ProbeOutcome, probe};
 use jiff::Timestamp;
@@ -17,6 +18,7 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::addresses::AddressLease;
 use crate::container::{self, Container, Damage, World};
+use crate::ending;
 use crate::life::{Effect, Event, Life, Patience, Phase};
 use crate::record::{InstanceFolder, Record};
 
@@ -151,9 +153,14 @@ impl Instance {
     /// Ends a container that was not ready in time, and finds out why; `last` came of the last probe.
     async fn give_up(&mut self, last: &ProbeOutcome) -> Event {
         let Some(container) = &self.container else { return Event::Ended(EndReason::Lost) };
+        let unheard = nothing_listens(&self.spec, container.process().pid).await;
         container.end_at_once().await;
         let path = probe_path(&self.spec);
-        Event::NotReady(container.delay_reason(&self.spec, &self.folder, path, last))
+        let reason = container.delay_reason(&self.spec, &self.folder, path, last);
+        Event::NotReady(match (reason, unheard) {
+            (EndReason::NoAnswer { .. }, Some(unheard)) => unheard,
+            (reason, _) => reason,
+        })
     }
 
     /// Asks the kernel what it did to the container. Returns whether there is news.
@@ -362,6 +369,14 @@ async fn until_ready(
         }
         sleep(PROBE_PAUSE).await;
     }
+}
+
+/// That a command of the app's own listens elsewhere or not at all, if it is so. `init` is the
+/// process 1 of its container, as the host calls it.
+async fn nothing_listens(spec: &InstanceSpec, init: u32) -> Option<EndReason> {
+    let Program::Command { port, .. } = spec.runtime.program else { return None };
+    let found = blocking(move || listeners::of(init)).await.ok()?;
+    ending::of_silence(port, spec.startup, &found)
 }
 
 /// Whether an answer shows a server that is ready for requests.

@@ -159,11 +159,13 @@ pub fn environment(spec: &InstanceSpec) -> Vec<(String, String)> {
     let mut all: Vec<(String, String)> =
         ours.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
     all.push(("ACE_RELEASE".to_owned(), spec.release.to_string()));
-    if let Program::Command { port, .. } = spec.runtime.program {
-        all.push(("PORT".to_owned(), port.to_string()));
-    }
     all.retain(|(name, _)| !spec.env.contains_key(name));
     all.extend(spec.env.clone());
+    if let Program::Command { port, .. } = spec.runtime.program {
+        // Where connections go is settled when the release is made, whatever is configured later.
+        all.retain(|(name, _)| name != "PORT");
+        all.push(("PORT".to_owned(), port.to_string()));
+    }
     all
 }
 

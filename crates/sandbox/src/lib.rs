@@ -17,6 +17,7 @@ pub mod firewall;
 mod init;
 pub mod launch;
 mod launcher;
+pub mod listeners;
 mod log;
 pub mod network;
 pub mod process;
