@@ -24,6 +24,33 @@ fn the_examples_answer() -> Result<()> {
     listed(&engine)
 }
 
+#[test]
+fn files_and_tornado_old_and_new_answer() -> Result<()> {
+    let engine = Engine::start(env!("CARGO_BIN_EXE_ace"))?;
+    engine.deploy(&example("static"), "static")?.ok()?;
+    assert!(engine.get("static", "/")?.text().contains("<h1>Lighthouses"));
+    assert!(engine.get("static", "/notes/")?.text().contains("rhythm"));
+    assert_eq!(engine.get("static", "/README.md")?.status, 404);
+
+    engine.deploy(&example("tornado"), "tornado")?.ok()?;
+    assert!(engine.get("tornado", "/")?.text().contains("Tea or coffee?"));
+    assert_eq!(engine.request("tornado", "POST", "/votes/tea", &[], b"")?.status, 204);
+    assert_eq!(engine.request("tornado", "POST", "/votes/milk", &[], b"")?.status, 404);
+
+    if !engine.ace(&["python", "list", "--json"])?.ok()?.stdout.contains("\"2.7.") {
+        eprintln!("skipped in part: this machine has no Python 2.7");
+        return Ok(());
+    }
+    engine.deploy(&example("tornado4"), "tornado4")?.ok()?;
+    let first = engine.get("tornado4", "/")?;
+    assert!(first.text().contains("Tornado 4.5.3 on Python 2.7."), "{}", first.text());
+    let cookie = first.header("set-cookie").and_then(|cookie| cookie.split(';').next());
+    let cookie = [("Cookie", cookie.context("no cookie")?)];
+    let second = engine.request("tornado4", "GET", "/", &cookie, b"")?;
+    assert!(second.text().contains("visit 2 of yours"), "{}", second.text());
+    Ok(())
+}
+
 /// Flask's page names a file below `/static/`, which the gateway answers by itself.
 fn static_files_are_cached(engine: &Engine) -> Result<()> {
     let page = engine.get("flask", "/")?;
