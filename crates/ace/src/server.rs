@@ -29,6 +29,8 @@ use crate::doctor;
 use crate::engine::EngineFolder;
 use crate::machine::Machine;
 
+/// How often apps are looked at for a Python that was upgraded.
+const PYTHON_CHECK: Duration = Duration::from_secs(180);
 /// How long requests under way may take when the engine ends.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// How long an app that is asked to stop may take for what it has under way.
@@ -202,6 +204,7 @@ fn control_config(
         public_port,
         id_ranges: machine.id_ranges(),
         stop_grace: STOP_GRACE,
+        python_check: PYTHON_CHECK,
     })
 }
 

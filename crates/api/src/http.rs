@@ -19,7 +19,7 @@
 //! | `GET /v1/apps/{app}/logs?follow=&tail=` | | [`LogLine`]s, one JSON document a line |
 //! | `POST /v1/apps/{app}/run` | [`RunRequest`](crate::run::RunRequest) | frames both ways: see [`crate::run`] |
 //! | `GET /v1/doctor` | | [`DoctorReport`] |
-//! | `GET /v1/pythons` | | [`PythonView`]s, the newest first |
+//! | `GET /v1/pythons` | | [`PythonView`]s, the newest first, then those that are gone |
 //! | `POST /v1/pythons` | [`AddPython`] | [`PythonView`] |
 //! | `POST /v1/down` | | [`Done`], and then the engine ends |
 //!
@@ -88,6 +88,8 @@ pub struct AppView {
     pub served_by: Option<ServedBy>,
     /// Without one where files are served alone; so are the next two.
     pub python: Option<String>,
+    /// What is wrong with that Python on the engine's machine.
+    pub python_trouble: Option<PythonTrouble>,
     pub memory_limit: Option<Bytes>,
     pub volume: Option<Bytes>,
     pub instances: Vec<InstanceView>,
@@ -95,6 +97,16 @@ pub struct AppView {
     pub commands: Vec<CommandView>,
     /// How the newest deploy ended.
     pub last_deploy: Option<DeployView>,
+}
+
+/// What is wrong with the Python that an app's environment was made with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum PythonTrouble {
+    /// There is none of its minor version any more: a sentence with the way out.
+    Gone { message: String },
+    /// It has become `version`, for which the environment could not be rebuilt because of `error`.
+    NotRebuilt { version: String, error: String, retry_at: Timestamp },
 }
 
 /// What answers an app's requests.
@@ -173,6 +185,8 @@ pub enum DeployKind {
     },
     Configure,
     Limit,
+    /// The engine's own: the environment made anew, since its Python was upgraded.
+    Rebuild,
     Restart,
     Start,
     Stop,
@@ -189,6 +203,7 @@ impl std::fmt::Display for DeployKind {
             Self::Retreat { .. } => "automatic rollback",
             Self::Configure => "change of configuration",
             Self::Limit => "change of limits",
+            Self::Rebuild => "rebuild",
             Self::Restart => "restart",
             Self::Start => "start",
             Self::Stop => "stop",
@@ -290,8 +305,17 @@ pub struct ReleaseView {
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum ReleaseCause {
     Deployed,
-    Configured { names: Vec<String> },
-    Limited { names: Vec<String> },
+    Configured {
+        names: Vec<String>,
+    },
+    Limited {
+        names: Vec<String>,
+    },
+    /// It's release `of` with its environment made anew, for a Python that has become `python`.
+    Rebuilt {
+        of: ReleaseNumber,
+        python: String,
+    },
 }
 
 impl std::fmt::Display for ReleaseCause {
@@ -300,6 +324,7 @@ impl std::fmt::Display for ReleaseCause {
             Self::Deployed => write!(f, "deployed"),
             Self::Configured { names } => write!(f, "config: {}", names.join(", ")),
             Self::Limited { names } => write!(f, "limits: {}", names.join(", ")),
+            Self::Rebuilt { of, python } => write!(f, "{of} rebuilt: Python {python}"),
         }
     }
 }
@@ -336,6 +361,10 @@ pub struct PythonView {
     pub program: PathBuf,
     /// App servers that run on it, with their versions: `uwsgi-2.0.30`.
     pub servers: Vec<String>,
+    /// Apps whose serving release runs on it, by name.
+    pub apps: Vec<AppName>,
+    /// Only apps know it still: it's no longer on the machine. A sentence with the way out.
+    pub gone: Option<String>,
 }
 
 /// A further Python for apps.

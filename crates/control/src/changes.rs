@@ -2,9 +2,11 @@
 //!
 //! Together they are a deploy's and an app's life as the store sees it. Whatever is half done when
 //! the engine dies, [`settle`] ends, from the rows alone. What is asked for besides deploys is in
-//! `wish`, and how an app arrives at a release, by whichever way, in `arrival`.
+//! `wish`, a release that must be built anew for it in `rebuild`, and how an app arrives at a release,
+//! by whichever way, in `arrival`.
 
 mod arrival;
+mod rebuild;
 mod wish;
 
 use ace_api::http::{DeployKind, ReleaseCause};
@@ -22,7 +24,8 @@ use crate::rows::{
 use crate::state::{Row, State, create};
 use arrival::{arrived, candidates, promoted};
 
-pub use wish::{Begun, Wish, begin};
+pub use rebuild::{Rebuilt, begin_rebuild};
+pub use wish::{Begun, Wish, begin, started_by};
 
 /// Releases that are kept for each app besides those in use.
 const RELEASES_KEPT: usize = 10;
@@ -88,24 +91,7 @@ pub fn begin_deploy(
         }
     };
     let release = ReleaseNumber(app.next_release.0 - 1);
-    ops.push(create(&BuildRow {
-        app: asked.app.clone(),
-        tenant: asked.tenant.clone(),
-        number: release,
-        id: build.clone(),
-        started_at: asked.now,
-        state: BuildState::Building,
-    }));
-    let deploy = DeployRow {
-        app: asked.app.clone(),
-        tenant: asked.tenant.clone(),
-        kind: DeployKind::Deploy,
-        release,
-        build: Some(build.clone()),
-        started_at: asked.now,
-        state: DeployState::Building,
-    };
-    ops.push(put_deploy(state, &deploy));
+    ops.extend(building(state, asked, DeployKind::Deploy, release, build));
     Ok((ops, BuildBegun { release, build_ids, python: app.python }))
 }
 
@@ -188,7 +174,7 @@ fn fail(
     let failed = DeployState::Failed { ended_at: now, error: error.to_owned() };
     let mut ops = vec![deploy.replace(&DeployRow { state: failed, ..DeployRow::clone(deploy) })];
     ops.extend(delete_instances(state, app, InstanceRole::Candidate));
-    if makes_a_release(&deploy.kind) {
+    if makes_a_release(deploy) {
         ops.extend(state.release(&app.name, deploy.release).map(Row::delete));
     }
     if let Some(build) = &deploy.build {
@@ -255,6 +241,34 @@ pub fn replace_instance(
     let replaced = row.replaced.saturating_add(1);
     let successor = InstanceRow { id: instance.clone(), replaced, ..InstanceRow::clone(row) };
     vec![row.delete(), create(&successor)]
+}
+
+/// The build `build` of `release` is under way, as the first part of what is done to the app.
+fn building(
+    state: &State,
+    asked: &Asked,
+    kind: DeployKind,
+    release: ReleaseNumber,
+    build: &BuildId,
+) -> [Op; 2] {
+    let deploy = DeployRow {
+        app: asked.app.clone(),
+        tenant: asked.tenant.clone(),
+        kind,
+        release,
+        build: Some(build.clone()),
+        started_at: asked.now,
+        state: DeployState::Building,
+    };
+    let build = BuildRow {
+        app: asked.app.clone(),
+        tenant: asked.tenant.clone(),
+        number: release,
+        id: build.clone(),
+        started_at: asked.now,
+        state: BuildState::Building,
+    };
+    [create(&build), put_deploy(state, &deploy)]
 }
 
 fn deployed_release(app: &AppRow, build: &BuildRow, built: &Built, now: Timestamp) -> ReleaseRow {
@@ -370,16 +384,18 @@ fn delete_instances<'a>(
     state.instances_of(&app.name).filter(move |row| row.role == role).map(Row::delete)
 }
 
-/// Whether what is asked for has a release of its own.
-fn makes_a_release(kind: &DeployKind) -> bool {
-    match kind {
-        DeployKind::Deploy | DeployKind::Configure | DeployKind::Limit => true,
+/// Whether what is asked for has a release of its own: by its kind, or because one had to be built.
+fn makes_a_release(deploy: &DeployRow) -> bool {
+    match deploy.kind {
+        DeployKind::Deploy | DeployKind::Configure | DeployKind::Limit | DeployKind::Rebuild => {
+            true
+        }
         DeployKind::Rollback
         | DeployKind::Retreat { .. }
         | DeployKind::Restart
         | DeployKind::Start
         | DeployKind::Stop
-        | DeployKind::Scale { .. } => false,
+        | DeployKind::Scale { .. } => deploy.build.is_some(),
     }
 }
 

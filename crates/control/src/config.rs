@@ -19,6 +19,8 @@ pub struct ControlConfig {
     pub id_ranges: Vec<IdRange>,
     /// How long an instance that is asked to stop may take.
     pub stop_grace: Duration,
+    /// How often the Pythons of all apps are looked at.
+    pub python_check: Duration,
 }
 
 impl ControlConfig {

@@ -22,6 +22,7 @@ use crate::marks::Marks;
 use crate::records::{Records, RecordsError};
 use crate::refusal::Refusal;
 use crate::tasks::Tasks;
+use crate::upgrades::Upgrades;
 
 /// Builds at once.
 const BUILDS: usize = 2;
@@ -58,6 +59,7 @@ pub struct Engine {
     pub commands: Arc<Commands>,
     /// Apps that turn back from a release by themselves.
     pub retreats: Marks,
+    pub upgrades: Upgrades,
     /// A permit for each build that may run.
     pub builds: Semaphore,
     /// A permit for each operation that may be under way.
@@ -89,6 +91,7 @@ impl Engine {
             lanes: Lanes::default(),
             commands: Arc::default(),
             retreats: Marks::default(),
+            upgrades: Upgrades::default(),
             builds: Semaphore::new(BUILDS),
             operations: Arc::new(Semaphore::new(OPERATIONS)),
             tasks: Tasks::default(),

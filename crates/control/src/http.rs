@@ -11,8 +11,8 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ace_api::BuildError;
 use ace_api::http::{AddPython, AppView, DoctorReport, Done, LogLine, PythonView};
-use ace_api::{BuildError, Interpreter, KnownPython};
 use ace_types::AppName;
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
@@ -32,6 +32,7 @@ use crate::destroy::{self, GONE_MARGIN};
 use crate::engine::Engine;
 use crate::logs::{self, LogRequest};
 use crate::names;
+use crate::pythons;
 use crate::refusal::Refusal;
 use crate::run::run_command;
 use crate::views;
@@ -41,8 +42,6 @@ use crate::wind_down;
 const TAIL: usize = 100;
 /// How long the machine may be examined.
 const DOCTOR_WITHIN: Duration = Duration::from_secs(60);
-/// How long the machine's Pythons may take to say what they are.
-const PYTHONS_WITHIN: Duration = Duration::from_secs(60);
 
 type Shared = State<Arc<Engine>>;
 
@@ -74,7 +73,8 @@ pub fn router(engine: Arc<Engine>) -> Router {
 async fn list_apps(State(engine): Shared) -> Result<Json<Vec<AppView>>, Refusal> {
     let state = engine.records.state().await?;
     let statuses = Arc::clone(&engine.node.statuses().borrow());
-    Ok(Json(views::apps(&engine.config, &state, &statuses, &engine.commands)))
+    let views = views::apps(&engine.config, &state, &statuses, &engine.commands);
+    Ok(Json(views.into_iter().map(|view| with_trouble(&engine, view)).collect()))
 }
 
 async fn show_app(
@@ -85,7 +85,14 @@ async fn show_app(
     let state = engine.records.state().await?;
     let statuses = Arc::clone(&engine.node.statuses().borrow());
     let view = views::app(&engine.config, &state, &statuses, &engine.commands, &app);
-    view.map(Json).ok_or_else(|| names::no_such_app(&state, &app))
+    let view = view.map(|view| Json(with_trouble(&engine, view)));
+    view.ok_or_else(|| names::no_such_app(&state, &app))
+}
+
+/// `view` with what is wrong with the app's Python.
+fn with_trouble(engine: &Engine, view: AppView) -> AppView {
+    let trouble = |release| engine.upgrades.trouble(&view.name, release);
+    AppView { python_trouble: view.release.and_then(trouble), ..view }
 }
 
 async fn destroy_app(
@@ -154,9 +161,7 @@ async fn examine(State(engine): Shared) -> Result<Json<DoctorReport>, Refusal> {
 }
 
 async fn list_pythons(State(engine): Shared) -> Result<Json<Vec<PythonView>>, Refusal> {
-    let asked = timeout(PYTHONS_WITHIN, engine.builder.pythons()).await;
-    let pythons = asked.map_err(|error| Refusal::engine("ask every Python in time", &error))?;
-    Ok(Json(pythons.into_iter().map(python_view).collect()))
+    pythons::all(&engine).await.map(Json)
 }
 
 async fn add_python(State(engine): Shared, body: Bytes) -> Result<Json<PythonView>, Refusal> {
@@ -166,15 +171,14 @@ async fn add_python(State(engine): Shared, body: Bytes) -> Result<Json<PythonVie
         return Err(Refusal::bad_request("the path of a Python begins with \"/\""));
     }
     match engine.builder.add_python(&program).await {
-        Ok(python) => Ok(Json(python_view(python))),
+        Ok(python) => {
+            // It may be what an app waits for.
+            engine.upgrades.look_now();
+            Ok(Json(pythons::view(python)))
+        }
         Err(BuildError::Rejected(message)) => Err(Refusal::bad_request(message)),
         Err(error @ BuildError::Engine { .. }) => Err(Refusal::engine("add a Python", &error)),
     }
-}
-
-fn python_view(python: KnownPython) -> PythonView {
-    let Interpreter { version, program, .. } = python.interpreter;
-    PythonView { name: version, program, servers: python.servers }
 }
 
 async fn bring_down(State(engine): Shared) -> Result<Json<Done>, Refusal> {

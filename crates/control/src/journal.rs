@@ -26,6 +26,9 @@ pub fn line(wish: &Wish, release: ReleaseNumber) -> String {
         }
         Wish::Configure(_) => format!("release {release} serves: its configuration was changed"),
         Wish::Limit(_) => format!("release {release} serves: its limits were changed"),
+        Wish::Rebuild => {
+            format!("release {release} serves: rebuilt, since its Python was upgraded")
+        }
         Wish::Restart => format!("restarted; release {release} serves"),
         Wish::Stop => "stopped".to_owned(),
         Wish::Start => format!("started; release {release} serves"),

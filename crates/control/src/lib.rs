@@ -2,8 +2,8 @@
 //!
 //! What is wanted stands in the store (`rows`). `changes` is every way it changes, `plan` what
 //! it means for node and gateway, both pure. `operation` and `destroy` carry one wish through;
-//! `reconcile` keeps the machine as it should be; `recover` ends what another engine left half
-//! done.
+//! `reconcile` keeps the machine as it should be; `upgrades` notices that its Pythons have changed;
+//! `recover` ends what another engine left half done.
 //!
 //! Not here: building (`builder`), running (`node`), serving (`gateway`). They are known by their
 //! traits in `api` alone.
@@ -29,6 +29,7 @@ mod names;
 mod operation;
 mod plan;
 mod predeploy;
+mod pythons;
 mod reconcile;
 mod records;
 mod recover;
@@ -40,6 +41,7 @@ mod state;
 mod tasks;
 #[cfg(test)]
 mod testing;
+mod upgrades;
 mod views;
 
 use std::sync::Arc;
@@ -95,6 +97,7 @@ pub async fn run(
     recover::recover(&engine).await?;
     *engine.reconciler.lock().await = Some(tokio::spawn(reconcile::reconcile(Arc::clone(&engine))));
     recover::resume_destructions(&engine).await?;
+    engine.tasks.spawn(upgrades::watch(Arc::clone(&engine)));
 
     let end = watch::Sender::new(false);
     let router = http::router(Arc::clone(&engine));

@@ -6,10 +6,12 @@
 //!
 //! Each step is a commit (see `changes`) followed by what it announces. Up to the switch anything may
 //! fail, and whoever asked may leave: then all is as it was. After it there is no way but forward.
-//! What a deploy does in addition is in `build`, how new instances are waited for in `ready`.
+//! What a deploy does in addition is in `build`, what happens to a release whose Python has changed in
+//! `rebuild`, how new instances are waited for in `ready`.
 
 mod build;
 mod ready;
+mod rebuild;
 
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
@@ -108,17 +110,32 @@ pub fn start(engine: &Arc<Engine>, request: OperationRequest) -> mpsc::Receiver<
 /// has come to its end, whichever it is.
 pub async fn retreat(engine: &Arc<Engine>, app: AppName, from: ReleaseNumber, reason: String) {
     tracing::warn!(%app, release = %from, reason, "a new release died; turning back");
-    let Some(ticket) = engine.lanes.enter(&app, usize::MAX) else { return };
-    let request = OperationRequest {
-        app,
-        tenant: TenantName::default(),
-        work: Work::Wish(Wish::Retreat { from, reason }),
-        ticket,
-        admission: None,
-    };
-    let mut events = start(engine, request);
     // Whether it failed is told by the operation itself.
-    while events.recv().await.is_some() {}
+    let _ = of_the_engines_own(engine, app, Wish::Retreat { from, reason }).await;
+}
+
+/// Has the release that `app` serves built anew, if its Python has changed. Returns when that has come to its
+/// end.
+pub async fn rebuild(engine: &Arc<Engine>, app: AppName) -> Result<(), ApiError> {
+    of_the_engines_own(engine, app, Wish::Rebuild).await
+}
+
+/// Carries `wish` through, which nobody has asked for.
+async fn of_the_engines_own(
+    engine: &Arc<Engine>,
+    app: AppName,
+    wish: Wish,
+) -> Result<(), ApiError> {
+    let Some(ticket) = engine.lanes.enter(&app, usize::MAX) else { return Ok(()) };
+    let (tenant, work) = (TenantName::default(), Work::Wish(wish));
+    let mut events = start(engine, OperationRequest { app, tenant, work, ticket, admission: None });
+    let mut outcome = Ok(());
+    while let Some(event) = events.recv().await {
+        if let DeployEvent::Failed { error } = event {
+            outcome = Err(error);
+        }
+    }
+    outcome
 }
 
 impl Operation {
@@ -172,7 +189,7 @@ impl Operation {
         recover::settle_stopped(&self.engine, &self.app).await?;
         let (begun, revision) = match &self.work {
             Work::Deploy(source) => self.build(source, room).await?,
-            Work::Wish(wish) => self.begin(wish).await?,
+            Work::Wish(wish) => self.grant(wish).await?,
         };
         let (release, candidates, startup) = match begun {
             Begun::Noted(message) => return Ok(Reached::Noted(message)),
@@ -192,9 +209,14 @@ impl Operation {
         Ok(Reached::Switched(release, revision))
     }
 
-    async fn begin(&self, wish: &Wish) -> Result<(Begun, Revision), Refusal> {
+    /// Begins `wish`.
+    async fn grant(&self, wish: &Wish) -> Result<(Begun, Revision), Refusal> {
+        let rebuilt = match self.outdated(wish).await? {
+            Some(outdated) => Some(self.rebuild(wish, outdated).await?),
+            None => None,
+        };
         let asked = self.asked()?;
-        let change = |state: &_| changes::begin(state, &asked, wish);
+        let change = |state: &_| changes::begin(state, &asked, wish, rebuilt.as_ref());
         self.engine.records.transact(change).await
     }
 

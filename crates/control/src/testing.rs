@@ -39,6 +39,7 @@ pub fn config() -> ControlConfig {
         public_port: 8080,
         id_ranges: (0..8).filter_map(IdRange::new).collect(),
         stop_grace: Duration::from_secs(10),
+        python_check: Duration::from_secs(60),
     }
 }
 
@@ -154,7 +155,7 @@ impl Rows {
 
     /// Begins `wish`, whose first new instance is number `n`.
     pub fn wish(&mut self, app: &str, n: u32, wish: &Wish) -> Begun {
-        let (ops, begun) = changes::begin(&self.0, &asked(app, n), wish).unwrap();
+        let (ops, begun) = changes::begin(&self.0, &asked(app, n), wish, None).unwrap();
         self.commit(ops);
         begun
     }

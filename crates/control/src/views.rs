@@ -128,6 +128,7 @@ fn view(
         scale: app.scale,
         served_by: release.map(|release| served_by(&release.built.serving)),
         python: runtime.map(|runtime| runtime.python.version.clone()),
+        python_trouble: None,
         memory_limit: limits.map(|limits| limits.memory),
         volume: program.and_then(|release| release.built.app_yaml.volume),
         instances: instances(statuses, &app.name),

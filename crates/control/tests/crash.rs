@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ace_api::http::AppState;
 use common::mortal::{Death, Mortal};
-use common::{Life, Machine, SOON, assert_sound, block_on, client};
+use common::{Life, Machine, SOON, assert_sound, block_on, client, eventually};
 
 /// Time enough for an engine to come to its first commit, where it has one to make.
 const RECOVERY: Duration = Duration::from_millis(50);
@@ -136,6 +136,29 @@ fn an_app_is_there_whole_or_gone() {
         |life, told| assert!(told.is_none() || life.apps().is_empty()),
     );
     assert!(deaths >= 4, "{deaths}");
+}
+
+#[test]
+fn a_rebuild_is_taken_up_again_until_it_is_done() {
+    let deaths = die_everywhere(
+        |_| {},
+        async |socket| {
+            client::try_deploy(socket, "shop", "outdated").await?;
+            let app = || client::begin(socket, "GET", "/v1/apps/shop", "");
+            while !client::read_until(&mut app().await, "}").await.contains("3.13.2") {
+                tokio::time::sleep(Duration::from_millis(5)).await;
+            }
+            Some(())
+        },
+        |life, told| {
+            let is_there = life.apps().first().is_some_and(|app| app.release.is_some());
+            assert!(is_there || told.flatten().is_none());
+            if is_there {
+                eventually("the rebuild", || life.apps()[0].python.as_deref() == Some("3.13.2"));
+            }
+        },
+    );
+    assert!(deaths >= 16, "{deaths}");
 }
 
 /// Two releases, of which the second serves, and a configuration.

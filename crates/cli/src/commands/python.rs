@@ -24,7 +24,7 @@ pub struct PythonArgs {
 
 #[derive(Debug, Clone, Subcommand)]
 enum Action {
-    /// List the Pythons: version, program, and the app servers that run on them
+    /// List the Pythons: version, program, the app servers that run on them, and the apps that do
     List,
     /// Let apps have a further Python
     Add {
@@ -55,12 +55,21 @@ fn render(pythons: &[PythonView]) -> String {
                 machine."
             .to_owned();
     }
-    screen::table(&["VERSION", "PROGRAM", "RUNS"], pythons.iter().map(row).collect())
+    let headings = ["VERSION", "PROGRAM", "RUNS", "APPS"];
+    let mut parts = vec![screen::table(&headings, pythons.iter().map(row).collect())];
+    parts.extend(pythons.iter().filter_map(|python| python.gone.as_deref()).map(screen::escape));
+    parts.join("\n\n")
 }
 
 fn row(python: &PythonView) -> Vec<String> {
     let program = python.program.display().to_string();
-    vec![screen::escape(&python.name), screen::escape(&program), python.servers.join(", ")]
+    let apps: Vec<String> = python.apps.iter().map(ToString::to_string).collect();
+    let runs = match python.gone {
+        Some(_) => "gone".to_owned(),
+        None => python.servers.join(", "),
+    };
+    let apps = if apps.is_empty() { "-".to_owned() } else { apps.join(", ") };
+    vec![screen::escape(&python.name), screen::escape(&program), runs, apps]
 }
 
 #[cfg(test)]
@@ -68,16 +77,27 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_python_is_a_line() {
+    fn a_python_is_a_line_and_one_that_is_gone_is_told() {
         let python = PythonView {
             name: "3.13.1".to_owned(),
             program: "/usr/bin/python3.13".into(),
             servers: vec!["uwsgi-2.0.30".to_owned()],
+            apps: vec!["blog".parse().expect("a name"), "shop".parse().expect("a name")],
+            gone: None,
+        };
+        let gone = PythonView {
+            name: "3.12.1".to_owned(),
+            program: "/opt/python/3.12".into(),
+            servers: Vec::new(),
+            apps: Vec::new(),
+            gone: Some("Python 3.12.1 is gone: install it".to_owned()),
         };
         assert_eq!(
-            render(&[python]),
-            "VERSION  PROGRAM              RUNS\n\
-             3.13.1   /usr/bin/python3.13  uwsgi-2.0.30"
+            render(&[python, gone]),
+            "VERSION  PROGRAM              RUNS          APPS\n\
+             3.13.1   /usr/bin/python3.13  uwsgi-2.0.30  blog, shop\n\
+             3.12.1   /opt/python/3.12     gone          -\n\n\
+             Python 3.12.1 is gone: install it"
         );
         assert!(render(&[]).contains("Install python3"));
     }

@@ -2,7 +2,8 @@
 
 use ace_api::InstanceState;
 use ace_api::http::{
-    AppView, CommandView, DeployKind, DeployView, InstanceView, ServedBy, WithdrawnView,
+    AppView, CommandView, DeployKind, DeployView, InstanceView, PythonTrouble, ServedBy,
+    WithdrawnView,
 };
 use ace_types::AppName;
 use clap::Args;
@@ -39,7 +40,14 @@ fn render(app: &AppView, screen: &Screen, now: Timestamp) -> String {
         parts.push(commands(&app.commands, now));
     }
     parts.extend(app.withdrawn.as_ref().map(|withdrawn| withdrawn_text(withdrawn, screen, now)));
-    parts.extend(app.last_deploy.as_ref().and_then(|deploy| last_deploy(app, deploy, now)));
+    // A rebuild that failed is told below, with what follows.
+    let told =
+        |deploy: &&DeployView| app.python_trouble.is_some() && deploy.kind == DeployKind::Rebuild;
+    let last = app.last_deploy.as_ref().filter(|deploy| !told(deploy));
+    parts.extend(last.and_then(|deploy| last_deploy(app, deploy, now)));
+    parts.extend(
+        app.python_trouble.as_ref().map(|trouble| python_trouble(app, trouble, screen, now)),
+    );
     parts.retain(|part| !part.is_empty());
     parts.join("\n\n")
 }
@@ -141,6 +149,32 @@ pub fn withdrawn_text(withdrawn: &WithdrawnView, screen: &Screen, now: Timestamp
     )
 }
 
+/// What is wrong with the Python of the release that serves.
+fn python_trouble(
+    app: &AppView,
+    trouble: &PythonTrouble,
+    screen: &Screen,
+    now: Timestamp,
+) -> String {
+    match trouble {
+        PythonTrouble::Gone { message } => {
+            let what = screen.paint(Style::Error, "its Python is gone");
+            format!("{what}:\n{}", screen::indent(&screen::escape_lines(message)))
+        }
+        PythonTrouble::NotRebuilt { version, error, retry_at } => {
+            let what = format!("its Python was upgraded to {}", screen::escape(version));
+            let what = screen.paint(Style::Error, &what);
+            format!(
+                "{what}, and it still runs as it was built before:\n{}\ntried again in {}, or now \
+                 with: ace restart {}",
+                screen::indent(&screen::escape_lines(error)),
+                ago(now, *retry_at),
+                app.name
+            )
+        }
+    }
+}
+
 /// The last deploy, where it says more than the release does.
 fn last_deploy(app: &AppView, deploy: &DeployView, now: Timestamp) -> Option<String> {
     let DeployView { kind, release, .. } = deploy;
@@ -202,6 +236,7 @@ pub mod tests {
             scale: 1,
             served_by: Some(ServedBy::Server { name: Server::Uwsgi }),
             python: Some("3.13.1".to_owned()),
+            python_trouble: None,
             memory_limit: Some(Bytes::mib(512)),
             volume: None,
             instances: vec![InstanceView {
@@ -284,6 +319,21 @@ pub mod tests {
         let app = AppView { last_deploy: Some(failed), ..shop() };
         let text = render(&app, &Screen::plain(), at(65));
         assert!(text.contains("release 4, failed 1 min ago:\n    not ready:\\x1b[2J"), "{text}");
+    }
+
+    #[test]
+    fn a_python_that_was_upgraded_or_is_gone_is_told_with_the_way_out() {
+        let with = |trouble| {
+            let app = AppView { python_trouble: Some(trouble), ..shop() };
+            render(&app, &Screen::plain(), at(60))
+        };
+        let message = "Python 3.13.1 is gone: install it again".to_owned();
+        let gone = with(PythonTrouble::Gone { message });
+        assert!(gone.ends_with("its Python is gone:\n    Python 3.13.1 is gone: install it again"));
+        let (version, error) = ("3.13.2".to_owned(), "the index is away".to_owned());
+        let told = with(PythonTrouble::NotRebuilt { version, error, retry_at: at(360) });
+        let end = "the index is away\ntried again in 5 min, or now with: ace restart shop";
+        assert!(told.ends_with(end), "{told}");
     }
 
     #[test]

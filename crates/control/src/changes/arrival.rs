@@ -36,6 +36,11 @@ pub fn arrived(app: &AppRow, kind: &DeployKind, release: &ReleaseRow, now: Times
         DeployKind::Configure | DeployKind::Limit => {
             arrived.trial = trial(app).filter(|_| !app.stopped);
         }
+        DeployKind::Rebuild => {
+            // It's the same release, but for its Python: who rolls back wants what was before both.
+            arrived.served_before = app.served_before;
+            arrived.trial = trial(app).filter(|_| !app.stopped);
+        }
         DeployKind::Rollback | DeployKind::Start => arrived.stopped = false,
         DeployKind::Retreat { .. } => {
             // As if the release that died had never been: a rollback must not lead to it.

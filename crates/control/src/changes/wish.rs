@@ -7,6 +7,7 @@ use axum::http::StatusCode;
 use std::time::Duration;
 
 use super::arrival::{arrived, candidates, promoted, retired_beyond};
+use super::rebuild::Rebuilt;
 use super::{Asked, SCALE_MAX, create_app, free_ranges, new_app, no_ranges, put_deploy};
 use crate::names;
 use crate::refusal::Refusal;
@@ -27,6 +28,8 @@ pub enum Wish {
     },
     Configure(ConfigChange),
     Limit(LimitChange),
+    /// The release that serves, with its environment made anew for what its Python has become.
+    Rebuild,
     Restart,
     Stop,
     Start,
@@ -45,6 +48,7 @@ impl Wish {
             }
             Self::Configure(_) => DeployKind::Configure,
             Self::Limit(_) => DeployKind::Limit,
+            Self::Rebuild => DeployKind::Rebuild,
             Self::Restart => DeployKind::Restart,
             Self::Stop => DeployKind::Stop,
             Self::Start => DeployKind::Start,
@@ -64,8 +68,34 @@ pub enum Begun {
     Switched { release: ReleaseNumber },
 }
 
-/// Begins `wish`.
-pub fn begin(state: &State, asked: &Asked, wish: &Wish) -> Result<(Vec<Op>, Begun), Refusal> {
+/// The release whose contents `wish` would start anew, if it starts any. Further instances of one that runs
+/// are like the others, and what the engine turns back to is what it was.
+pub fn started_by<'a>(state: &'a State, name: &AppName, wish: &Wish) -> Option<&'a ReleaseRow> {
+    let app = state.app(name).filter(|app| !app.destroying)?;
+    let serving = app.serving?;
+    let runs = !app.stopped;
+    let number = match wish {
+        Wish::Rollback { to } => {
+            let to = to.or(app.served_before)?;
+            (to != serving || app.stopped).then_some(to)
+        }
+        Wish::Configure(change) => (runs && changes_config(app, change)).then_some(serving),
+        Wish::Limit(change) => (runs && changes_limits(app, change)).then_some(serving),
+        Wish::Rebuild => Some(serving),
+        Wish::Restart => runs.then_some(serving),
+        Wish::Start => app.stopped.then_some(serving),
+        Wish::Retreat { .. } | Wish::Stop | Wish::Scale { .. } => None,
+    };
+    state.release(name, number?).map(|row| &**row)
+}
+
+/// Begins `wish`, with what it starts as it was built anew, if it had to be.
+pub fn begin(
+    state: &State,
+    asked: &Asked,
+    wish: &Wish,
+    rebuilt: Option<&Rebuilt>,
+) -> Result<(Vec<Op>, Begun), Refusal> {
     let Some(app) = state.app(&asked.app) else {
         return match wish {
             Wish::Configure(change) => configure_new(state, asked, change),
@@ -75,17 +105,28 @@ pub fn begin(state: &State, asked: &Asked, wish: &Wish) -> Result<(Vec<Op>, Begu
     if app.destroying {
         return Err(Refusal::being_destroyed(&app.name));
     }
-    let on = On { state, asked, app };
-    match wish {
+    let on = On { state, asked, app, rebuilt };
+    let (mut ops, begun) = match wish {
         Wish::Rollback { to } => on.roll_back(*to),
         Wish::Retreat { from, reason } => on.retreat(*from, reason),
         Wish::Configure(change) => on.configure(change),
         Wish::Limit(change) => on.limit(change),
+        Wish::Rebuild => on.rebuild(),
         Wish::Restart => on.restart(),
         Wish::Stop => on.stop(),
         Wish::Start => on.start(),
         Wish::Scale { instances } => on.scale(*instances),
-    }
+    }?;
+    ops.extend(rebuilt.into_iter().flat_map(|rebuilt| rebuilt.ended(state, asked)));
+    Ok((ops, begun))
+}
+
+fn changes_config(app: &AppRow, change: &ConfigChange) -> bool {
+    app.config.with(change).is_ok_and(|config| !app.config.difference(&config).is_empty())
+}
+
+fn changes_limits(app: &AppRow, change: &LimitChange) -> bool {
+    app.limits.with(change).is_ok_and(|limits| !app.limits.difference(&limits).is_empty())
 }
 
 /// What every wish looks at.
@@ -93,6 +134,7 @@ struct On<'a> {
     state: &'a State,
     asked: &'a Asked,
     app: &'a Row<AppRow>,
+    rebuilt: Option<&'a Rebuilt>,
 }
 
 type Begins = Result<(Vec<Op>, Begun), Refusal>;
@@ -165,6 +207,14 @@ impl On<'_> {
         )
     }
 
+    fn rebuild(&self) -> Begins {
+        let serving = self.serving()?;
+        match self.rebuilt {
+            Some(_) => self.start_all(DeployKind::Rebuild, serving),
+            None => noted(format!("the Python of {} is as it was", self.app.name)),
+        }
+    }
+
     fn restart(&self) -> Begins {
         let serving = self.serving()?;
         if self.app.stopped {
@@ -227,17 +277,27 @@ impl On<'_> {
         })
     }
 
-    /// As many instances of `release` as the app has are to start.
+    /// As many instances of `release`, or of what it was made anew as, as the app has are to start.
     fn start_all(&self, kind: DeployKind, release: &ReleaseRow) -> Begins {
-        self.start_some(kind, release, usize::from(self.app.scale), Vec::new())
+        match self.rebuilt {
+            Some(rebuilt) => {
+                let cause = rebuilt.cause();
+                self.start_new(kind, ReleaseRow { cause, ..release.clone() })
+            }
+            None => self.start_some(kind, release, usize::from(self.app.scale), Vec::new()),
+        }
     }
 
-    /// A release like `like`, under the next number, is to start; of a stopped app it's only kept.
+    /// A release like `like`, under a new number, is to start; of an app that stays stopped it's only kept.
     fn start_new(&self, kind: DeployKind, like: ReleaseRow) -> Begins {
-        let number = self.app.next_release;
-        let release = ReleaseRow { number, created_at: self.asked.now, withdrawn: None, ..like };
+        let like = match self.rebuilt {
+            Some(rebuilt) => rebuilt.over(&like),
+            None => ReleaseRow { number: self.app.next_release, ..like },
+        };
+        let release = ReleaseRow { created_at: self.asked.now, withdrawn: None, ..like };
         let ops = vec![create(&release)];
-        if self.app.stopped {
+        let starts = matches!(kind, DeployKind::Rollback | DeployKind::Start);
+        if self.app.stopped && !starts {
             return self.arrive_at_once(kind, &release, ops);
         }
         self.start_some(kind, &release, usize::from(self.app.scale), ops)
@@ -283,7 +343,7 @@ impl On<'_> {
             tenant: self.app.tenant.clone(),
             kind,
             release: release.number,
-            build: None,
+            build: self.rebuilt.map(|rebuilt| rebuilt.build.clone()),
             started_at: self.asked.now,
             state,
         };
@@ -348,7 +408,7 @@ mod tests {
     }
 
     fn refusal(state: &State, wish: &Wish) -> String {
-        begin(state, &asked("shop", 9), wish).unwrap_err().error.code
+        begin(state, &asked("shop", 9), wish, None).unwrap_err().error.code
     }
 
     #[test]
@@ -406,7 +466,7 @@ mod tests {
         let state = Rows::default();
         let scale = Wish::Scale { instances: 2 };
         for wish in [Wish::Restart, Wish::Stop, scale, set(&[]), set(&[("ACE_A", "1")])] {
-            assert!(begin(&state, &asked("shop", 1), &wish).is_err(), "{wish:?}");
+            assert!(begin(&state, &asked("shop", 1), &wish, None).is_err(), "{wish:?}");
         }
     }
 

@@ -113,7 +113,7 @@ impl Operation {
     }
 
     /// Does `work`, and passes on what it says, in the events and in the build's log.
-    async fn hear_out<T>(
+    pub(super) async fn hear_out<T>(
         &self,
         work: impl Future<Output = T>,
         mut said: mpsc::Receiver<String>,
@@ -133,7 +133,7 @@ impl Operation {
         done
     }
 
-    async fn log(&self, log: &mut BuildLog, mut line: String) {
+    pub(super) async fn log(&self, log: &mut BuildLog, mut line: String) {
         line.truncate(line.floor_char_boundary(LINE_MAX));
         log.add(&line).await;
         self.mention(DeployEvent::Log { line });

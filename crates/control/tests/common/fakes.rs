@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -212,11 +213,31 @@ pub struct FakeBuilder {
     pub building: watch::Sender<usize>,
     /// What the only Python has become.
     pub upgraded: Mutex<Option<Interpreter>>,
+    /// It is gone.
+    pub is_gone: AtomicBool,
+    /// No environment can be made anew.
+    pub rejects_rebuilds: AtomicBool,
 }
 
 impl FakeBuilder {
     pub fn new(data: &Path) -> Self {
-        Self { data: data.to_owned(), building: watch::Sender::new(0), upgraded: Mutex::default() }
+        Self {
+            data: data.to_owned(),
+            building: watch::Sender::new(0),
+            upgraded: Mutex::default(),
+            is_gone: AtomicBool::default(),
+            rejects_rebuilds: AtomicBool::default(),
+        }
+    }
+
+    /// Lets its only Python be upgraded to `version`.
+    pub fn upgrade(&self, version: &str) {
+        *self.upgraded.lock().unwrap() = Some(upgraded(version));
+    }
+
+    fn python(&self) -> Interpreter {
+        let now = self.upgraded.lock().unwrap().clone();
+        now.unwrap_or_else(|| interpreter("/usr/bin/python3"))
     }
 }
 
@@ -245,10 +266,17 @@ fn interpreter(program: &str) -> Interpreter {
     }
 }
 
-fn program(environment: PathBuf, packages: PathBuf) -> Serving {
+fn upgraded(version: &str) -> Interpreter {
+    Interpreter { version: version.to_owned(), ..interpreter("/usr/bin/python3") }
+}
+
+/// An app that is built for a Python that is replaced as soon as it's there.
+const OUTDATED: &str = "outdated";
+
+fn program(python: Interpreter, environment: PathBuf, packages: PathBuf) -> Serving {
     let kind = Server::Uwsgi;
     Serving::Program(Runtime {
-        python: interpreter("/usr/bin/python3"),
+        python,
         environment,
         environment_size: Bytes(1),
         program: Program::Server { kind, packages, entry: Default::default() },
@@ -290,7 +318,7 @@ impl Builder for FakeBuilder {
             code,
             serving: match behaviour.as_str() {
                 "files" | "predeploy files" => Serving::Files,
-                _ => program(environment, self.data.join("servers/uwsgi")),
+                _ => program(self.python(), environment, self.data.join("servers/uwsgi")),
             },
             app_yaml,
             code_size: Bytes(1),
@@ -298,10 +326,15 @@ impl Builder for FakeBuilder {
     }
 
     async fn python_of(&self, built: &Built) -> PythonState {
-        match (self.upgraded.lock().unwrap().clone(), built.serving.runtime()) {
-            (Some(now), Some(runtime)) if now != runtime.python => PythonState::Replaced(now),
-            _ => PythonState::Same,
+        let Some(runtime) = built.serving.runtime() else { return PythonState::Same };
+        if self.is_gone.load(Ordering::SeqCst) {
+            return PythonState::Gone("Python 3.13.1 is gone: install it again".to_owned());
         }
+        let now = match built.app_yaml.env[BEHAVIOUR].as_str() {
+            OUTDATED => upgraded("3.13.2"),
+            _ => self.python(),
+        };
+        if now == runtime.python { PythonState::Same } else { PythonState::Replaced(now) }
     }
 
     async fn rebuild(
@@ -311,9 +344,14 @@ impl Builder for FakeBuilder {
     ) -> Result<Built, BuildError> {
         let _counted = Counted::new(&self.building);
         log.send(format!("rebuilding {}", request.app)).await.unwrap();
-        let python = self.upgraded.lock().unwrap().clone().unwrap();
+        if self.rejects_rebuilds.load(Ordering::SeqCst) {
+            return Err(BuildError::Rejected("the index is away".to_owned()));
+        }
+        let PythonState::Replaced(python) = self.python_of(&request.built).await else {
+            panic!("there is nothing to rebuild for")
+        };
         let runtime = request.built.serving.runtime().unwrap().clone();
-        let environment = runtime.environment.with_file_name(python.build.to_string());
+        let environment = runtime.environment.with_file_name(&python.version);
         fs::create_dir_all(&environment).unwrap();
         let serving = Serving::Program(Runtime { environment, python, ..runtime });
         Ok(Built { serving, ..request.built })

@@ -11,6 +11,7 @@
 //! | `reject` | is rejected | |
 //! | `slow` | never ends | |
 //! | `panic` | panics | |
+//! | `outdated` | succeeds, with a Python that is replaced then | runs |
 //! | `predeploy COMMAND` | succeeds, and runs it | runs |
 #![allow(dead_code)] // Each test program uses its own part.
 
@@ -125,6 +126,7 @@ fn config(data: &Path) -> ControlConfig {
         public_port: 8080,
         id_ranges: (0..64).filter_map(IdRange::new).collect(),
         stop_grace: Duration::from_secs(1),
+        python_check: Duration::from_millis(50),
     }
 }
 

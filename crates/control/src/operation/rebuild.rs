@@ -1,0 +1,104 @@
+//! What is done before a release starts whose Python has changed since its environment was made.
+
+use std::time::Duration;
+
+use ace_api::http::DeployPhase;
+use ace_api::{BuildError, Interpreter, PythonState, RebuildRequest};
+use ace_types::error_chain;
+use axum::http::StatusCode;
+use tokio::sync::mpsc;
+use tokio::time::timeout;
+
+use super::{EVENTS, Operation, broken};
+use crate::build_log::BuildLog;
+use crate::changes::{self, Rebuilt, Wish};
+use crate::engine::new_build_id;
+use crate::refusal::Refusal;
+use crate::rows::ReleaseRow;
+
+/// How long the machine's Pythons may take to say what they are.
+const ASKED_WITHIN: Duration = Duration::from_secs(60);
+
+/// A release that can't start as it is.
+pub struct Outdated {
+    release: ReleaseRow,
+    /// What its Python has become.
+    python: Interpreter,
+}
+
+impl Operation {
+    /// The release that `wish` would start, if that has to be built anew for it.
+    ///
+    /// Errors: its Python is gone.
+    pub(super) async fn outdated(&self, wish: &Wish) -> Result<Option<Outdated>, Refusal> {
+        let state = self.engine.records.state().await?;
+        let Some(release) = changes::started_by(&state, &self.app, wish) else { return Ok(None) };
+        let asked = timeout(ASKED_WITHIN, self.engine.builder.python_of(&release.built)).await;
+        match asked.map_err(|error| Refusal::engine("ask every Python in time", &error))? {
+            PythonState::Same => Ok(None),
+            PythonState::Replaced(python) => {
+                Ok(Some(Outdated { release: release.clone(), python }))
+            }
+            PythonState::Gone(reason) => {
+                let message = format!("release {} can't start: {reason}", release.number);
+                Err(Refusal::new(StatusCode::CONFLICT, "python_gone", message))
+            }
+        }
+    }
+
+    /// Has `outdated` built anew, for `wish` to start.
+    pub(super) async fn rebuild(
+        &self,
+        wish: &Wish,
+        outdated: Outdated,
+    ) -> Result<Rebuilt, Refusal> {
+        let Outdated { release, python } = outdated;
+        let room = tokio::select! {
+            room = self.engine.builds.acquire() => room.map_err(|_| Refusal::ending())?,
+            refusal = self.given_up() => return Err(refusal),
+        };
+        let build = new_build_id()?;
+        let asked = self.asked()?;
+        let change = |state: &_| changes::begin_rebuild(state, &asked, wish.kind(), &build);
+        let (begun, _) = self.engine.records.transact(change).await?;
+        let (app, of, version) = (&self.app, release.number, &python.version);
+        tracing::info!(%app, release = %of, python = version, %build, "rebuilding");
+        self.phase(DeployPhase::Building).await;
+        let request = RebuildRequest {
+            id: build.clone(),
+            tenant: release.tenant,
+            app: self.app.clone(),
+            ids: self.engine.config.id_range(begun.build_ids).ok_or_else(broken)?,
+            built: release.built,
+        };
+        let mut log = BuildLog::create(&self.engine.config.build_log(&build)).await;
+        let line = format!("the Python of release {of} was upgraded: rebuilding its environment");
+        self.log(&mut log, line).await;
+        let (lines, said) = mpsc::channel(EVENTS);
+        let work = async {
+            tokio::select! {
+                built = self.engine.builder.rebuild(request, lines) => built.map_err(|error| {
+                    let what = format!("the environment of release {of} for Python {version}");
+                    rebuild_failed(&what, &error)
+                }),
+                refusal = self.given_up() => Err(refusal),
+            }
+        };
+        let built = self.hear_out(work, said, &mut log).await?;
+        drop(room);
+        Ok(Rebuilt { of, release: begun.release, build, built })
+    }
+}
+
+fn rebuild_failed(what: &str, error: &BuildError) -> Refusal {
+    match error {
+        BuildError::Rejected(message) => {
+            let message = format!("could not rebuild {what}: {message}");
+            Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "build_failed", message)
+        }
+        BuildError::Engine { doing, .. } => {
+            tracing::error!(what, error = %error_chain(error), "could not rebuild");
+            Refusal::engine(doing, error)
+        }
+    }
+}
