@@ -26,6 +26,8 @@ pub struct Engine {
     /// Where `folder` stands, unless that is a disk like any other. Before it: the first to go.
     disk: Option<SmallDisk>,
     folder: TempDir,
+    /// Variables of the server's besides those of the test's own.
+    env: Vec<(String, String)>,
     server: Option<Server>,
 }
 
@@ -65,18 +67,30 @@ impl Output {
 impl Engine {
     /// Starts the program `ace`, usually `env!("CARGO_BIN_EXE_ace")`, and waits until it is ready.
     pub fn start(ace: impl AsRef<Path>) -> Result<Self> {
-        Self::start_in(ace.as_ref(), new_folder()?, None)
+        Self::start_with(ace, &[])
+    }
+
+    /// The same with variables for the server besides those of the test's own.
+    pub fn start_with(ace: impl AsRef<Path>, env: &[(&str, &str)]) -> Result<Self> {
+        Self::start_in(ace.as_ref(), new_folder()?, None, env)
     }
 
     /// The same with a data folder on a disk of `mib` MiB.
     pub fn start_on_small_disk(ace: impl AsRef<Path>, mib: u64) -> Result<Self> {
         let folder = new_folder()?;
         let disk = SmallDisk::mount(folder.path().join("disk"), mib)?;
-        Self::start_in(ace.as_ref(), folder, Some(disk))
+        Self::start_in(ace.as_ref(), folder, Some(disk), &[])
     }
 
-    fn start_in(ace: &Path, folder: TempDir, disk: Option<SmallDisk>) -> Result<Self> {
-        let mut engine = Self { ace: ace.to_owned(), disk, folder, server: None };
+    fn start_in(
+        ace: &Path,
+        folder: TempDir,
+        disk: Option<SmallDisk>,
+        env: &[(&str, &str)],
+    ) -> Result<Self> {
+        let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
+        let (ace, env) = (ace.to_owned(), env.collect());
+        let mut engine = Self { ace, disk, folder, env, server: None };
         fs::create_dir(engine.data())?;
         seed::give(&engine.data());
         engine.start_server()?;
@@ -90,6 +104,7 @@ impl Engine {
         let mut process = Command::new(&self.ace)
             .args(["server", "--http", "127.0.0.1:0", "--data"])
             .arg(self.data())
+            .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
