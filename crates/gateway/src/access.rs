@@ -38,6 +38,8 @@ pub struct RequestRecord {
     sent_bytes: u64,
     started: Instant,
     client: Arc<ClientState>,
+    /// A part of the answer waits for the client.
+    is_offered: bool,
 }
 
 impl RequestIds {
@@ -60,7 +62,7 @@ impl RequestRecord {
         request: &Parts,
         client: Arc<ClientState>,
     ) -> Self {
-        client.set_busy(true);
+        client.begin();
         let host = request.headers.get(http::header::HOST);
         let host = host.map(|host| host.as_bytes()).unwrap_or_default();
         Self {
@@ -75,6 +77,7 @@ impl RequestRecord {
             sent_bytes: 0,
             started: Instant::now(),
             client,
+            is_offered: false,
         }
     }
 
@@ -90,6 +93,17 @@ impl RequestRecord {
     /// Counts bytes of the answer's body.
     pub fn sent(&mut self, count: usize) {
         self.sent_bytes += count as u64;
+    }
+
+    /// Notes whether the next part of the answer is there, and so waits for the client. That somebody
+    /// looks for one means that the last has been taken.
+    pub fn note_offer(&mut self, is_there: bool) {
+        if std::mem::replace(&mut self.is_offered, is_there) {
+            self.client.take();
+        }
+        if is_there {
+            self.client.offer();
+        }
     }
 
     /// Logs why the client got an error page. A client's mistakes are no news to the operator.
@@ -115,7 +129,8 @@ impl RequestRecord {
 
 impl Drop for RequestRecord {
     fn drop(&mut self) {
-        self.client.set_busy(false);
+        self.note_offer(false);
+        self.client.end(self.status.is_some());
         // The path without its query, which may hold what nobody should read in a log.
         tracing::info!(
             target: "access",
