@@ -59,13 +59,21 @@ pub struct Folder {
     pub controllers: Vec<Controller>,
 }
 
-/// What a container's tenant uses now.
+/// What a container's tenant uses now, and what it was refused since the container was made.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Usage {
     pub memory_bytes: u64,
+    /// The most that was; `None` where the kernel does not keep it (v2 before Linux 5.19).
+    pub memory_peak_bytes: Option<u64>,
+    /// Processes ended for want of memory.
+    pub memory_kills: u64,
     /// Processor time since the container was made.
     pub cpu_usec: u64,
+    /// How long its processes were kept waiting on each processor because its share was used up.
+    pub throttled_usec: u64,
     pub pids: u64,
+    /// Processes and threads refused beyond the limit.
+    pub pids_refused: u64,
 }
 
 /// All groups of one engine.
@@ -345,13 +353,19 @@ impl Cgroup {
         let number = |text: Option<String>| text.and_then(|text| text.trim().parse().ok());
         let memory = read(Controller::Memory, "memory.usage_in_bytes", "memory.current");
         let pids = read(Controller::Pids, "pids.current", "pids.current");
+        let peak = read(Controller::Memory, "memory.max_usage_in_bytes", "memory.peak");
+        let stat = read(Controller::Cpu, "cpu.stat", "cpu.stat").unwrap_or_default();
         let cpu_v1 =
             number(read(Controller::Cpuacct, "cpuacct.usage", "")).map(|nsec: u64| nsec / 1000);
-        let cpu_v2 = || field(&read(Controller::Cpu, "", "cpu.stat")?, "usage_usec");
+        let throttled_v1 = || field(&stat, "throttled_time").map(|nsec| nsec / 1000);
         Usage {
             memory_bytes: number(memory).unwrap_or(0),
-            cpu_usec: cpu_v1.or_else(cpu_v2).unwrap_or(0),
+            memory_peak_bytes: number(peak),
+            memory_kills: self.oom_kills(),
+            cpu_usec: cpu_v1.or_else(|| field(&stat, "usage_usec")).unwrap_or(0),
+            throttled_usec: field(&stat, "throttled_usec").or_else(throttled_v1).unwrap_or(0),
             pids: number(pids).unwrap_or(0),
+            pids_refused: self.pids_refused(),
         }
     }
 

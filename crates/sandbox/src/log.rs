@@ -9,11 +9,12 @@ mod lines;
 
 use std::io;
 use std::os::fd::OwnedFd;
+use std::path::Path;
 use std::time::Instant;
 
 use jiff::Timestamp;
-use rustix::fs::{FileType, Mode, OFlags, fstat, ftruncate, openat, renameat};
-use rustix::io::{Errno, pread, write};
+use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, ftruncate, openat, renameat};
+use rustix::io::{Errno, pread, read, write};
 
 use crate::spec::LogSpec;
 use bucket::TokenBucket;
@@ -21,6 +22,9 @@ pub use lines::LineSplitter;
 
 /// Time and stream before each line's text, with the spaces after them.
 const HEADER_BYTES: usize = "2026-11-23T05:49:27.123456Z out ".len();
+
+/// As many as the largest number has.
+const DROPPED_DIGITS: usize = 20;
 
 /// Which of the container's outputs a line came from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -40,6 +44,8 @@ pub struct LogWriter {
     file_size_max: u64,
     bucket: TokenBucket,
     dropped: Dropped,
+    /// All lines that were dropped and told of, since the log was begun.
+    lines_dropped: u64,
     /// Lines that wait to be written together.
     pending: Vec<u8>,
 }
@@ -65,6 +71,7 @@ impl LogWriter {
     /// Goes on with the log in `folder`, or begins it.
     pub fn open(folder: OwnedFd, spec: &LogSpec, now: Instant) -> io::Result<Self> {
         let (file, file_size) = open_current(&folder)?;
+        let lines_dropped = read_dropped(&folder).unwrap_or(0);
         let rate = spec.rate_max_per_second.0;
         Ok(Self {
             folder,
@@ -73,6 +80,7 @@ impl LogWriter {
             file_size_max: spec.size_max.0 / LogSpec::FILES,
             bucket: TokenBucket::new(rate, rate.saturating_mul(LogSpec::BURST), now),
             dropped: Dropped::default(),
+            lines_dropped,
             pending: Vec::new(),
         })
     }
@@ -88,11 +96,6 @@ impl LogWriter {
         }
     }
 
-    /// Takes a line of init's own, however much came before it.
-    pub fn remark(&mut self, text: &str, at: Timestamp) {
-        self.append(Stream::Ace, text.as_bytes(), at);
-    }
-
     /// Writes what is pending, and says what was dropped if that has come to an end.
     pub fn flush(&mut self, at: Timestamp, now: Instant) {
         self.settle(at, now);
@@ -101,7 +104,7 @@ impl LogWriter {
 
     /// Writes what is pending, and says what was dropped.
     pub fn finish(&mut self, at: Timestamp) {
-        self.tell_dropped(at);
+        self.remark(at);
         self.write_pending();
     }
 
@@ -113,16 +116,19 @@ impl LogWriter {
     /// Says what was dropped, where lines are accepted again.
     fn settle(&mut self, at: Timestamp, now: Instant) {
         if self.is_dropping() && self.bucket.is_open(now) {
-            self.tell_dropped(at);
+            self.remark(at);
         }
     }
 
-    fn tell_dropped(&mut self, at: Timestamp) {
+    fn remark(&mut self, at: Timestamp) {
         let Dropped { lines, bytes } = std::mem::take(&mut self.dropped);
         if lines > 0 {
             let text =
                 format!("{lines} lines ({bytes} bytes) dropped: the log's limit was reached");
-            self.remark(&text, at);
+            self.append(Stream::Ace, text.as_bytes(), at);
+            self.lines_dropped = self.lines_dropped.saturating_add(lines);
+            // A disk that refuses this, too, takes the next sum.
+            _ = write_dropped(&self.folder, self.lines_dropped);
         }
     }
 
@@ -162,6 +168,33 @@ impl LogWriter {
         }
         self.pending.clear();
     }
+}
+
+/// How many lines the log in `folder` has dropped since it was begun; 0 where it says nothing of it.
+///
+/// Errors: it can't be read, or what stands there is no number.
+pub fn lines_dropped(folder: &Path) -> io::Result<u64> {
+    let flags = OFlags::PATH | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    match read_dropped(&openat(CWD, folder, flags, Mode::empty())?) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(0),
+        result => result,
+    }
+}
+
+fn read_dropped(folder: &OwnedFd) -> io::Result<u64> {
+    let flags = OFlags::RDONLY | OFlags::NOFOLLOW | OFlags::NONBLOCK | OFlags::CLOEXEC;
+    let file = openat(folder, LogSpec::DROPPED, flags, Mode::empty())?;
+    let mut digits = [0; DROPPED_DIGITS];
+    let count = read(&file, &mut digits)?;
+    let text = str::from_utf8(&digits[..count]).map_err(io::Error::other)?;
+    text.parse().map_err(io::Error::other)
+}
+
+/// Always of one length, so that no reader sees a number in part.
+fn write_dropped(folder: &OwnedFd, lines: u64) -> io::Result<()> {
+    let flags = OFlags::WRONLY | OFlags::CREATE | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    let file = openat(folder, LogSpec::DROPPED, flags, Mode::from_raw_mode(0o644))?;
+    write_all(&file, format!("{lines:0DROPPED_DIGITS$}").as_bytes())
 }
 
 impl Dropped {
@@ -319,6 +352,21 @@ mod tests {
             last.ends_with(" ace 9840 lines (659280 bytes) dropped: the log's limit was reached")
         );
         assert!(!log.is_dropping());
+        assert_eq!(lines_dropped(folder.path()).unwrap(), 9840);
+    }
+
+    #[test]
+    fn lines_that_were_dropped_are_counted_over_the_log_s_whole_life() {
+        let (folder, now) = (TempDir::new().unwrap(), Instant::now());
+        assert_eq!(lines_dropped(folder.path()).unwrap(), 0);
+        for total in [1, 2] {
+            let mut log = writer(folder.path(), 1 << 30, 1, now);
+            log.line(Stream::Out, b"too long for its rate", at(), now);
+            log.finish(at());
+            assert_eq!(lines_dropped(folder.path()).unwrap(), total);
+        }
+        fs::write(folder.path().join("dropped"), "many").unwrap();
+        assert!(lines_dropped(folder.path()).is_err());
     }
 
     #[test]
