@@ -11,6 +11,8 @@ use ace_types::{
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
 
+use crate::Traffic;
+
 /// Ends connections, serves files, forwards along routes. It serves from its last known routes and
 /// calls nobody on a request's path.
 #[async_trait]
@@ -21,6 +23,9 @@ pub trait Gateway: Send + Sync {
     /// Waits until no request is under way to `instance`, which no route names any more.
     /// Returns whether that came before `deadline` had passed.
     async fn drained(&self, instance: &InstanceId, deadline: Duration) -> bool;
+
+    /// What it has counted of requests. Takes a lock that no request takes.
+    fn traffic(&self) -> Traffic;
 
     /// Where it listens.
     fn address(&self) -> SocketAddr;

@@ -35,7 +35,7 @@ use ace_types::{AppName, Bytes, InstanceId, ReleaseNumber, Server, TenantName};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
-use crate::{EndReason, InstanceState};
+use crate::{AppTraffic, EndReason, InstanceState, InstanceTraffic, InstanceUsage};
 
 /// A step of a deploy, or of anything else that changes what serves an app. The last one is `Done`,
 /// `Noted` or `Failed`.
@@ -93,6 +93,8 @@ pub struct AppView {
     pub memory_limit: Option<Bytes>,
     pub volume: Option<Bytes>,
     pub instances: Vec<InstanceView>,
+    /// What came to it of requests; `None` where none can reach it.
+    pub traffic: Option<AppTraffic>,
     /// Commands that run in containers of their own, the oldest first.
     pub commands: Vec<CommandView>,
     /// How the newest deploy ended.
@@ -148,6 +150,10 @@ pub struct InstanceView {
     pub last_end: Option<EndReason>,
     /// How many of its processes the kernel has ended for going past the memory limit.
     pub memory_kills: u64,
+    /// `None` where it has no container.
+    pub usage: Option<InstanceUsage>,
+    /// `None` where no request can reach it.
+    pub traffic: Option<InstanceTraffic>,
 }
 
 /// A command beside the instances, as `ace status` shows it.

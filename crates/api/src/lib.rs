@@ -14,6 +14,8 @@ pub mod http;
 pub mod node;
 pub mod run;
 pub mod serving;
+pub mod traffic;
+pub mod usage;
 
 pub use builder::{
     BuildError, BuildRequest, Builder, Built, Interpreter, KnownPython, PythonState, RebuildRequest,
@@ -25,3 +27,5 @@ pub use end_reason::EndReason;
 pub use gateway::{Backend, Gateway, InstanceSocket, Route, RouteTable};
 pub use node::{InstanceSpec, InstanceState, InstanceStatus, Node, VolumeSpec};
 pub use serving::{Program, Runtime, Serving};
+pub use traffic::{AppTraffic, InstanceTraffic, Recent, Traffic};
+pub use usage::{AppUsage, InstanceUsage, NodeUsage, SpaceUsage};

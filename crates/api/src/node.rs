@@ -11,7 +11,7 @@ use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
-use crate::{CommandEnd, CommandError, CommandIo, CommandSpec, EndReason, Runtime};
+use crate::{CommandEnd, CommandError, CommandIo, CommandSpec, EndReason, NodeUsage, Runtime};
 
 /// Runs instances. Level-triggered: it is told all that should run, and says all that does.
 #[async_trait]
@@ -22,6 +22,9 @@ pub trait Node: Send + Sync {
 
     /// What is, by id. An instance that is gone and no longer desired leaves the map.
     fn statuses(&self) -> watch::Receiver<Arc<BTreeMap<InstanceId, InstanceStatus>>>;
+
+    /// What instances use, as it was read in the last seconds.
+    fn usage(&self) -> NodeUsage;
 
     /// Stops every instance, waits until each is gone, and removes what they had in the kernel.
     ///

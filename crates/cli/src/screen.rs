@@ -20,6 +20,9 @@ pub struct Screen {
     err_terminal: bool,
 }
 
+/// What every terminal has room for.
+const WIDTH: usize = 80;
+
 /// How a piece of text stands out.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Style {
@@ -148,6 +151,26 @@ pub fn indent(text: &str) -> String {
     lines.join("\n")
 }
 
+/// `text` in lines of [`WIDTH`] places, broken at spaces, all but the first indented. Longer words
+/// stay whole.
+pub fn fold(text: &str) -> String {
+    let mut folded = String::new();
+    let mut used = 0;
+    for word in text.split(' ') {
+        let length = word.chars().count();
+        if used > 0 && used + 1 + length > WIDTH {
+            folded.push_str("\n    ");
+            used = 4;
+        } else if used > 0 {
+            folded.push(' ');
+            used += 1;
+        }
+        folded.push_str(word);
+        used += length;
+    }
+    folded
+}
+
 /// A table without rules, a heading above each column. Cells may be painted.
 pub fn table(headings: &[&str], rows: Vec<Vec<String>>) -> String {
     let headings = headings.iter().map(|heading| (*heading).to_owned()).collect();
@@ -265,6 +288,14 @@ mod tests {
         let rows = vec![vec![state.clone(), "/a".into()], vec!["starting".into(), "/b".into()]];
         let expected = format!("STATE     URL\n{state}        /a\nstarting  /b");
         assert_eq!(table(&["STATE", "URL"], rows), expected);
+    }
+
+    #[test]
+    fn long_lines_are_folded_at_spaces() {
+        assert_eq!(fold("a b"), "a b");
+        let text = format!("{} {} x", "a".repeat(50), "b".repeat(40));
+        assert_eq!(fold(&text), format!("{}\n    {} x", "a".repeat(50), "b".repeat(40)));
+        assert_eq!(fold(&"c".repeat(100)), "c".repeat(100));
     }
 
     #[test]

@@ -23,6 +23,7 @@ use crate::records::{Records, RecordsError};
 use crate::refusal::Refusal;
 use crate::tasks::Tasks;
 use crate::upgrades::Upgrades;
+use crate::views::Observed;
 
 /// Builds at once.
 const BUILDS: usize = 2;
@@ -137,6 +138,11 @@ impl Engine {
         let gone = statuses
             .wait_for(|all| !all.iter().any(|(id, status)| status.app == *app && is_meant(id)));
         matches!(timeout(within, gone).await, Ok(Ok(_)))
+    }
+
+    /// How it is now.
+    pub fn observed(&self) -> Observed {
+        Observed::now(self.node.as_ref(), self.gateway.as_ref())
     }
 
     /// Where to look for a free range of user ids. Moves on, so that a range that has just been given

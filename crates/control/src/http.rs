@@ -72,8 +72,7 @@ pub fn router(engine: Arc<Engine>) -> Router {
 
 async fn list_apps(State(engine): Shared) -> Result<Json<Vec<AppView>>, Refusal> {
     let state = engine.records.state().await?;
-    let statuses = Arc::clone(&engine.node.statuses().borrow());
-    let views = views::apps(&engine.config, &state, &statuses, &engine.commands);
+    let views = views::apps(&engine.config, &state, &engine.observed(), &engine.commands);
     Ok(Json(views.into_iter().map(|view| with_trouble(&engine, view)).collect()))
 }
 
@@ -83,8 +82,7 @@ async fn show_app(
 ) -> Result<Json<AppView>, Refusal> {
     let app = app_name(&app)?;
     let state = engine.records.state().await?;
-    let statuses = Arc::clone(&engine.node.statuses().borrow());
-    let view = views::app(&engine.config, &state, &statuses, &engine.commands, &app);
+    let view = views::app(&engine.config, &state, &engine.observed(), &engine.commands, &app);
     let view = view.map(|view| Json(with_trouble(&engine, view)));
     view.ok_or_else(|| names::no_such_app(&state, &app))
 }

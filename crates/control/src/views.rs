@@ -2,12 +2,13 @@
 
 use std::collections::BTreeSet;
 use std::path::PathBuf;
+use std::sync::Arc;
 
 use ace_api::http::{
     AppState, AppView, ConfigView, DeployView, InstanceView, LimitOrigin, LimitView, LimitsView,
     ReleaseView, ReleasesView, ServedBy, VariableView, WithdrawnView,
 };
-use ace_api::{InstanceState, InstanceStatus, Program, Serving};
+use ace_api::{Gateway, InstanceState, InstanceStatus, Node, NodeUsage, Program, Serving, Traffic};
 use ace_types::{AppName, Bytes, Limit, LimitKey, Limits};
 
 use crate::commands::Commands;
@@ -16,25 +17,40 @@ use crate::plan::Statuses;
 use crate::rows::{AppRow, DeployRow, DeployState, InstanceRole, ReleaseRow};
 use crate::state::State;
 
+/// What node and gateway say of how it is.
+#[derive(Debug, Clone, Default)]
+pub struct Observed {
+    pub statuses: Arc<Statuses>,
+    pub usage: NodeUsage,
+    pub traffic: Traffic,
+}
+
+impl Observed {
+    pub fn now(node: &dyn Node, gateway: &dyn Gateway) -> Self {
+        let statuses = Arc::clone(&node.statuses().borrow());
+        Self { statuses, usage: node.usage(), traffic: gateway.traffic() }
+    }
+}
+
 /// All apps, by name.
 pub fn apps(
     config: &ControlConfig,
     state: &State,
-    statuses: &Statuses,
+    observed: &Observed,
     commands: &Commands,
 ) -> Vec<AppView> {
-    state.apps().map(|app| view(config, state, statuses, commands, app)).collect()
+    state.apps().map(|app| view(config, state, observed, commands, app)).collect()
 }
 
 /// One app; `None` where there is none of that name.
 pub fn app(
     config: &ControlConfig,
     state: &State,
-    statuses: &Statuses,
+    observed: &Observed,
     commands: &Commands,
     name: &AppName,
 ) -> Option<AppView> {
-    state.app(name).map(|app| view(config, state, statuses, commands, app))
+    state.app(name).map(|app| view(config, state, observed, commands, app))
 }
 
 /// The configuration that the next release of `app` takes.
@@ -108,7 +124,7 @@ fn withdrawn(row: &ReleaseRow) -> Option<WithdrawnView> {
 fn view(
     config: &ControlConfig,
     state: &State,
-    statuses: &Statuses,
+    observed: &Observed,
     commands: &Commands,
     app: &AppRow,
 ) -> AppView {
@@ -121,7 +137,7 @@ fn view(
         name: app.name.clone(),
         tenant: app.tenant.clone(),
         url: config.url(&app.name),
-        state: in_one_word(app, state, statuses),
+        state: in_one_word(app, state, &observed.statuses),
         release: app.serving,
         deployed_at: app.deployed_at,
         withdrawn: last_withdrawn(app, state),
@@ -131,7 +147,8 @@ fn view(
         python_trouble: None,
         memory_limit: limits.map(|limits| limits.memory),
         volume: program.and_then(|release| release.built.app_yaml.volume),
-        instances: instances(statuses, &app.name),
+        instances: instances(observed, &app.name),
+        traffic: observed.traffic.apps.get(&app.name).cloned(),
         commands: commands.of(&app.name),
         last_deploy: state.deploy(&app.name).map(|deploy| deploy_view(deploy)),
     }
@@ -154,7 +171,8 @@ fn last_withdrawn(app: &AppRow, state: &State) -> Option<WithdrawnView> {
     rows.rfind(|row| Some(row.at) == app.deployed_at)
 }
 
-fn instances(statuses: &Statuses, app: &AppName) -> Vec<InstanceView> {
+fn instances(observed: &Observed, app: &AppName) -> Vec<InstanceView> {
+    let Observed { statuses, usage, traffic } = observed;
     let of_app = statuses.iter().filter(|(_, status)| status.app == *app);
     of_app
         .map(|(id, status)| InstanceView {
@@ -165,6 +183,8 @@ fn instances(statuses: &Statuses, app: &AppName) -> Vec<InstanceView> {
             restarts: status.restarts,
             last_end: status.last_end.clone(),
             memory_kills: status.memory_kills,
+            usage: usage.instances.get(id).cloned(),
+            traffic: traffic.instances.get(id).cloned(),
         })
         .collect()
 }
@@ -222,7 +242,8 @@ mod tests {
     use crate::testing::{Rows, at, config, deploy, name, status};
 
     fn word(state: &State, statuses: Statuses) -> AppState {
-        app(&config(), state, &statuses, &Commands::default(), &name("shop")).unwrap().state
+        let observed = Observed { statuses: Arc::new(statuses), ..Observed::default() };
+        app(&config(), state, &observed, &Commands::default(), &name("shop")).unwrap().state
     }
 
     #[test]
@@ -262,7 +283,8 @@ mod tests {
         state.begin("shop", 2);
         state.settle("shop", 7);
         let view =
-            app(&config(), &state, &Statuses::new(), &Commands::default(), &name("shop")).unwrap();
+            app(&config(), &state, &Observed::default(), &Commands::default(), &name("shop"))
+                .unwrap();
         assert_eq!(view.url, "http://shop.localhost:8080");
         assert_eq!((view.release, view.deployed_at), (Some(ReleaseNumber(1)), Some(at(0))));
         assert_eq!(view.python.as_deref(), Some("3.13.1"));

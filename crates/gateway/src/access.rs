@@ -1,53 +1,92 @@
-//! One line of the access log a request, and what a request holds until it has ended.
+//! What a request holds and is known by until it has ended, and what is counted and logged of it then.
 
 use std::error::Error;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
+use http::header::{HOST, USER_AGENT};
 use http::request::Parts;
-use http::{Method, StatusCode, Uri};
+use http::{HeaderValue, Method, StatusCode, Uri, Version};
+use jiff::Timestamp;
 
+use crate::access_log::{AccessLine, AccessLog};
 use crate::body::BodyError;
 use crate::client::ClientState;
 use crate::failure::Failure;
+use crate::meter::Ended;
 use crate::origin::Origin;
-use crate::routes::{AppPermit, InstancePermit};
+use crate::routes::{AppPermit, AppRoute, InstancePermit};
+
+/// Names requests, and takes down how they ended.
+#[derive(Debug)]
+pub struct Ledger {
+    ids: RequestIds,
+    log: Option<AccessLog>,
+    /// Requests that led to no app.
+    unrouted: AtomicU64,
+}
 
 /// Names requests: 32 hexadecimal digits, never the same twice.
 #[derive(Debug)]
-pub struct RequestIds {
+struct RequestIds {
     prefix: u64,
     next: AtomicU64,
 }
 
 /// One request from its head to the last byte of its answer. Dropping it ends it: its permits are
-/// given back and its line is logged.
+/// given back, it's counted, and its line goes to the access log.
 #[derive(Debug)]
 pub struct RequestRecord {
     pub id: String,
-    /// Where the request has been counted in, once it is known to whom it goes.
+    /// To whom it goes, once that is known.
+    pub route: Option<Arc<AppRoute>>,
+    /// Where the request has been counted in.
     pub app: Option<AppPermit>,
     pub instance: Option<InstancePermit>,
     pub status: Option<StatusCode>,
     from: IpAddr,
     method: Method,
-    host: String,
+    version: Version,
+    host: Option<HeaderValue>,
+    user_agent: Option<HeaderValue>,
     uri: Uri,
+    received_bytes: u64,
     sent_bytes: u64,
     started: Instant,
+    /// When the app's answer began, after [`Self::started`].
+    first_byte: Option<Duration>,
     client: Arc<ClientState>,
-    /// A part of the answer waits for the client.
-    is_offered: bool,
+    ledger: Arc<Ledger>,
+}
+
+impl Ledger {
+    /// `prefix` is random, and another one in each run of the engine.
+    pub fn new(prefix: u64, log: Option<AccessLog>) -> Self {
+        let ids = RequestIds { prefix, next: AtomicU64::new(0) };
+        Self { ids, log, unrouted: AtomicU64::new(0) }
+    }
+
+    /// How many requests have led to no app.
+    pub fn unrouted(&self) -> u64 {
+        self.unrouted.load(Ordering::Relaxed)
+    }
+
+    /// How many lines the access log had no room for.
+    pub fn lines_dropped(&self) -> u64 {
+        self.log.as_ref().map_or(0, AccessLog::dropped)
+    }
+
+    /// Waits until the access log is written, as far as its disk lets it. May block for a moment.
+    pub fn finish(&self) {
+        if let Some(log) = &self.log {
+            log.finish();
+        }
+    }
 }
 
 impl RequestIds {
-    /// `prefix` is random, and another one in each run of the engine.
-    pub fn new(prefix: u64) -> Self {
-        Self { prefix, next: AtomicU64::new(0) }
-    }
-
     fn draw(&self) -> String {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         format!("{:016x}{number:016x}", self.prefix)
@@ -57,27 +96,30 @@ impl RequestIds {
 impl RequestRecord {
     /// Begins a request; its connection is busy until the record is dropped.
     pub fn begin(
-        ids: &RequestIds,
+        ledger: &Arc<Ledger>,
         origin: &Origin,
         request: &Parts,
         client: Arc<ClientState>,
     ) -> Self {
-        client.begin();
-        let host = request.headers.get(http::header::HOST);
-        let host = host.map(|host| host.as_bytes()).unwrap_or_default();
+        client.set_busy(true);
         Self {
-            id: origin.request_id.clone().unwrap_or_else(|| ids.draw()),
+            id: origin.request_id.clone().unwrap_or_else(|| ledger.ids.draw()),
             from: origin.client.ip().to_canonical(),
+            route: None,
             app: None,
             instance: None,
             status: None,
             method: request.method.clone(),
-            host: String::from_utf8_lossy(host).into_owned(),
+            version: request.version,
+            host: request.headers.get(HOST).cloned(),
+            user_agent: request.headers.get(USER_AGENT).cloned(),
             uri: request.uri.clone(),
+            received_bytes: 0,
             sent_bytes: 0,
             started: Instant::now(),
+            first_byte: None,
             client,
-            is_offered: false,
+            ledger: Arc::clone(ledger),
         }
     }
 
@@ -86,8 +128,14 @@ impl RequestRecord {
         self.client.leave_http();
     }
 
-    fn app(&self) -> Option<&str> {
-        self.app.as_ref().map(|permit| permit.app().as_str())
+    /// Counts bytes of the request's body.
+    pub fn received(&mut self, count: u64) {
+        self.received_bytes += count;
+    }
+
+    /// The app's answer has begun.
+    pub fn answered(&mut self) {
+        self.first_byte = Some(self.started.elapsed());
     }
 
     /// Counts bytes of the answer's body.
@@ -95,21 +143,14 @@ impl RequestRecord {
         self.sent_bytes += count as u64;
     }
 
-    /// Notes whether the next part of the answer is there, and so waits for the client. That somebody
-    /// looks for one means that the last has been taken.
-    pub fn note_offer(&mut self, is_there: bool) {
-        if std::mem::replace(&mut self.is_offered, is_there) {
-            self.client.take();
-        }
-        if is_there {
-            self.client.offer();
-        }
-    }
-
-    /// Logs why the client got an error page. A client's mistakes are no news to the operator.
+    /// Counts and logs why the client got an error page. A client's mistakes are no news to the
+    /// operator.
     pub fn failed(&self, failure: &Failure) {
+        if let Some(route) = &self.route {
+            route.meter().failed(failure);
+        }
         let causes = causes(failure);
-        let (request, app) = (&self.id, self.app());
+        let (request, app) = (&self.id, self.app_name());
         if failure.status().is_server_error() {
             tracing::warn!(request, app, causes, "{failure}");
         } else {
@@ -119,33 +160,63 @@ impl RequestRecord {
 
     /// Logs why the client got only a part of the answer.
     pub fn broke_off(&self, error: &BodyError) {
-        let (request, app, causes) = (&self.id, self.app(), causes(error));
+        let (request, app, causes) = (&self.id, self.app_name(), causes(error));
         match error {
             BodyError::Request(_) => tracing::debug!(request, app, causes, "{error}"),
             _ => tracing::warn!(request, app, causes, "{error}"),
+        }
+    }
+
+    fn app_name(&self) -> Option<&str> {
+        self.route.as_ref().map(|route| route.app.as_str())
+    }
+
+    fn count(&self, duration: Duration) {
+        let ended = Ended {
+            status: self.status,
+            duration,
+            received_bytes: self.received_bytes,
+            sent_bytes: self.sent_bytes,
+        };
+        match &self.route {
+            Some(route) => route.meter().ended(ended),
+            None => _ = self.ledger.unrouted.fetch_add(1, Ordering::Relaxed),
+        }
+        if let Some(instance) = &self.instance {
+            instance.pace().ended(ended);
+        }
+    }
+
+    fn line(&self, duration: Duration) -> AccessLine {
+        AccessLine {
+            at: Timestamp::now(),
+            request: self.id.clone(),
+            client: self.from,
+            method: self.method.clone(),
+            version: self.version,
+            host: self.host.as_ref().map(AccessLine::header_of),
+            // Without its query, which may hold what nobody should read in a log.
+            path: AccessLine::path_of(&self.uri),
+            user_agent: self.user_agent.as_ref().map(AccessLine::header_of),
+            status: self.status,
+            received_bytes: self.received_bytes,
+            sent_bytes: self.sent_bytes,
+            duration,
+            first_byte: self.first_byte,
+            app: self.route.as_ref().map(|route| (route.app.clone(), route.release)),
+            instance: self.instance.as_ref().map(|permit| permit.instance().clone()),
         }
     }
 }
 
 impl Drop for RequestRecord {
     fn drop(&mut self) {
-        self.note_offer(false);
-        self.client.end(self.status.is_some());
-        // The path without its query, which may hold what nobody should read in a log.
-        tracing::info!(
-            target: "access",
-            request = self.id,
-            client = %self.from,
-            method = self.method.as_str(),
-            host = self.host,
-            path = self.uri.path(),
-            // None: the client left before there was an answer.
-            status = self.status.map(|status| status.as_u16()),
-            bytes = self.sent_bytes,
-            ms = self.started.elapsed().as_millis() as u64,
-            app = self.app(),
-            instance = self.instance.as_ref().map(|permit| permit.instance().as_str()),
-        );
+        self.client.set_busy(false);
+        let duration = self.started.elapsed();
+        self.count(duration);
+        if let Some(log) = &self.ledger.log {
+            log.write(self.line(duration));
+        }
     }
 }
 

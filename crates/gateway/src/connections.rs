@@ -76,6 +76,11 @@ impl Connections {
         Some(Place { connections: Arc::clone(self), number, address: counted, _permit: permit })
     }
 
+    /// How many clients are connected.
+    pub fn count(&self) -> u64 {
+        (self.max as usize).saturating_sub(self.places.available_permits()) as u64
+    }
+
     /// Waits until nobody is connected, but no longer than `within`. Returns whether that came about.
     pub async fn all_gone(&self, within: Duration) -> bool {
         tokio::time::timeout(within, self.places.acquire_many(self.max)).await.is_ok()
@@ -158,7 +163,7 @@ mod tests {
         for state in &states {
             places.push(connections.place([192, 0, 2, 1].into(), false, state).await.unwrap());
         }
-        states[0].begin();
+        states[0].set_busy(true);
         let fourth = place(&connections, "192.0.2.1");
         let leave = async {
             tokio::task::yield_now().await;

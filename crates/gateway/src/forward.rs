@@ -84,12 +84,14 @@ pub async fn await_routes(routes: &Routes, bounds: HoldBounds) -> Result<(), Fai
     Ok(())
 }
 
-/// Forwards `request` along `routes` to an instance of the app at `host`.
+/// Forwards `request` along `routes` to an instance of the app at `host`. Where that instance fails it,
+/// `failed` is left saying which it was.
 pub async fn forward(
     routes: &Routes,
     host: &HostName,
     mut request: Outgoing,
     bounds: HoldBounds,
+    failed: &mut Option<InstancePermit>,
 ) -> Result<Forwarded, Failure> {
     let mut hold = None;
     let bodiless = request.body.is_none();
@@ -106,7 +108,10 @@ pub async fn forward(
                 return Ok(Forwarded::Answer(Answer { response, tunnel, permit }));
             }
             Err(failure) if repeatable && is_unseen(&failure, bodiless) => repeatable = false,
-            Err(failure) => return Err(failure),
+            Err(failure) => {
+                *failed = Some(permit);
+                return Err(failure);
+            }
         }
     }
 }

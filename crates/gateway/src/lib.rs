@@ -1,7 +1,7 @@
 //! Takes HTTP, serves static files, forwards everything else to instances.
 //!
 //! The life of a request reads in this order: `server` accepts the connection, `client` keeps its
-//! deadlines, `framing` refuses what is ambiguous (`http2` does both for that version), hyper parses, `origin` says who asks, `service` finds the route (`target`,
+//! deadlines, `framing` refuses what is ambiguous, hyper parses, `origin` says who asks, `service` finds the route (`target`,
 //! `routes`) and follows its rules (`rewrite`), and then either `statics` answers from a release's files or `forward` takes the request
 //! to an instance; a WebSocket goes on in `tunnel`. `failure` is what the client sees otherwise.
 //!
@@ -11,6 +11,7 @@
 
 mod accept_encoding;
 mod access;
+mod access_log;
 mod answer_buffer;
 mod app_head;
 mod body;
@@ -23,13 +24,12 @@ mod files;
 mod forward;
 mod framing;
 mod headers;
-mod http2;
+mod meter;
 mod origin;
 mod proxy_protocol;
 mod request_body;
 mod rewrite;
 mod routes;
-mod sending;
 mod server;
 mod service;
 mod spool;
@@ -38,4 +38,5 @@ mod stopwatch;
 mod target;
 mod tunnel;
 
+pub use access_log::AccessLogConfig;
 pub use server::{GatewayConfig, GatewayServer, StartError};

@@ -10,16 +10,17 @@
 //! counted before the instance retires, and then `drained` waits for it, or finds it retired and goes
 //! back for the newer table. `set_routes` retires, before it returns, all that its table leaves out.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use ace_api::{Backend, InstanceSocket, Route, RouteTable};
+use ace_api::{AppTraffic, Backend, InstanceSocket, InstanceTraffic, Route, RouteTable};
 use ace_types::{
-    AppName, HostName, InstanceId, Limits, Protocol, RewriteRule, StaticRule, TryRule,
+    AppName, HostName, InstanceId, Limits, Protocol, ReleaseNumber, RewriteRule, StaticRule,
+    TryRule,
 };
 use ace_upstream::Pool;
 use arc_swap::{ArcSwap, Guard};
@@ -27,6 +28,7 @@ use tokio::sync::{Notify, watch};
 
 use crate::file_cache::{CachedFolder, FileCache};
 use crate::files::Folder;
+use crate::meter::{AppMeter, Pace};
 use crate::spool::AppUse;
 
 /// All routes, as of now.
@@ -50,6 +52,7 @@ pub struct Table {
 #[derive(Debug)]
 pub struct AppRoute {
     pub app: AppName,
+    pub release: ReleaseNumber,
     pub statics: Vec<StaticRule>,
     pub rewrites: Vec<RewriteRule>,
     pub tries: Vec<TryRule>,
@@ -79,8 +82,9 @@ pub struct Instance {
 }
 
 /// What is under way to one app.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct AppLoad {
+    meter: AppMeter,
     /// Requests that came and are not answered to the last byte.
     requests: AtomicU32,
     /// Those of them that wait for an instance.
@@ -91,6 +95,33 @@ struct AppLoad {
 }
 
 impl AppLoad {
+    fn new(now: Instant) -> Self {
+        Self {
+            meter: AppMeter::new(now),
+            requests: AtomicU32::new(0),
+            held: Arc::default(),
+            spooled: Arc::default(),
+            turns: AtomicU32::new(0),
+        }
+    }
+
+    fn traffic(&self, now: Instant) -> AppTraffic {
+        let (received_bytes, sent_bytes) = self.meter.bytes();
+        let (waits, waited_usec) = self.meter.waits();
+        AppTraffic {
+            ended: self.meter.status_counts(),
+            durations: self.meter.pace().durations(),
+            received_bytes,
+            sent_bytes,
+            under_way: self.requests.load(Ordering::Relaxed).into(),
+            waiting: self.held.load(Ordering::Relaxed).into(),
+            waits,
+            waited_usec,
+            refused: self.meter.refused(),
+            recent: self.meter.pace().recent(now),
+        }
+    }
+
     /// Whose turn it is among `count` instances.
     fn turn(&self, count: usize) -> usize {
         let turn = self.turns.fetch_add(1, Ordering::Relaxed);
@@ -101,7 +132,7 @@ impl AppLoad {
 /// One of the requests that an app may have under way; given back when dropped.
 #[derive(Debug)]
 pub struct AppPermit {
-    route: Arc<AppRoute>,
+    load: Arc<AppLoad>,
 }
 
 /// One of the requests that may wait, for an instance of an app or for the first table; given back
@@ -109,6 +140,9 @@ pub struct AppPermit {
 #[derive(Debug)]
 pub struct HoldPermit {
     held: Arc<AtomicU32>,
+    began: Instant,
+    /// Who is told how long it was.
+    app: Option<Arc<AppLoad>>,
 }
 
 /// A request under way to an instance; it has left when this is dropped.
@@ -129,8 +163,9 @@ struct Known {
 }
 
 /// What is under way to one instance.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 struct InstanceLoad {
+    pace: Pace,
     /// The number of requests, and [`RETIRED`].
     state: AtomicU64,
     /// Connections between two requests. Closed while it is retired.
@@ -164,7 +199,7 @@ impl Routes {
 
     /// Counts in a request that waits for the first table, unless `max` of them do.
     pub fn hold(&self, max: u32) -> Option<HoldPermit> {
-        HoldPermit::take(&self.early, max)
+        HoldPermit::take(&self.early, None, max)
     }
 
     /// Replaces the table. On return, no request can newly go to what it doesn't name.
@@ -183,6 +218,25 @@ impl Routes {
     pub async fn drained(&self, instance: &InstanceId, deadline: Duration) -> bool {
         let Some(load) = self.known().instances.get(instance).cloned() else { return true };
         tokio::time::timeout(deadline, load.until_empty()).await.is_ok()
+    }
+
+    /// Notes how much has come until `now`, so that the last minute can be told.
+    pub fn roll(&self, now: Instant) {
+        let known = self.known();
+        known.apps.values().for_each(|app| app.meter.pace().roll(now));
+        known.instances.values().for_each(|instance| instance.pace.roll(now));
+    }
+
+    /// What has come to every app that is known.
+    pub fn apps(&self, now: Instant) -> BTreeMap<AppName, AppTraffic> {
+        let known = self.known();
+        known.apps.iter().map(|(app, load)| (app.clone(), load.traffic(now))).collect()
+    }
+
+    /// What has come to every instance that is known.
+    pub fn instances(&self, now: Instant) -> BTreeMap<InstanceId, InstanceTraffic> {
+        let known = self.known();
+        known.instances.iter().map(|(id, load)| (id.clone(), load.traffic(now))).collect()
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -240,6 +294,11 @@ impl AppRoute {
         candidates.min_by_key(|instance| instance.load.count())
     }
 
+    /// Counts what comes to the app.
+    pub fn meter(&self) -> &AppMeter {
+        &self.load.meter
+    }
+
     /// What the app has on disk of requests and answers under way.
     pub fn spooled(&self) -> &Arc<AppUse> {
         &self.load.spooled
@@ -247,26 +306,23 @@ impl AppRoute {
 
     /// Counts in a request that waits for an instance, unless `max` of them do.
     pub fn hold(&self, max: u32) -> Option<HoldPermit> {
-        HoldPermit::take(&self.load.held, max)
+        HoldPermit::take(&self.load.held, Some(&self.load), max)
     }
 }
 
 impl AppPermit {
     /// Counts a request in, unless the app has `max` of them.
     pub fn take(route: &Arc<AppRoute>, max: u32) -> Option<Self> {
-        let permit = Self { route: Arc::clone(route) };
+        let permit = Self { load: Arc::clone(&route.load) };
         let before = route.load.requests.fetch_add(1, Ordering::AcqRel);
         (before < max).then_some(permit)
-    }
-
-    pub fn app(&self) -> &AppName {
-        &self.route.app
     }
 }
 
 impl HoldPermit {
-    fn take(held: &Arc<AtomicU32>, max: u32) -> Option<Self> {
-        let permit = Self { held: Arc::clone(held) };
+    fn take(held: &Arc<AtomicU32>, app: Option<&Arc<AppLoad>>, max: u32) -> Option<Self> {
+        let app = app.cloned();
+        let permit = Self { held: Arc::clone(held), began: Instant::now(), app };
         let before = held.fetch_add(1, Ordering::AcqRel);
         (before < max).then_some(permit)
     }
@@ -292,17 +348,25 @@ impl InstancePermit {
     pub fn instance(&self) -> &InstanceId {
         &self.id
     }
+
+    /// Counts what the instance's requests take.
+    pub fn pace(&self) -> &Pace {
+        &self.load.pace
+    }
 }
 
 impl Drop for AppPermit {
     fn drop(&mut self) {
-        self.route.load.requests.fetch_sub(1, Ordering::AcqRel);
+        self.load.requests.fetch_sub(1, Ordering::AcqRel);
     }
 }
 
 impl Drop for HoldPermit {
     fn drop(&mut self) {
         self.held.fetch_sub(1, Ordering::AcqRel);
+        if let Some(app) = &self.app {
+            app.meter.waited(self.began.elapsed());
+        }
     }
 }
 
@@ -315,6 +379,19 @@ impl Drop for InstancePermit {
 }
 
 impl InstanceLoad {
+    fn new(now: Instant) -> Self {
+        Self {
+            pace: Pace::new(now),
+            state: AtomicU64::new(0),
+            pool: Arc::default(),
+            empty: Notify::new(),
+        }
+    }
+
+    fn traffic(&self, now: Instant) -> InstanceTraffic {
+        InstanceTraffic { under_way: self.count(), recent: self.pace.recent(now) }
+    }
+
     fn count(&self) -> u64 {
         self.state.load(Ordering::Acquire) & !RETIRED
     }
@@ -366,9 +443,10 @@ impl Known {
             Backend::Stopped => Behind::Stopped,
         };
         AppRoute {
-            load: Arc::clone(self.apps.entry(route.app.clone()).or_default()),
+            load: self.app(&route.app),
             behind,
             app: route.app,
+            release: route.release,
             statics: route.statics,
             rewrites: route.rewrites,
             tries: route.tries,
@@ -378,8 +456,14 @@ impl Known {
         }
     }
 
+    fn app(&mut self, name: &AppName) -> Arc<AppLoad> {
+        let known = self.apps.entry(name.clone());
+        Arc::clone(known.or_insert_with(|| Arc::new(AppLoad::new(Instant::now()))))
+    }
+
     fn prepare_instance(&mut self, instance: InstanceSocket) -> Instance {
-        let load = Arc::clone(self.instances.entry(instance.id.clone()).or_default());
+        let known = self.instances.entry(instance.id.clone());
+        let load = Arc::clone(known.or_insert_with(|| Arc::new(InstanceLoad::new(Instant::now()))));
         load.revive();
         Instance { id: instance.id, socket: instance.socket, protocol: instance.protocol, load }
     }

@@ -7,12 +7,11 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
-use ace_api::{Gateway, RouteTable};
+use ace_api::{Gateway, RouteTable, Traffic};
 use ace_types::{InstanceId, error_chain};
 use async_trait::async_trait;
 use hyper::server::conn::http1;
@@ -23,14 +22,14 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::rand::{GetRandomFlags, getrandom};
 use tokio::net::TcpStream;
 use tokio::sync::watch;
-use tokio::time::Instant;
 
-use crate::access::RequestIds;
+use crate::access::Ledger;
+use crate::access_log::{AccessLog, AccessLogConfig};
 use crate::client::{ClientState, ClientStream, Deadlines};
 use crate::connections::{Connections, Place};
 use crate::forward::HoldBounds;
 use crate::framing::HEAD_BYTES_MAX;
-use crate::http2::{self, Http2Stream, Spoken};
+use crate::meter::ROLL_EVERY;
 use crate::origin::TrustedProxies;
 use crate::proxy_protocol::{self, ProxyError};
 use crate::routes::Routes;
@@ -67,6 +66,8 @@ pub struct GatewayConfig {
     pub trusted_proxies: Vec<IpNet>,
     /// Connections from those begin with a header of the PROXY protocol.
     pub proxy_protocol: bool,
+    /// `None`: requests are counted and not logged.
+    pub access_log: Option<AccessLogConfig>,
 }
 
 /// A running gateway. [`GatewayServer::stop`] ends it with grace, dropping it without.
@@ -83,6 +84,8 @@ pub struct GatewayServer {
 pub enum StartError {
     #[error("could not listen on {address}")]
     Listen { address: SocketAddr, source: io::Error },
+    #[error("could not begin the access log at {}", file.display())]
+    AccessLog { file: PathBuf, source: io::Error },
     #[error("could not start a thread of the gateway")]
     Thread(#[source] io::Error),
     #[error("could not draw a random number")]
@@ -124,6 +127,7 @@ impl GatewayConfig {
             spool_bytes_max: 1 << 30,
             trusted_proxies: Vec::new(),
             proxy_protocol: false,
+            access_log: None,
         }
     }
 }
@@ -160,8 +164,10 @@ impl GatewayServer {
         self.phase.send_replace(Phase::Ended);
         let threads =
             std::mem::take(&mut *self.threads.lock().unwrap_or_else(PoisonError::into_inner));
-        let joined = tokio::task::spawn_blocking(|| {
-            threads.into_iter().for_each(|thread| _ = thread.join())
+        let service = Arc::clone(&self.service);
+        let joined = tokio::task::spawn_blocking(move || {
+            threads.into_iter().for_each(|thread| _ = thread.join());
+            service.ledger.finish();
         });
         _ = joined.await;
     }
@@ -188,7 +194,7 @@ impl GatewayServer {
         let thread = std::thread::Builder::new()
             .name(format!("gateway-{number}"))
             .spawn(move || {
-                runtime.block_on(worker.run(listener));
+                runtime.block_on(worker.run(listener, number == 0));
                 runtime.shutdown_background(); // Ends the connections that are left.
             })
             .map_err(StartError::Thread)?;
@@ -207,6 +213,18 @@ impl Gateway for GatewayServer {
         self.service.routes.drained(instance, deadline).await
     }
 
+    fn traffic(&self) -> Traffic {
+        let Service { routes, ledger, .. } = &*self.service;
+        let now = Instant::now();
+        Traffic {
+            apps: routes.apps(now),
+            instances: routes.instances(now),
+            connections: self.connections.count(),
+            unrouted: ledger.unrouted(),
+            access_lines_dropped: ledger.lines_dropped(),
+        }
+    }
+
     fn address(&self) -> SocketAddr {
         self.service.address
     }
@@ -223,8 +241,11 @@ struct Worker {
 }
 
 impl Worker {
-    /// Serves until the gateway has ended.
-    async fn run(self, listener: TcpListener) {
+    /// Serves until the gateway has ended. One worker notes from time to time how much has come.
+    async fn run(self, listener: TcpListener, notes: bool) {
+        if notes {
+            tokio::spawn(roll(Arc::clone(&self.service)));
+        }
         match tokio::net::TcpListener::from_std(listener) {
             Ok(listener) => {
                 tokio::select! {
@@ -259,7 +280,7 @@ impl Worker {
         }
     }
 
-    /// Serves one connection, to the end of the answers it is at when the gateway closes.
+    /// Serves one connection, to the end of the answer it is at when the gateway closes.
     async fn serve(
         self,
         mut stream: TcpStream,
@@ -267,7 +288,6 @@ impl Worker {
         state: Arc<ClientState>,
         place: Place,
     ) {
-        let connected = Instant::now();
         let address = match self.client(&mut stream, peer).await {
             Ok(address) => address,
             Err(error) => {
@@ -277,40 +297,25 @@ impl Worker {
         };
         // Answers go out when they are complete; holding back their last part only delays them.
         _ = stream.set_nodelay(true);
-        let Some(Spoken { is_http2, early }) = self.spoken(&mut stream, &state).await else {
-            return tracing::debug!(client = %address, "a connection ended without a request");
-        };
         let lease = Arc::new(Lease { _place: place, phase: self.phase.clone() });
-        let client = Client { address, state: Arc::clone(&state), lease };
+        let client = Client { address, state, lease };
+        let stream = ClientStream::new(stream, Arc::clone(&client.state), self.deadlines);
         let service = Arc::clone(&self.service);
         let handle = service_fn(move |request| {
             let (service, client) = (Arc::clone(&service), client.clone());
             async move { Ok::<_, std::convert::Infallible>(service.handle(client, request).await) }
         });
-        let closing = reached(self.phase, Phase::Closing);
-        let result = if is_http2 {
-            let stream = Http2Stream::new(stream, state, self.deadlines, early, connected);
-            let connection = http2::builder().serve_connection(TokioIo::new(stream), handle);
-            to_its_end(connection, closing, |connection| connection.graceful_shutdown()).await
-        } else {
-            let stream = ClientStream::new(stream, state, self.deadlines, &early, connected);
-            let connection = http1_builder().serve_connection(TokioIo::new(stream), handle);
-            let connection = connection.with_upgrades();
-            to_its_end(connection, closing, |connection| connection.graceful_shutdown()).await
+        let connection = http_builder().serve_connection(TokioIo::new(stream), handle);
+        let mut connection = std::pin::pin!(connection.with_upgrades());
+        let result = tokio::select! {
+            result = connection.as_mut() => result,
+            () = reached(self.phase, Phase::Closing) => {
+                connection.as_mut().graceful_shutdown();
+                connection.await
+            }
         };
         if let Err(error) = result {
             tracing::debug!(client = %address, %error, "a connection ended early");
-        }
-    }
-
-    /// What the client begins to speak; `None` where it says too little in time, or has to go.
-    async fn spoken(&self, stream: &mut TcpStream, state: &ClientState) -> Option<Spoken> {
-        tokio::select! {
-            spoken = tokio::time::timeout(self.deadlines.head, http2::sniff(stream)) => {
-                spoken.ok()?.ok()
-            }
-            () = state.dismissed() => None,
-            () = reached(self.phase.clone(), Phase::Closing) => None,
         }
     }
 
@@ -348,30 +353,21 @@ impl Lease {
     }
 }
 
+/// Keeps what it takes to tell the last minute. Ends with its runtime.
+async fn roll(service: Arc<Service>) {
+    loop {
+        tokio::time::sleep(ROLL_EVERY).await;
+        service.routes.roll(Instant::now());
+    }
+}
+
 /// Waits until the gateway is in `wanted` or beyond, or is gone.
 async fn reached(mut phase: watch::Receiver<Phase>, wanted: Phase) {
     _ = phase.wait_for(|phase| *phase >= wanted).await;
 }
 
-/// Serves `connection` until it ends by itself, or with the answers it is at once `closing` has come.
-/// `shut_down` tells it that.
-async fn to_its_end<C: Future>(
-    connection: C,
-    closing: impl Future<Output = ()>,
-    shut_down: impl FnOnce(Pin<&mut C>),
-) -> C::Output {
-    let mut connection = std::pin::pin!(connection);
-    tokio::select! {
-        output = connection.as_mut() => output,
-        () = closing => {
-            shut_down(connection.as_mut());
-            connection.await
-        }
-    }
-}
-
 /// HTTP/1 as we speak it. Time is kept by [`ClientStream`].
-fn http1_builder() -> http1::Builder {
+fn http_builder() -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .header_read_timeout(None)
@@ -390,9 +386,10 @@ fn service(config: &GatewayConfig, address: SocketAddr) -> Result<Service, Start
     let mut random = [0; 8];
     getrandom(&mut random, GetRandomFlags::empty())
         .map_err(|error| StartError::Random(error.into()))?;
+    let log = config.access_log.clone().map(open_log).transpose()?;
     Ok(Service {
         routes: Routes::new(),
-        ids: RequestIds::new(u64::from_ne_bytes(random)),
+        ledger: Arc::new(Ledger::new(u64::from_ne_bytes(random), log)),
         spool: Spool::new(config.spool.clone(), config.spool_bytes_max),
         app_requests_max: (config.connections_max / 2).max(1),
         hold: HoldBounds { time: config.hold_timeout, requests_max: config.held_max },
@@ -400,6 +397,11 @@ fn service(config: &GatewayConfig, address: SocketAddr) -> Result<Service, Start
         address,
         proxies: TrustedProxies::new(config.trusted_proxies.clone()),
     })
+}
+
+fn open_log(config: AccessLogConfig) -> Result<AccessLog, StartError> {
+    let file = config.file.clone();
+    AccessLog::open(config).map_err(|source| StartError::AccessLog { file, source })
 }
 
 /// As many listeners on `address` as there are threads, at least one.

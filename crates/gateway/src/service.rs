@@ -8,11 +8,11 @@ use ace_types::HostName;
 use ace_upstream::Tunnel;
 use http::header::{CONTENT_LENGTH, LOCATION};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
-use crate::access::{RequestIds, RequestRecord};
+use crate::access::{Ledger, RequestRecord};
 use crate::app_head::{AppHead, wanted_upgrade};
 use crate::body::{Body, Content};
 use crate::client::ClientState;
@@ -25,13 +25,13 @@ use crate::routes::{AppPermit, AppRoute, Routes};
 use crate::server::Lease;
 use crate::spool::Spool;
 use crate::statics::Asked;
-use crate::{headers, http2, rewrite, statics, target, tunnel};
+use crate::{headers, rewrite, statics, target, tunnel};
 
 /// What every request is handled with.
 #[derive(Debug)]
 pub struct Service {
     pub routes: Routes,
-    pub ids: RequestIds,
+    pub ledger: Arc<Ledger>,
     pub spool: Arc<Spool>,
     /// The most requests of one app at once, whatever its limits say.
     pub app_requests_max: u32,
@@ -71,20 +71,15 @@ impl Service {
     /// Answers `request`; with an error page, where nothing else can be said.
     pub async fn handle(&self, client: Client, request: Request<Incoming>) -> Response<Body> {
         let (mut parts, body) = request.into_parts();
-        let is_websocket = http2::is_websocket(&parts);
-        let refusal = match parts.version {
-            Version::HTTP_2 => http2::adopt(&mut parts).err(),
-            _ => client.state.refusal(&parts),
-        };
+        let refusal = client.state.refusal(&parts);
         let origin = self.proxies.origin(client.address, self.address.port(), &mut parts.headers);
-        let mut record = RequestRecord::begin(&self.ids, &origin, &parts, client.state);
+        let mut record = RequestRecord::begin(&self.ledger, &origin, &parts, client.state);
         // For the page's form, since the headers go to the app.
         let accept = parts.headers.get(http::header::ACCEPT).cloned();
         let result = match refusal {
             Some(failure) => Err(failure),
             None => self.answer(origin, parts, body, &mut record).await,
         };
-        let result = if is_websocket { result.and_then(Reply::over_http2) } else { result };
         let Reply { response, tunnel } = result.unwrap_or_else(|failure| {
             record.failed(&failure);
             error_page(&failure, accept, &record.id).into()
@@ -106,6 +101,7 @@ impl Service {
         let host = target::host(&parts)?;
         let path = target::normalise(parts.uri.path())?;
         let route = self.route(&host).await?;
+        record.route = Some(Arc::clone(&route));
         let connections = route.limits.connections.min(self.app_requests_max);
         let permit = AppPermit::take(&route, connections);
         record.app = Some(permit.ok_or(Failure::Busy { connections })?);
@@ -133,6 +129,7 @@ impl Service {
         let bytes_max = limits.body.map(|bytes| bytes.0);
         let bounds = BodyBounds { bytes_max, pace: self.body_pace };
         let body = RequestBody::accept(body, bounds, &spool).await?;
+        record.received(body.as_ref().map_or(0, RequestBody::length));
         let upgrade = parts.extensions.remove::<OnUpgrade>();
         let request = Outgoing {
             head: AppHead {
@@ -144,8 +141,9 @@ impl Service {
             timeout: limits.timeout,
             spool,
         };
-        match forward(&self.routes, host, request, self.hold).await? {
+        match forward(&self.routes, host, request, self.hold, &mut record.instance).await? {
             Forwarded::Answer(Answer { response, tunnel, permit }) => {
+                record.answered();
                 record.instance = Some(permit);
                 Ok(Reply { response, tunnel: upgrade.zip(tunnel) })
             }
@@ -204,15 +202,6 @@ fn app_head(
         client: origin.client,
         content_length: body.map(RequestBody::length).or(announced),
         upgrade,
-    }
-}
-
-impl Reply {
-    /// The answer to a request for a WebSocket, as HTTP/2 has it.
-    fn over_http2(self) -> Result<Self, Failure> {
-        let Self { response, tunnel } = self;
-        let response = http2::answer_websocket(response, tunnel.is_some())?;
-        Ok(Self { response, tunnel })
     }
 }
 

@@ -5,6 +5,7 @@
 
 use std::io;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
 
 use ace_upstream::Tunnel;
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -20,26 +21,35 @@ const BUFFER_BYTES: usize = 16 * 1024;
 /// Carries bytes both ways once the client has its answer. Ends with either side, or when the gateway
 /// closes.
 pub async fn run(client: OnUpgrade, app: Tunnel, mut record: RequestRecord, lease: Arc<Lease>) {
+    let received = AtomicU64::new(0);
     let moved = async {
         let client = client.await.map_err(io::Error::other)?;
-        carry(client, app, &mut record).await
+        carry(client, app, &mut record, &received).await
     };
     let result = tokio::select! {
         result = moved => result,
         () = lease.closing() => Ok(()),
     };
+    record.received(received.into_inner());
     if let Err(error) = result {
         tracing::debug!(request = record.id, %error, "a tunnel ended early");
     }
 }
 
-async fn carry(client: Upgraded, app: Tunnel, record: &mut RequestRecord) -> io::Result<()> {
+async fn carry(
+    client: Upgraded,
+    app: Tunnel,
+    record: &mut RequestRecord,
+    received: &AtomicU64,
+) -> io::Result<()> {
     let (mut from_client, mut to_client) = tokio::io::split(TokioIo::new(client));
     let (mut from_app, mut to_app) = app.stream.into_split();
     to_client.write_all(&app.early).await?;
     record.sent(app.early.len());
     let outward = copy(&mut from_app, &mut to_client, |count| record.sent(count));
-    let inward = copy(&mut from_client, &mut to_app, |_| {});
+    let inward = copy(&mut from_client, &mut to_app, |count| {
+        received.fetch_add(count as u64, Ordering::Relaxed);
+    });
     // A WebSocket is closed as a whole: who has closed one half reads no more of the other.
     tokio::select! {
         result = outward => result?,

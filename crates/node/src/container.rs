@@ -12,11 +12,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ace_api::{EndReason, InstanceSpec};
+use ace_api::{EndReason, InstanceSpec, SpaceUsage};
 use ace_sandbox::cgroup::{Cgroup, CgroupTree};
 use ace_sandbox::launch::{Handles, LauncherProgram, launch as launch_container};
 use ace_sandbox::network::{self, WayOut};
 use ace_sandbox::process::{self, ProcessRef};
+use ace_sandbox::space::{Space, space};
 use ace_sandbox::spec::ExitRecord;
 use ace_sandbox::volume;
 use ace_types::{EngineId, IdRange, error_chain};
@@ -25,6 +26,7 @@ use rustix::process::Signal;
 use tokio::io::unix::AsyncFd;
 
 use crate::ending::{self, Facts};
+use crate::meter::{Meters, Reading};
 use crate::old_logs::OldLogs;
 use crate::record::{InstanceFolder, Record};
 use crate::shape::{self, Surroundings};
@@ -38,6 +40,7 @@ pub struct World {
     pub gateway: Ipv4Addr,
     pub nameservers: Vec<Ipv4Addr>,
     pub old_logs: OldLogs,
+    pub meters: Meters,
     /// What commands were run.
     pub command_logs: OldLogs,
 }
@@ -205,9 +208,16 @@ impl Container {
         process::signal(self.pidfd.get_ref(), Signal::TERM)
     }
 
-    /// How many of its processes the kernel has ended for going past the memory limit.
-    pub fn memory_kills(&self) -> u64 {
-        self.cgroup.oom_kills()
+    /// What there is to see of it; call that off the event loop.
+    pub fn look(&self, folder: &InstanceFolder) -> impl FnOnce() -> Reading + Send + 'static {
+        let (process, cgroup, log) = (self.process, self.cgroup.clone(), folder.log());
+        move || Reading {
+            kernel: cgroup.usage(),
+            tmp: space_at(process, "/tmp"),
+            shm: space_at(process, "/dev/shm"),
+            volume: space_at(process, "/ace/data"),
+            log_lines_dropped: ace_sandbox::lines_dropped(&log).ok(),
+        }
     }
 
     /// Ends it at once, and waits for a while until init has written how it was.
@@ -235,6 +245,12 @@ impl Container {
         let exit = read_exit(&folder.exit());
         ending::of_timeout(facts(spec, exit.as_ref(), &self.cgroup), spec.startup, path, last)
     }
+}
+
+/// How full what is mounted there is; `None` where nothing is, or the container is gone.
+fn space_at(process: ProcessRef, mount: &str) -> Option<SpaceUsage> {
+    let Space { used_bytes, size_bytes } = space(process, Path::new(mount)).ok()??;
+    Some(SpaceUsage { used_bytes, size_bytes })
 }
 
 fn prepare_log(folder: &InstanceFolder, ids: IdRange) -> io::Result<()> {

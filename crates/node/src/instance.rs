@@ -20,6 +20,7 @@ use crate::addresses::AddressLease;
 use crate::container::{self, Container, Damage, World};
 use crate::ending;
 use crate::life::{Effect, Event, Life, Patience, Phase};
+use crate::meter::Gauge;
 use crate::record::{InstanceFolder, Record};
 
 /// The pause between two probes of a server that answers, but not as a ready one does.
@@ -40,6 +41,7 @@ pub struct Instance {
     life: Life,
     container: Option<Container>,
     memory_kills: u64,
+    gauge: Gauge,
     probe: Option<Probe>,
     mend_at: Instant,
     /// Events that effects brought about, to be taken before any other.
@@ -70,6 +72,7 @@ impl Instance {
             life,
             container: None,
             memory_kills: 0,
+            gauge: Gauge::new(),
             probe: None,
             mend_at: Instant::now() + MEND_PAUSE,
             pending: VecDeque::new(),
@@ -90,7 +93,10 @@ impl Instance {
             self.life.since = since;
         }
         match found {
-            Ok(container) => self.container = Some(container),
+            Ok(container) => {
+                self.container = Some(container);
+                self.gauge = Gauge::found();
+            }
             Err(reason) => {
                 let (ended, now) = (Event::Ended(reason), Timestamp::now());
                 self.life = self.life.next(ended, now, patience(&self.spec)).0;
@@ -106,7 +112,10 @@ impl Instance {
             let event = self.next_event().await;
             let (life, effects) =
                 self.life.clone().next(event, Timestamp::now(), patience(&self.spec));
-            let changed = life != self.life || self.look();
+            // Before the end of a container takes away what the kernel has counted.
+            let news = self.look().await;
+            let changed = life != self.life || news;
+            self.count(&life);
             self.life = life;
             for effect in effects {
                 self.carry_out(effect).await;
@@ -163,11 +172,33 @@ impl Instance {
         })
     }
 
-    /// Asks the kernel what it did to the container. Returns whether there is news.
-    fn look(&mut self) -> bool {
-        let kills = self.container.as_ref().map_or(self.memory_kills, Container::memory_kills);
+    /// Asks the kernel what the container uses, and what was done to it. Returns whether there is
+    /// news.
+    async fn look(&mut self) -> bool {
+        let Some(look) = self.container.as_ref().map(|it| it.look(&self.folder)) else {
+            return false;
+        };
+        let reading = blocking(look).await;
+        let (limits, now) = (&self.spec.limits, std::time::Instant::now());
+        let (usage, growth) = self.gauge.take(reading, limits, now, Timestamp::now());
+        let kills = usage.memory_kills;
+        self.world.meters.note(&self.spec.id, &self.spec.app, usage, growth);
         let before = std::mem::replace(&mut self.memory_kills, kills);
         kills != before
+    }
+
+    /// Counts what `next` makes of it: an end, or a further start.
+    fn count(&self, next: &Life) {
+        let has_ended = |life: &Life| matches!(life.phase, Phase::Crashed { .. } | Phase::Failed);
+        let (meters, app) = (&self.world.meters, &self.spec.app);
+        if let Some(reason) =
+            next.last_end.as_ref().filter(|_| has_ended(next) && !has_ended(&self.life))
+        {
+            meters.ended(app, reason);
+        }
+        if next.restarts > self.life.restarts {
+            meters.restarted(app);
+        }
     }
 
     /// Sets right what somebody outside has changed of the container, where that can be.
@@ -199,6 +230,7 @@ impl Instance {
         match launched {
             Ok(container) => {
                 self.container = Some(container);
+                self.gauge.container_made();
                 self.save();
                 self.start_probe();
             }
@@ -239,6 +271,7 @@ impl Instance {
     async fn clean_up(&mut self) {
         self.probe = None;
         self.container = None;
+        self.world.meters.gone(&self.spec.id);
         let cgroup = self.world.cgroups.get(self.spec.id.as_str());
         let removed = blocking(move || cgroup.remove(REMOVE_DEADLINE)).await;
         if let Err(error) = removed {

@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use ace_api::{
-    CommandEnd, CommandError, CommandIo, CommandSpec, InstanceSpec, InstanceStatus, Node,
+    CommandEnd, CommandError, CommandIo, CommandSpec, InstanceSpec, InstanceStatus, Node, NodeUsage,
 };
 use ace_sandbox::cgroup::CgroupTree;
 use ace_sandbox::launch::LauncherProgram;
@@ -22,6 +22,7 @@ use crate::addresses::AddressPool;
 use crate::command::{Command, CommandRecord};
 use crate::container::{self, World};
 use crate::instance::Instance;
+use crate::meter::Meters;
 use crate::old_logs::OldLogs;
 use crate::record::{self, InstanceFolder, Record};
 
@@ -91,6 +92,7 @@ impl ContainerNode {
             gateway: config.gateway,
             nameservers: config.nameservers,
             old_logs: OldLogs::new(config.old_logs, OLD_LOGS_KEPT),
+            meters: Meters::default(),
             command_logs: OldLogs::new(config.command_logs, COMMAND_LOGS_KEPT),
         };
         let node = Arc::new_cyclic(|itself| Self {
@@ -274,6 +276,10 @@ impl Node for ContainerNode {
         self.statuses.subscribe()
     }
 
+    fn usage(&self) -> NodeUsage {
+        self.world.meters.usage()
+    }
+
     async fn down(&self) -> Result<(), Vec<String>> {
         self.set_desired(Vec::new());
         let mut failures: Vec<String> = self.wait_until_empty().await.err().into_iter().collect();
@@ -327,6 +333,7 @@ impl Node for ContainerNode {
         let remove = move || {
             world.old_logs.remove(&app)?;
             world.command_logs.remove(&app)?;
+            world.meters.forget(&app);
             volume::remove_image(&volume).map_err(io::Error::other)
         };
         tokio::task::spawn_blocking(remove).await.map_err(io::Error::other)?

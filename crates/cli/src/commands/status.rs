@@ -1,9 +1,9 @@
 //! `ace status`: one app and its instances.
 
-use ace_api::InstanceState;
+mod instances;
+
 use ace_api::http::{
-    AppView, CommandView, DeployKind, DeployView, InstanceView, PythonTrouble, ServedBy,
-    WithdrawnView,
+    AppView, CommandView, DeployKind, DeployView, PythonTrouble, ServedBy, WithdrawnView,
 };
 use ace_types::AppName;
 use clap::Args;
@@ -33,8 +33,7 @@ pub async fn run(args: StatusArgs, client: &Client, screen: &Screen) -> Result<(
 fn render(app: &AppView, screen: &Screen, now: Timestamp) -> String {
     let mut parts = vec![heading(app, screen), facts(app, now)];
     if !app.instances.is_empty() {
-        parts.push(instances(&app.instances, now));
-        parts.extend(memory_kills(app));
+        parts.extend(instances::render(app, now));
     }
     if !app.commands.is_empty() {
         parts.push(commands(&app.commands, now));
@@ -69,10 +68,11 @@ fn facts(app: &AppView, now: Timestamp) -> String {
         ("python", app.python.as_deref().map(screen::escape)),
         ("memory", app.memory_limit.map(|limit| format!("{limit} at most, each instance"))),
         ("volume", app.volume.map(|size| format!("{size} at /ace/data"))),
+        ("requests", app.traffic.as_ref().map(instances::requests)),
     ];
     let lines: Vec<String> = facts
         .into_iter()
-        .filter_map(|(name, fact)| fact.map(|fact| format!("{name:<9}{fact}")))
+        .filter_map(|(name, fact)| fact.map(|fact| format!("{name:<10}{fact}")))
         .collect();
     lines.join("\n")
 }
@@ -87,55 +87,12 @@ fn served_by(served_by: &ServedBy) -> String {
     }
 }
 
-fn instances(instances: &[InstanceView], now: Timestamp) -> String {
-    let row = |instance: &InstanceView| {
-        vec![
-            instance.id.to_string(),
-            instance.release.to_string(),
-            instance_state(&instance.state, now),
-            ago(instance.since, now),
-            instance.restarts.to_string(),
-            instance
-                .last_end
-                .as_ref()
-                .map_or("-".to_owned(), |end| screen::escape(&end.to_string())),
-        ]
-    };
-    let headings = ["INSTANCE", "RELEASE", "STATE", "FOR", "RESTARTS", "LAST ENDED BECAUSE"];
-    screen::table(&headings, instances.iter().map(row).collect())
-}
-
-fn instance_state(state: &InstanceState, now: Timestamp) -> String {
-    match state {
-        InstanceState::Starting => "starting".to_owned(),
-        InstanceState::Running => "running".to_owned(),
-        InstanceState::Draining => "draining".to_owned(),
-        InstanceState::Crashed { retry_at } => {
-            format!("crashed, again in {}", ago(now, *retry_at))
-        }
-        InstanceState::Failed => "failed".to_owned(),
-    }
-}
-
 fn commands(commands: &[CommandView], now: Timestamp) -> String {
     let row = |command: &CommandView| {
         let CommandView { id, release, name, since } = command;
         vec![id.to_string(), release.to_string(), screen::escape(name), ago(*since, now)]
     };
     screen::table(&["COMMAND", "RELEASE", "NAME", "FOR"], commands.iter().map(row).collect())
-}
-
-/// Says which instances lost processes to the memory limit; `None` where none did.
-fn memory_kills(app: &AppView) -> Option<String> {
-    let limit = app.memory_limit?;
-    let killed = app.instances.iter().filter(|instance| instance.memory_kills > 0);
-    let lines: Vec<String> = killed
-        .map(|InstanceView { id, memory_kills, .. }| match memory_kills {
-            1 => format!("{id} lost a process for lack of memory: its limit is {limit}"),
-            n => format!("{id} lost {n} processes for lack of memory: its limit is {limit}"),
-        })
-        .collect();
-    (!lines.is_empty()).then(|| lines.join("\n"))
 }
 
 /// That the app has turned back from a release by itself.
@@ -213,8 +170,8 @@ pub fn ago(then: Timestamp, now: Timestamp) -> String {
 
 #[cfg(test)]
 pub mod tests {
-    use ace_api::EndReason;
-    use ace_api::http::AppState;
+    use ace_api::http::{AppState, InstanceView};
+    use ace_api::{EndReason, InstanceState};
     use ace_types::{Bytes, ReleaseNumber, Server, TenantName};
 
     use super::*;
@@ -247,7 +204,10 @@ pub mod tests {
                 restarts: 1,
                 last_end: Some(EndReason::OutOfMemory { limit: Bytes::mib(512) }),
                 memory_kills: 0,
+                usage: None,
+                traffic: None,
             }],
+            traffic: None,
             commands: Vec::new(),
             last_deploy: None,
         }
@@ -258,12 +218,13 @@ pub mod tests {
         assert_eq!(
             render(&shop(), &Screen::plain(), at(600)),
             "shop  running  http://shop.localhost:8080\n\n\
-             release  3, deployed 10 min ago\n\
-             served   by uwsgi\n\
-             python   3.13.1\n\
-             memory   512M at most, each instance\n\n\
-             INSTANCE  RELEASE  STATE    FOR     RESTARTS  LAST ENDED BECAUSE\n\
-             abcd1234  3        running  10 min  1         out of memory: its limit is 512M (memory)"
+             release   3, deployed 10 min ago\n\
+             served    by uwsgi\n\
+             python    3.13.1\n\
+             memory    512M at most, each instance\n\n\
+             INSTANCE  RELEASE  STATE    FOR     RESTARTS  CPU  MEMORY  PROCESSES\n\
+             abcd1234  3        running  10 min  1         -    -       -\n\n\
+             abcd1234 last ended: out of memory: its limit is 512M (memory)"
         );
     }
 
@@ -279,18 +240,9 @@ pub mod tests {
         assert_eq!(
             render(&app, &Screen::plain(), at(600)),
             "shop  running  http://shop.localhost:8080\n\n\
-             release  3, deployed 10 min ago\n\
-             served   from files alone; nothing runs"
+             release   3, deployed 10 min ago\n\
+             served    from files alone; nothing runs"
         );
-    }
-
-    #[test]
-    fn an_instance_that_lost_processes_says_so() {
-        let mut app = shop();
-        app.instances[0].memory_kills = 2;
-        let told = render(&app, &Screen::plain(), at(600));
-        let line = "abcd1234 lost 2 processes for lack of memory: its limit is 512M";
-        assert!(told.ends_with(line), "{told}");
     }
 
     #[test]

@@ -11,7 +11,8 @@ use std::time::Duration;
 use ace_api::{
     BuildError, BuildRequest, Builder, Built, CommandEnd, CommandError, CommandIo, CommandOutput,
     CommandSpec, EndReason, Gateway, InstanceSpec, InstanceState, InstanceStatus, Interpreter,
-    KnownPython, Node, Program, PythonState, RebuildRequest, RouteTable, Runtime, Serving,
+    KnownPython, Node, NodeUsage, Program, PythonState, RebuildRequest, RouteTable, Runtime,
+    Serving, Traffic,
 };
 use ace_types::{AppName, AppYaml, Bytes, InstanceId, Server};
 use async_trait::async_trait;
@@ -29,6 +30,8 @@ pub struct FakeNode {
     /// What should run.
     specs: Mutex<Vec<InstanceSpec>>,
     pub removed_volumes: Mutex<Vec<PathBuf>>,
+    /// What it says that instances use.
+    pub usage: Mutex<NodeUsage>,
     /// What `down` can't remove.
     pub stuck: Mutex<Vec<String>>,
 }
@@ -40,6 +43,7 @@ impl FakeNode {
             statuses: watch::Sender::default(),
             specs: Mutex::default(),
             removed_volumes: Mutex::default(),
+            usage: Mutex::default(),
             stuck: Mutex::default(),
         }
     }
@@ -129,6 +133,10 @@ impl Node for FakeNode {
         self.statuses.subscribe()
     }
 
+    fn usage(&self) -> NodeUsage {
+        self.usage.lock().unwrap().clone()
+    }
+
     async fn down(&self) -> Result<(), Vec<String>> {
         let stuck = std::mem::take(&mut *self.stuck.lock().unwrap());
         if !stuck.is_empty() {
@@ -179,6 +187,8 @@ impl Node for FakeNode {
 #[derive(Default)]
 pub struct FakeGateway {
     routes: Mutex<RouteTable>,
+    /// What it says that it has counted.
+    pub traffic: Mutex<Traffic>,
     pub drained: Mutex<Vec<InstanceId>>,
 }
 
@@ -192,6 +202,10 @@ impl FakeGateway {
 impl Gateway for FakeGateway {
     fn set_routes(&self, routes: RouteTable) {
         *self.routes.lock().unwrap() = routes;
+    }
+
+    fn traffic(&self) -> Traffic {
+        self.traffic.lock().unwrap().clone()
     }
 
     async fn drained(&self, instance: &InstanceId, _: Duration) -> bool {

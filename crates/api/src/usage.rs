@@ -1,0 +1,74 @@
+//! What instances use of the machine, and what they were refused: as the kernel counts it.
+
+use std::collections::BTreeMap;
+
+use ace_types::{AppName, InstanceId};
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+/// What the instances of a node use.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeUsage {
+    /// Those that have a container.
+    pub instances: BTreeMap<InstanceId, InstanceUsage>,
+    /// What all instances of an app have used and met since the engine started, those that are gone
+    /// included.
+    pub apps: BTreeMap<AppName, AppUsage>,
+}
+
+/// What one instance uses. What counts up does so since its container was made.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InstanceUsage {
+    /// When all this was read.
+    pub at: Timestamp,
+    /// Processor time over the last seconds, in thousandths of a core.
+    pub cpu_millicores: u64,
+    pub cpu_limit_millicores: u64,
+    pub cpu_usec: u64,
+    /// How long it was kept waiting for having used up its share, all of its processors together.
+    pub throttled_usec: u64,
+    /// How much of that was in the last minute.
+    pub throttled_last_minute_usec: u64,
+    /// What its processes, `/tmp` and `/dev/shm` take, and files that the kernel keeps for it and
+    /// can let go of.
+    pub memory_bytes: u64,
+    /// The most that was; `None` where the kernel does not keep it.
+    pub memory_peak_bytes: Option<u64>,
+    pub memory_limit_bytes: u64,
+    /// Processes that the kernel ended for going past the limit.
+    pub memory_kills: u64,
+    /// Processes and threads.
+    pub pids: u64,
+    pub pids_limit: u64,
+    /// Processes and threads that the kernel refused.
+    pub pids_refused: u64,
+    /// What stands in `/tmp`; `None` where it can't be seen, and so with the next two.
+    pub tmp: Option<SpaceUsage>,
+    /// What stands in `/dev/shm`.
+    pub shm: Option<SpaceUsage>,
+    /// What stands in `/ace/data`, where it has a volume.
+    pub volume: Option<SpaceUsage>,
+    /// Lines of output that its log had no room for.
+    pub log_lines_dropped: u64,
+}
+
+/// How full a file system is.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SpaceUsage {
+    pub used_bytes: u64,
+    pub size_bytes: u64,
+}
+
+/// What an app's instances have used and met, all together.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AppUsage {
+    pub cpu_usec: u64,
+    pub throttled_usec: u64,
+    pub memory_kills: u64,
+    pub pids_refused: u64,
+    pub log_lines_dropped: u64,
+    /// How often an instance was started again after it had ended by itself.
+    pub restarts: u64,
+    /// How often an instance ended by itself, by [`EndReason::code`](crate::EndReason::code).
+    pub ends: BTreeMap<String, u64>,
+}

@@ -1,0 +1,299 @@
+//! What instances use: the newest reading of each, and sums by app that outlive them.
+//!
+//! An instance's task reads what the kernel counts ([`Reading`]) and has its [`Gauge`] make of it
+//! what an operator asks for; [`Meters`] keeps that for all. Time is an argument.
+
+use std::collections::VecDeque;
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use ace_api::{AppUsage, EndReason, InstanceUsage, NodeUsage, SpaceUsage};
+use ace_sandbox::cgroup;
+use ace_types::{AppName, InstanceId, Limits};
+use jiff::Timestamp;
+
+/// Over how long processor time is averaged.
+const CPU_SPAN: Duration = Duration::from_secs(10);
+/// How long readings are kept.
+const KEPT: Duration = Duration::from_secs(60);
+
+/// What all instances of a node use.
+#[derive(Debug, Default)]
+pub struct Meters(Mutex<NodeUsage>);
+
+/// One instance's readings over the last minute.
+#[derive(Debug)]
+pub struct Gauge {
+    past: VecDeque<Past>,
+    /// Up to where the app's sums have it; `None` before the first reading of a container that was
+    /// found: what it had used by then counts for the engine before.
+    counted: Option<Counts>,
+    lines_dropped: u64,
+    lines_counted: Option<u64>,
+}
+
+/// What there is to see of a container at one time.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Reading {
+    pub kernel: cgroup::Usage,
+    pub tmp: Option<SpaceUsage>,
+    pub shm: Option<SpaceUsage>,
+    pub volume: Option<SpaceUsage>,
+    /// `None` where none has been, or it can't be read.
+    pub log_lines_dropped: Option<u64>,
+}
+
+/// By how much counts have grown between two readings.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Growth {
+    kernel: Counts,
+    log_lines_dropped: u64,
+}
+
+/// What only grows while a container is there.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Counts {
+    cpu_usec: u64,
+    throttled_usec: u64,
+    memory_kills: u64,
+    pids_refused: u64,
+}
+
+#[derive(Debug, Clone, Copy)]
+struct Past {
+    at: Instant,
+    counts: Counts,
+}
+
+impl Meters {
+    pub fn usage(&self) -> NodeUsage {
+        self.lock().clone()
+    }
+
+    /// What `instance` uses now; its app has used `growth` more.
+    pub fn note(&self, instance: &InstanceId, app: &AppName, usage: InstanceUsage, growth: Growth) {
+        let mut all = self.lock();
+        all.instances.insert(instance.clone(), usage);
+        let sum = all.apps.entry(app.clone()).or_default();
+        let Growth { kernel, log_lines_dropped } = growth;
+        sum.cpu_usec += kernel.cpu_usec;
+        sum.throttled_usec += kernel.throttled_usec;
+        sum.memory_kills += kernel.memory_kills;
+        sum.pids_refused += kernel.pids_refused;
+        sum.log_lines_dropped += log_lines_dropped;
+    }
+
+    /// `instance` has no container any more.
+    pub fn gone(&self, instance: &InstanceId) {
+        self.lock().instances.remove(instance);
+    }
+
+    /// An instance of `app` has ended by itself.
+    pub fn ended(&self, app: &AppName, reason: &EndReason) {
+        self.with(app, |sum| *sum.ends.entry(reason.code().to_owned()).or_default() += 1);
+    }
+
+    /// An instance of `app` is started again.
+    pub fn restarted(&self, app: &AppName) {
+        self.with(app, |sum| sum.restarts += 1);
+    }
+
+    /// There is no `app` any more.
+    pub fn forget(&self, app: &AppName) {
+        self.lock().apps.remove(app);
+    }
+
+    fn with(&self, app: &AppName, change: impl FnOnce(&mut AppUsage)) {
+        change(self.lock().apps.entry(app.clone()).or_default());
+    }
+
+    fn lock(&self) -> MutexGuard<'_, NodeUsage> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Gauge {
+    /// For an instance whose container is still to be made.
+    pub fn new() -> Self {
+        let (counted, lines_counted) = (Some(Counts::default()), Some(0));
+        Self { past: VecDeque::new(), counted, lines_dropped: 0, lines_counted }
+    }
+
+    /// For an instance whose container an engine before has made.
+    pub fn found() -> Self {
+        Self { counted: None, lines_counted: None, ..Self::new() }
+    }
+
+    /// A new container is made, and the kernel counts from zero.
+    pub fn container_made(&mut self) {
+        self.past.clear();
+        self.counted = Some(Counts::default());
+    }
+
+    /// Takes a reading of `now`, which is `at` on the clock.
+    pub fn take(
+        &mut self,
+        reading: Reading,
+        limits: &Limits,
+        now: Instant,
+        at: Timestamp,
+    ) -> (InstanceUsage, Growth) {
+        let counts = Counts::of(&reading.kernel);
+        self.past.push_back(Past { at: now, counts });
+        while self.past.get(1).is_some_and(|second| now.duration_since(second.at) >= KEPT) {
+            self.past.pop_front();
+        }
+        self.lines_dropped = reading.log_lines_dropped.unwrap_or(self.lines_dropped);
+        let growth = self.growth(counts);
+        (self.usage(reading, limits, now, at), growth)
+    }
+
+    fn growth(&mut self, counts: Counts) -> Growth {
+        let kernel = self.counted.map_or(Counts::default(), |counted| counts.since(counted));
+        let lines = self.lines_counted.map_or(0, |lines| self.lines_dropped.saturating_sub(lines));
+        self.counted = Some(counts);
+        self.lines_counted = Some(self.lines_dropped);
+        Growth { kernel, log_lines_dropped: lines }
+    }
+
+    fn usage(
+        &self,
+        reading: Reading,
+        limits: &Limits,
+        now: Instant,
+        at: Timestamp,
+    ) -> InstanceUsage {
+        let Reading { kernel, tmp, shm, volume, log_lines_dropped: _ } = reading;
+        InstanceUsage {
+            at,
+            cpu_millicores: self.cpu_millicores(now),
+            cpu_limit_millicores: limits.cpu_millicores.into(),
+            cpu_usec: kernel.cpu_usec,
+            throttled_usec: kernel.throttled_usec,
+            throttled_last_minute_usec: self.since(now, KEPT).throttled_usec,
+            memory_bytes: kernel.memory_bytes,
+            memory_peak_bytes: kernel.memory_peak_bytes,
+            memory_limit_bytes: limits.memory.0,
+            memory_kills: kernel.memory_kills,
+            pids: kernel.pids,
+            pids_limit: limits.pids.into(),
+            pids_refused: kernel.pids_refused,
+            tmp,
+            shm,
+            volume,
+            log_lines_dropped: self.lines_dropped,
+        }
+    }
+
+    fn cpu_millicores(&self, now: Instant) -> u64 {
+        let Some(then) = self.then(now, CPU_SPAN) else { return 0 };
+        let span_usec = u64::try_from(now.duration_since(then.at).as_micros()).unwrap_or(u64::MAX);
+        (self.since(now, CPU_SPAN).cpu_usec * 1000).checked_div(span_usec).unwrap_or(0)
+    }
+
+    /// By how much counts have grown in the last `span`.
+    fn since(&self, now: Instant, span: Duration) -> Counts {
+        let newest = self.past.back().map(|past| past.counts).unwrap_or_default();
+        self.then(now, span).map_or(Counts::default(), |then| newest.since(then.counts))
+    }
+
+    /// The youngest reading that is at least `span` old, or else the oldest.
+    fn then(&self, now: Instant, span: Duration) -> Option<&Past> {
+        let old = self.past.iter().rfind(|past| now.duration_since(past.at) >= span);
+        old.or(self.past.front())
+    }
+}
+
+impl Counts {
+    fn of(usage: &cgroup::Usage) -> Self {
+        let cgroup::Usage { cpu_usec, throttled_usec, memory_kills, pids_refused, .. } = *usage;
+        Self { cpu_usec, throttled_usec, memory_kills, pids_refused }
+    }
+
+    fn since(self, then: Self) -> Self {
+        Self {
+            cpu_usec: self.cpu_usec.saturating_sub(then.cpu_usec),
+            throttled_usec: self.throttled_usec.saturating_sub(then.throttled_usec),
+            memory_kills: self.memory_kills.saturating_sub(then.memory_kills),
+            pids_refused: self.pids_refused.saturating_sub(then.pids_refused),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn reading(cpu_usec: u64, throttled_usec: u64, memory_kills: u64) -> Reading {
+        let kernel =
+            cgroup::Usage { cpu_usec, throttled_usec, memory_kills, ..cgroup::Usage::default() };
+        Reading { kernel, ..Reading::default() }
+    }
+
+    fn take(gauge: &mut Gauge, reading: Reading, now: Instant) -> (InstanceUsage, Growth) {
+        gauge.take(reading, &Limits::for_app(), now, Timestamp::UNIX_EPOCH)
+    }
+
+    #[test]
+    fn processor_time_is_of_the_last_seconds() {
+        let (mut gauge, start) = (Gauge::new(), Instant::now());
+        for second in 0..30 {
+            take(&mut gauge, reading(0, 0, 0), start + SECOND * second);
+        }
+        // Half a core, for ten seconds.
+        for second in 30..=40 {
+            let used = u64::from(second - 30) * 500_000;
+            let (usage, _) = take(&mut gauge, reading(used, 0, 0), start + SECOND * second);
+            assert!(usage.cpu_millicores <= 500);
+            assert!(second < 40 || usage.cpu_millicores == 500);
+        }
+    }
+
+    #[test]
+    fn throttling_is_forgotten_after_a_minute() {
+        let (mut gauge, start) = (Gauge::new(), Instant::now());
+        take(&mut gauge, reading(0, 0, 0), start);
+        let at = |gauge: &mut Gauge, second| {
+            let (usage, _) = take(gauge, reading(0, 700, 0), start + SECOND * second);
+            (usage.throttled_usec, usage.throttled_last_minute_usec)
+        };
+        assert_eq!(at(&mut gauge, 2), (700, 700));
+        assert_eq!(at(&mut gauge, 59), (700, 700));
+        assert_eq!(at(&mut gauge, 63), (700, 0));
+    }
+
+    #[test]
+    fn an_app_s_sums_outlive_its_containers() {
+        let (meters, mut gauge) = (Meters::default(), Gauge::new());
+        let (id, app): (InstanceId, AppName) =
+            ("abcd1234".parse().unwrap(), "shop".parse().unwrap());
+        for kills in [1, 3] {
+            let (usage, growth) = take(&mut gauge, reading(10, 0, kills), Instant::now());
+            meters.note(&id, &app, usage, growth);
+        }
+        meters.gone(&id);
+        meters.restarted(&app);
+        meters.ended(&app, &EndReason::Lost);
+        gauge.container_made();
+        let (usage, growth) = take(&mut gauge, reading(5, 0, 1), Instant::now());
+        meters.note(&id, &app, usage, growth);
+        let sum = meters.usage().apps[&app].clone();
+        assert_eq!((sum.memory_kills, sum.cpu_usec, sum.restarts), (4, 15, 1));
+        assert_eq!(sum.ends["lost"], 1);
+        meters.forget(&app);
+        assert!(meters.usage().apps.is_empty());
+    }
+
+    #[test]
+    fn what_an_earlier_engine_has_counted_is_not_counted_again() {
+        let mut gauge = Gauge::found();
+        let first = Reading { log_lines_dropped: Some(7), ..reading(10, 0, 2) };
+        assert_eq!(take(&mut gauge, first, Instant::now()).1, Growth::default());
+        let second = Reading { log_lines_dropped: Some(9), ..reading(10, 0, 3) };
+        let (usage, growth) = take(&mut gauge, second, Instant::now());
+        assert_eq!((growth.kernel.memory_kills, growth.log_lines_dropped), (1, 2));
+        assert_eq!((usage.memory_kills, usage.log_lines_dropped), (3, 9));
+    }
+}
