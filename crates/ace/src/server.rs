@@ -1,5 +1,6 @@
 //! `ace server`: every part in one process.
 
+use std::env::VarError;
 use std::fs::{self, Permissions};
 use std::io::{self, IsTerminal};
 use std::net::{IpAddr, SocketAddr};
@@ -12,7 +13,7 @@ use ace_api::http::{DoctorReport, Verdict};
 use ace_api::{Gateway, Node};
 use ace_builder::{BuilderConfig, ContainerBuilder, Places};
 use ace_control::{ControlConfig, Outcome, Parts};
-use ace_gateway::{GatewayConfig, GatewayServer};
+use ace_gateway::{AccessLogConfig, GatewayConfig, GatewayServer};
 use ace_store::SqliteStore;
 use ace_types::HostName;
 use anyhow::{Context, Result, bail};
@@ -24,6 +25,7 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tracing_subscriber::EnvFilter;
 
 use crate::doctor;
 use crate::engine::EngineFolder;
@@ -73,6 +75,10 @@ pub struct ServerArgs {
     #[arg(long, env = "ACE_PROXY_PROTOCOL", requires = "trusted_proxies")]
     proxy_protocol: bool,
 
+    /// File with a line for each request, or `off`; DATA/logs/access.log unless told otherwise
+    #[arg(long, env = "ACE_ACCESS_LOG", value_name = "FILE|off")]
+    access_log: Option<PathBuf>,
+
     /// Package index that builds install from
     #[arg(long, env = "ACE_INDEX_URL", value_name = "URL")]
     index_url: Option<String>,
@@ -80,7 +86,7 @@ pub struct ServerArgs {
 
 /// Runs the engine until it is told to end.
 pub async fn run(args: ServerArgs) -> Result<()> {
-    start_logging();
+    start_logging()?;
     require_root()?;
     raise_open_files().unwrap_or_else(|error| {
         tracing::warn!(%error, "could not raise the limit of open files; few clients at once fit");
@@ -88,7 +94,7 @@ pub async fn run(args: ServerArgs) -> Result<()> {
     let mut engine = EngineFolder::open(&args.data)?;
     refuse_unfit_machine(&doctor::report(engine.path()))?;
     // First, since its port may be taken: then nothing of the machine has been touched.
-    let gateway = start_gateway(&args, engine.folder("spool")?)?;
+    let gateway = start_gateway(&args, &engine)?;
     let machine = Machine::set_up(&mut engine).await?;
     let socket = engine.path().join("ace.sock");
     let listener = listen(&socket)?;
@@ -109,15 +115,24 @@ pub async fn run(args: ServerArgs) -> Result<()> {
     ended
 }
 
-/// Lines on standard error; `ACE_LOG` filters them, as in `ACE_LOG=warn,ace_node=debug`.
-fn start_logging() {
-    let filter = tracing_subscriber::EnvFilter::try_from_env("ACE_LOG")
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt()
-        .with_env_filter(filter)
-        .with_writer(io::stderr)
-        .with_ansi(io::stderr().is_terminal())
-        .init();
+/// Lines on standard error. `ACE_LOG` filters them, as in `ACE_LOG=warn,ace_node=debug`; with
+/// `ACE_LOG_FORMAT=json` each is a JSON document.
+fn start_logging() -> Result<()> {
+    let filter = match std::env::var("ACE_LOG") {
+        Ok(text) if !text.is_empty() => EnvFilter::try_new(&text).with_context(|| {
+            format!("ACE_LOG={text:?} is no filter; write info or warn,ace_node=debug")
+        })?,
+        _ => EnvFilter::new("info"),
+    };
+    let lines = tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr);
+    match std::env::var("ACE_LOG_FORMAT").as_deref() {
+        Ok("json") => lines.json().flatten_event(true).with_current_span(false).init(),
+        Ok("text" | "") | Err(VarError::NotPresent) => {
+            lines.with_ansi(io::stderr().is_terminal()).init();
+        }
+        _ => bail!("ACE_LOG_FORMAT can be text or json"),
+    }
+    Ok(())
 }
 
 fn require_root() -> Result<()> {
@@ -162,17 +177,29 @@ fn refuse_unfit_machine(report: &DoctorReport) -> Result<()> {
     Ok(())
 }
 
-/// `spool` holds request bodies of unknown length until they are complete.
-fn start_gateway(args: &ServerArgs, spool: PathBuf) -> Result<Arc<GatewayServer>> {
+fn start_gateway(args: &ServerArgs, engine: &EngineFolder) -> Result<Arc<GatewayServer>> {
+    let log = access_log(args.access_log.as_deref(), &engine.folder("logs")?);
     let config = GatewayConfig {
+        // Request bodies until they are complete.
+        spool: engine.folder("spool")?,
+        access_log: log.map(AccessLogConfig::new),
         trusted_proxies: args.trusted_proxies.clone(),
         proxy_protocol: args.proxy_protocol,
         ..GatewayConfig::new(args.http)
     };
     let fitting = clients_that_fit(getrlimit(Resource::Nofile).current);
     let connections_max = config.connections_max.min(fitting);
-    GatewayServer::start(GatewayConfig { spool, connections_max, ..config })
+    GatewayServer::start(GatewayConfig { connections_max, ..config })
         .context("could not start the gateway")
+}
+
+/// Where the access log is written, if anywhere; `logs` is where it is unless told otherwise.
+fn access_log(told: Option<&Path>, logs: &Path) -> Option<PathBuf> {
+    match told {
+        None => Some(logs.join("access.log")),
+        Some(off) if off == "off" => None,
+        Some(file) => Some(file.to_owned()),
+    }
 }
 
 /// `10.0.0.0/8`, or one address.
@@ -301,6 +328,14 @@ mod tests {
     fn no_more_clients_than_files_for_them() {
         assert_eq!(clients_that_fit(Some(1024)), 384);
         assert_eq!(clients_that_fit(None), u32::MAX);
+    }
+
+    #[test]
+    fn the_access_log_is_beside_the_others_unless_told() {
+        let at = |told: Option<&str>| access_log(told.map(Path::new), Path::new("/d/logs"));
+        assert_eq!(at(None), Some(PathBuf::from("/d/logs/access.log")));
+        assert_eq!(at(Some("/x")), Some(PathBuf::from("/x")));
+        assert_eq!(at(Some("off")), None);
     }
 
     #[test]
