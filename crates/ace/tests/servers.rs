@@ -342,6 +342,73 @@ fn what_a_server_cant_serve_is_refused_with_the_way_out() -> Result<()> {
     Ok(())
 }
 
+/// Fails at the call, after `start_response`, and at the first part of its answer; or tells of a failure.
+const FAILING: &str = r#"
+import sys
+
+
+def application(environ, start_response):
+    path = environ["PATH_INFO"]
+    if path == "/call":
+        raise ValueError("at the call")
+    if path == "/told":
+        try:
+            raise ValueError("told")
+        except ValueError:
+            start_response("500 Told", [("Content-Length", "4")], sys.exc_info())
+            return [b"told"]
+    if path == "/seek":
+        body = environ["wsgi.input"]
+        if hasattr(body, "tell"):
+            body.seek(0, 2)
+            body.seek(body.tell() - 4)
+            if body.read() != b"body":
+                raise ValueError("not what is there")
+            body.seek(0)
+        start_response("200 OK", [])
+        return [body.read()]
+    start_response("200 OK", [])
+    if path == "/started":
+        raise ValueError("after the start")
+    return parts() if path == "/parts" else []
+
+
+def parts():
+    raise ValueError("at the first part")
+    yield b"never"
+"#;
+
+#[test]
+fn a_request_that_fails_gets_an_answer_and_leaves_its_traceback() -> Result<()> {
+    let engine = engine()?;
+    let app = AppFolder::new(FAILING)?;
+    for settings in
+        ["server: uwsgi", "server: uwsgi\npython: 2.7", "server: gunicorn", "server: granian"]
+    {
+        app.write("app.yaml", settings)?;
+        let name = format!("failing{}", settings.len());
+        engine.deploy(app.path(), &name)?.ok()?;
+        let failures = [
+            ("/call", "at the call"),
+            ("/started", "after the start"),
+            ("/parts", "at the first part"),
+        ];
+        for (path, words) in failures {
+            let answer = engine.get(&name, path)?;
+            ensure!(answer.status == 500, "{settings} {path}: {answer:?}");
+            let trace = format!("ValueError: {words}");
+            let logged =
+                || engine.ace(&["logs", &name]).ok()?.stdout.contains(&trace).then_some(());
+            eventually(&trace, Duration::from_secs(10), logged)?;
+        }
+        let told = engine.get(&name, "/told")?;
+        ensure!(told.status == 500 && told.text() == "told", "{settings}: {told:?}");
+        let sought = engine.request(&name, "PUT", "/seek", &[], b"a body")?;
+        ensure!(sought.text() == "a body", "{settings}: {sought:?}");
+    }
+    Ok(())
+}
+
 #[test]
 fn a_new_release_takes_over_without_losing_a_request_over_http() -> Result<()> {
     let engine = engine()?;
