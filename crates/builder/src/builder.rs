@@ -289,8 +289,8 @@ impl Inner {
                 Found::Program(origin) => origin,
             },
         };
+        check_server(source.app_yaml.server, python)?;
         let installer = self.installer(job, &pythons, python).await?;
-        let program = self.program(job, &source, origin, python, &installer).await?;
         site.borrow_cache(self.cache_of(job.app)).await?;
         let lock = match &source.requirements {
             Requirements::None => Lock::empty(),
@@ -299,6 +299,7 @@ impl Inner {
         let env = &source.app_yaml.env;
         let kept = self.environment(job, &lock, env, python, &installer).await?;
         let standing = if kept.exists() { kept.virtualenv() } else { site.environment() };
+        let program = self.program(job, &source, origin, python, &installer, &standing).await?;
         if source.undescribed {
             describe(&installer, &source.app_yaml.env, python, bench, site).await?;
         }
@@ -322,6 +323,7 @@ impl Inner {
         origin: Origin,
         python: &Python,
         installer: &Installer,
+        environment: &Path,
     ) -> Result<Program, BuildError> {
         let Job { bench, site, .. } = job;
         let entry = match origin {
@@ -334,7 +336,9 @@ impl Inner {
         };
         let kind = match source.app_yaml.server {
             Some(ServerChoice::Engine(server)) => server,
-            Some(ServerChoice::None) | None => suitable_server(&entry, python, bench, site).await?,
+            Some(ServerChoice::None) | None => {
+                suitable_server(&entry, python, environment, bench, site).await?
+            }
         };
         let packages = self.servers.ensure(kind, python, installer, bench, site).await?;
         Ok(Program::Server { kind, packages, entry })
@@ -567,6 +571,14 @@ impl Inner {
         }
         Ok(())
     }
+}
+
+/// Refuses a server that can't run on `python` before anything is installed.
+fn check_server(chosen: Option<ServerChoice>, python: &Python) -> Result<(), BuildError> {
+    let Some(ServerChoice::Engine(server)) = chosen else { return Ok(()) };
+    servers::check(server, python)
+        .map(drop)
+        .map_err(|unfit| BuildError::Rejected(unfit.to_string()))
 }
 
 async fn say_python(bench: &Bench, python: &Python) {
