@@ -12,9 +12,9 @@ pub struct RealApp {
     name: String,
 }
 
-/// Deploys the folder `name` and puts it to use, three times over: `fill` makes it keep something,
-/// and `check` looks whether it is there. What it keeps outlives the engine; a further deploy begins
-/// afresh, as the apps keep it in `/tmp`.
+/// Deploys the folder `name` and puts it to use: `fill` makes it keep something, and `check` looks whether
+/// it is there. That outlives the engine; a restart, a further deploy and the way back to the first release
+/// begin afresh, as the apps keep it in `/tmp`.
 pub fn put_to_use(
     name: &str,
     fill: impl Fn(&RealApp) -> Result<()>,
@@ -26,9 +26,16 @@ pub fn put_to_use(
     app.engine.kill()?;
     app.engine.start_server()?;
     check(&app).context("after the engine's end")?;
-    app.engine.deploy(&folder(name), name)?.ok()?;
-    fill(&app).context("after a further deploy")?;
-    check(&app).context("after a further deploy")
+    let folder = folder(name);
+    let folder = folder.to_str().context("the folder's path is no text")?;
+    for change in
+        [vec!["restart", name], vec!["deploy", folder, "--app", name], vec!["rollback", name]]
+    {
+        app.engine.ace(&change)?.ok()?;
+        fill(&app).with_context(|| format!("after {}", change[0]))?;
+        check(&app).with_context(|| format!("after {}", change[0]))?;
+    }
+    Ok(())
 }
 
 impl RealApp {

@@ -5,5 +5,7 @@
 
 #![forbid(unsafe_code)]
 
+mod dav;
 mod kit;
+mod new;
 mod old;

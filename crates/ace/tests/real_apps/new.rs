@@ -1,0 +1,85 @@
+//! On Python 3.10 to 3.13.
+
+use anyhow::{Result, ensure};
+
+use crate::dav::{check_share, fill_calendar, fill_share, query_calendar};
+use crate::kit::{RealApp, expect_status, put_to_use, shows};
+
+#[test]
+fn a_webdav_share_under_granian_on_python_3_13() -> Result<()> {
+    put_to_use("wsgidav4", fill_share, check_share)
+}
+
+#[test]
+fn a_database_browser_on_python_3_12() -> Result<()> {
+    let fill = |app: &RealApp| {
+        let fields = [("sql", "insert into cakes values ('Crème brûlée', 4.5)")];
+        shows(&app.submit("/cakes/query/", "", &fields)?, &["cakes"])
+    };
+    put_to_use("sqlite-web", fill, |app| {
+        shows(&app.get("/cakes/content/")?, &["Crème brûlée", "4.5"])?;
+        let exported = [("sql", "select * from cakes"), ("export_json", "1")];
+        shows(&app.submit("/query/", "", &exported)?, &["\"name\": \"Cr", "\"price\": 4.5"])?;
+        shows(&app.get("/static/css/sqlbrowse.css")?, &["body"])
+    })
+}
+
+/// Without `server:`, as an ASGI application that is made by a package.
+#[test]
+fn a_data_explorer_on_python_3_13() -> Result<()> {
+    put_to_use(
+        "datasette",
+        |_| Ok(()),
+        |app| {
+            let rows = app.get("/shop/cakes.json?_shape=array")?;
+            shows(&rows, &["\"price\": 4.5}"])?;
+            shows(&app.get("/shop/cakes/Cr%C3%A8me+br%C3%BBl%C3%A9e.csv")?, &[])?;
+            shows(&app.get("/shop?sql=select+1%2B1+as+two")?, &["<td class=\"col-two\">2</td>"])
+        },
+    )
+}
+
+#[test]
+#[ignore = "fetches a whole application from the package index"]
+fn a_calendar_under_gunicorn_on_python_3_11() -> Result<()> {
+    put_to_use(
+        "radicale3",
+        |app| fill_calendar(app, "/work/"),
+        |app| {
+            let events = query_calendar(app, "/work/")?;
+            shows(&events, &["<href>/work/1.ics</href>", "SUMMARY:Meet"])
+        },
+    )
+}
+
+#[test]
+#[ignore = "fetches a whole application from the package index"]
+fn zope_takes_a_file_on_python_3_12() -> Result<()> {
+    const ADMIN: (&str, &str) = ("Authorization", "Basic YWRtaW46c2VjcmV0");
+    let fill = |app: &RealApp| {
+        let headers = [ADMIN, ("Content-Type", "text/plain")];
+        expect_status(&app.send("PUT", "/note.txt", &headers, "hello, zope")?, 201)?;
+        let more = "z".repeat(3 << 20);
+        expect_status(&app.send("PUT", "/long.txt", &headers, more)?, 201)
+    };
+    put_to_use("zope", fill, |app| {
+        ensure!(app.get("/note.txt")?.text() == "hello, zope", "not what was put");
+        ensure!(app.get("/long.txt")?.text().len() == 3 << 20, "not all that was put");
+        expect_status(&app.get("/nowhere")?, 404)?;
+        shows(&app.send("GET", "/manage_main", &[ADMIN], "")?, &["note.txt", "long.txt"])
+    })
+}
+
+/// By the command of its `Procfile`.
+#[test]
+#[ignore = "fetches a whole application from the package index"]
+fn a_dashboard_on_its_own_port_on_python_3_11() -> Result<()> {
+    put_to_use(
+        "panel",
+        |_| Ok(()),
+        |app| {
+            shows(&app.get("/cakes")?, &["<title>Cakes for all</title>", "bokeh"])?;
+            shows(&app.get("/static/js/bokeh.min.js")?, &["function"])
+        },
+    )
+}
