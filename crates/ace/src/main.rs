@@ -12,7 +12,7 @@ mod server;
 use std::process::ExitCode;
 use std::sync::Arc;
 
-use clap::{Parser, Subcommand};
+use clap::{CommandFactory, Parser, Subcommand};
 
 use offline::OfflineEngine;
 use server::ServerArgs;
@@ -59,6 +59,7 @@ fn main() -> ExitCode {
     if let Some(run) = std::env::args().nth(1).as_deref().and_then(hidden) {
         return run();
     }
+    ace_cli::completion::answer(Arguments::command);
     let arguments = Arguments::parse();
     match start_runtime() {
         Ok(runtime) => runtime.block_on(run(arguments)),

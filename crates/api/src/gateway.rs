@@ -42,6 +42,10 @@ pub struct RouteTable {
 pub struct Route {
     /// Names that lead here; no other route has one of them.
     pub hosts: Vec<HostName>,
+    /// Names below which every one that no route has, with one label more, leads here. No other route has
+    /// one of them.
+    #[serde(default)]
+    pub wildcards: Vec<HostName>,
     pub app: AppName,
     pub release: ReleaseNumber,
     /// The release's code, under which `statics` find their files.

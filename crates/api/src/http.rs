@@ -15,8 +15,13 @@
 //! | `PATCH /v1/apps/{app}/config` | [`ConfigChange`](ace_types::ConfigChange) | events |
 //! | `GET /v1/apps/{app}/limits` | | [`LimitsView`] |
 //! | `PATCH /v1/apps/{app}/limits` | [`LimitChange`](ace_types::LimitChange) | events |
+//! | `GET /v1/apps/{app}/domains` | | [`DomainsView`] |
+//! | `PATCH /v1/apps/{app}/domains` | [`DomainChange`] | [`DomainsView`], when requests follow it |
 //! | `GET /v1/apps/{app}/releases` | | [`ReleasesView`] |
-//! | `GET /v1/apps/{app}/logs?follow=&tail=` | | [`LogLine`]s, one JSON document a line |
+//! | `GET /v1/apps/{app}/builds` | | [`BuildsView`] |
+//! | `GET /v1/apps/{app}/builds/{release}` | | [`BuildView`] |
+//! | `GET /v1/apps/{app}/builds/{release}/log?follow=` | | [`BuildLine`]s, one JSON document a line |
+//! | `GET /v1/apps/{app}/logs?follow=&tail=&since=&release=&instance=` | | [`LogLine`]s, one JSON document a line |
 //! | `POST /v1/apps/{app}/run` | [`RunRequest`](crate::run::RunRequest) | frames both ways: see [`crate::run`] |
 //! | `GET /v1/doctor` | | [`DoctorReport`] |
 //! | `GET /v1/pythons` | | [`PythonView`]s, the newest first, then those that are gone |
@@ -31,7 +36,7 @@
 
 use std::path::PathBuf;
 
-use ace_types::{AppName, Bytes, InstanceId, ReleaseNumber, Server, TenantName};
+use ace_types::{AppName, BuildId, Bytes, Domain, InstanceId, ReleaseNumber, Server, TenantName};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -75,6 +80,8 @@ pub struct AppView {
     pub name: AppName,
     pub tenant: TenantName,
     pub url: String,
+    /// Names besides that of `url` at which it answers, too.
+    pub domains: Vec<Domain>,
     pub state: AppState,
     /// The release that the route leads to; `None` before the first deploy has succeeded.
     pub release: Option<ReleaseNumber>,
@@ -282,6 +289,71 @@ pub enum LimitOrigin {
     Set,
 }
 
+/// Names besides its own at which an app answers.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DomainsView {
+    pub app: AppName,
+    /// By name.
+    pub domains: Vec<DomainView>,
+}
+
+/// One such name.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DomainView {
+    pub name: Domain,
+    pub added_at: Timestamp,
+}
+
+/// Names that an app gets and loses, in one step or not at all. What it has already, it keeps.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct DomainChange {
+    #[serde(default)]
+    pub add: Vec<Domain>,
+    #[serde(default)]
+    pub remove: Vec<Domain>,
+}
+
+/// An app's builds whose logs are kept.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BuildsView {
+    pub app: AppName,
+    /// The newest first.
+    pub builds: Vec<BuildView>,
+}
+
+/// One run of source to release.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct BuildView {
+    /// The release that it was for. That of a build that failed is never used again.
+    pub release: ReleaseNumber,
+    pub id: BuildId,
+    pub state: BuildResult,
+    pub started_at: Timestamp,
+    /// `None` while it runs.
+    pub ended_at: Option<Timestamp>,
+    /// Why there is no release of it, where it failed.
+    pub error: Option<String>,
+}
+
+/// What came of a build.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum BuildResult {
+    Building,
+    Built,
+    Failed,
+    /// It was built, and then did not start.
+    Unfit,
+}
+
+/// One line of a build's log.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BuildLine {
+    /// May hold control characters.
+    pub line: String,
+}
+
 /// An app's releases that can serve again.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReleasesView {
@@ -352,6 +424,8 @@ pub struct LogLine {
     pub at: Timestamp,
     /// `None`: the engine says it of the app as a whole.
     pub instance: Option<InstanceId>,
+    /// What the instance was of, as far as that is known.
+    pub release: Option<ReleaseNumber>,
     /// `out`, `err`, or `ace` for what the engine says.
     pub stream: String,
     /// Without its line end; bytes that are not UTF-8 replaced. May hold control characters.

@@ -25,7 +25,7 @@ pub use command::{
 };
 pub use end_reason::EndReason;
 pub use gateway::{Backend, Gateway, InstanceSocket, Route, RouteTable};
-pub use node::{InstanceSpec, InstanceState, InstanceStatus, Node, VolumeSpec};
+pub use node::{InstanceSpec, InstanceState, InstanceStatus, KeptLog, Node, VolumeSpec};
 pub use serving::{Program, Runtime, Serving};
 pub use traffic::{AppTraffic, InstanceTraffic, Recent, Traffic};
 pub use usage::{AppUsage, InstanceUsage, NodeUsage, SpaceUsage};

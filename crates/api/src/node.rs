@@ -37,17 +37,17 @@ pub trait Node: Send + Sync {
     /// It ends with `io.controls`, with this process however that ends, and in [`Node::down`].
     async fn run(&self, command: CommandSpec, io: CommandIo) -> Result<CommandEnd, CommandError>;
 
-    /// Where it stands what commands have been run for `app`, and how they ended, the oldest first:
-    /// each with a folder of log files. May block for a moment.
-    fn command_logs(&self, app: &AppName) -> std::io::Result<Vec<(InstanceId, PathBuf)>>;
+    /// Where it stands what commands have been run for `app`, and how they ended, the oldest first. May
+    /// block for a moment.
+    fn command_logs(&self, app: &AppName) -> std::io::Result<Vec<KeptLog>>;
 
     /// Ends every process of `app`'s instances at once, whatever grace they have left. They may be
     /// gone a moment later; those still desired start again.
     async fn kill_app(&self, app: &AppName) -> std::io::Result<()>;
 
-    /// The logs that are kept of `app`'s instances that are gone, the oldest first: each instance
-    /// with its folder of log files. May block for a moment.
-    fn old_logs(&self, app: &AppName) -> std::io::Result<Vec<(InstanceId, PathBuf)>>;
+    /// The logs that are kept of `app`'s instances that are gone, the oldest first. May block for a
+    /// moment.
+    fn old_logs(&self, app: &AppName) -> std::io::Result<Vec<KeptLog>>;
 
     /// Removes for good what outlives `app`'s instances: its old logs and, where it has one, the
     /// image of its `volume`. No instance of it may be desired. May be called twice.
@@ -106,6 +106,16 @@ pub struct InstanceStatus {
     /// How many of its processes the kernel has ended for going past the memory limit, since its
     /// container was made. The server may have lived on.
     pub memory_kills: u64,
+}
+
+/// The log of an instance that is gone, or of a command.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KeptLog {
+    pub instance: InstanceId,
+    /// What it was of, as far as that was kept.
+    pub release: Option<ReleaseNumber>,
+    /// Folder of its log files.
+    pub folder: PathBuf,
 }
 
 /// Where an instance is in its life.

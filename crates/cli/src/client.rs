@@ -122,7 +122,17 @@ impl Client {
         path: &str,
         document: &impl Serialize,
     ) -> Result<T, ClientError> {
-        let request = request(Method::POST, path, json_body(document)?)?;
+        self.send_document(Method::POST, path, document).await
+    }
+
+    /// The same with `method`.
+    pub async fn send_document<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        document: &impl Serialize,
+    ) -> Result<T, ClientError> {
+        let request = request(method, path, json_body(document)?)?;
         let call = async { whole(self.send(request).await?).await };
         within(ANSWER_DEADLINE, "waiting for its answer", call).await
     }

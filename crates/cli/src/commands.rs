@@ -1,10 +1,13 @@
 //! One file a command: arguments → API call → print.
 
 pub mod apps;
+pub mod builds;
+pub mod completions;
 pub mod config;
 pub mod deploy;
 pub mod destroy;
 pub mod doctor;
+pub mod domains;
 pub mod down;
 pub mod limits;
 pub mod logs;

@@ -10,6 +10,7 @@
 #![forbid(unsafe_code)]
 
 pub mod client;
+pub mod completion;
 pub mod pack;
 pub mod screen;
 
@@ -36,6 +37,11 @@ use screen::Screen;
 pub use error::CommandError;
 pub use server::ServerAddress;
 
+/// Names the engine where `--server` does not.
+const SERVER_VARIABLE: &str = "ACE_SERVER";
+/// Where an engine listens unless told otherwise.
+const SERVER_DEFAULT: &str = "unix:/var/lib/ace/ace.sock";
+
 /// What every command takes.
 #[derive(Debug, Clone, Args)]
 pub struct Global {
@@ -43,9 +49,9 @@ pub struct Global {
     #[arg(
         long,
         global = true,
-        env = "ACE_SERVER",
+        env = SERVER_VARIABLE,
         value_name = "ADDRESS",
-        default_value = "unix:/var/lib/ace/ace.sock"
+        default_value = SERVER_DEFAULT
     )]
     pub server: ServerAddress,
 
@@ -61,6 +67,7 @@ pub enum Command {
     Apps(commands::apps::AppsArgs),
     Status(commands::status::StatusArgs),
     Logs(commands::logs::LogsArgs),
+    Builds(commands::builds::BuildsArgs),
     Releases(commands::releases::ReleasesArgs),
     Rollback(commands::rollback::RollbackArgs),
     Restart(commands::restart::RestartArgs),
@@ -69,12 +76,14 @@ pub enum Command {
     Config(commands::config::ConfigArgs),
     Limits(commands::limits::LimitsArgs),
     Scale(commands::scale::ScaleArgs),
+    Domains(commands::domains::DomainsArgs),
     Run(commands::run::RunArgs),
     Shell(commands::shell::ShellArgs),
     Destroy(commands::destroy::DestroyArgs),
     Python(commands::python::PythonArgs),
     Doctor(commands::doctor::DoctorArgs),
     Down(commands::down::DownArgs),
+    Completions(commands::completions::CompletionsArgs),
 }
 
 /// What a command does when no engine listens.
@@ -101,6 +110,7 @@ pub async fn run(command: Command, global: &Global, offline: Arc<dyn Offline>) -
         Command::Apps(args) => commands::apps::run(args, &client, &screen).await,
         Command::Status(args) => commands::status::run(args, &client, &screen).await,
         Command::Logs(args) => commands::logs::run(args, &client, &screen).await,
+        Command::Builds(args) => commands::builds::run(args, &client, &screen).await,
         Command::Releases(args) => commands::releases::run(args, &client, &screen).await,
         Command::Rollback(args) => commands::rollback::run(args, &client, &screen).await,
         Command::Restart(args) => commands::restart::run(args, &client, &screen).await,
@@ -109,12 +119,14 @@ pub async fn run(command: Command, global: &Global, offline: Arc<dyn Offline>) -
         Command::Config(args) => commands::config::run(args, &client, &screen).await,
         Command::Limits(args) => commands::limits::run(args, &client, &screen).await,
         Command::Scale(args) => commands::scale::run(args, &client, &screen).await,
+        Command::Domains(args) => commands::domains::run(args, &client, &screen).await,
         Command::Run(args) => commands::run::run(args, &client, &screen).await,
         Command::Shell(args) => commands::shell::run(args, &client, &screen).await,
         Command::Destroy(args) => commands::destroy::run(args, &client, &screen).await,
         Command::Python(args) => commands::python::run(args, &client, &screen).await,
         Command::Doctor(args) => commands::doctor::run(args, &client, &*offline, &screen).await,
         Command::Down(args) => commands::down::run(args, &client, &*offline, &screen).await,
+        Command::Completions(args) => commands::completions::run(&args, &screen),
     };
     match result {
         Ok(()) => ExitCode::SUCCESS,

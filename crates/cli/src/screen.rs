@@ -4,6 +4,8 @@
 //! character can move the cursor, set the title or turn text around. [`escape`] is the one place
 //! that makes them visible.
 
+mod table;
+
 use std::fmt::Write as _;
 use std::io::{self, IsTerminal, Write};
 use std::time::Duration;
@@ -18,6 +20,8 @@ pub struct Screen {
     out_colour: bool,
     err_colour: bool,
     err_terminal: bool,
+    /// Columns that a table on standard output may take; `None` where nobody minds.
+    columns: Option<usize>,
 }
 
 /// What every terminal has room for.
@@ -44,13 +48,20 @@ impl Screen {
             out_colour: !plain && io::stdout().is_terminal(),
             err_colour: !plain && err_terminal,
             err_terminal,
+            columns: columns(),
         }
     }
 
     /// Neither terminal nor JSON.
     #[cfg(test)]
     pub fn plain() -> Self {
-        Self { json: false, out_colour: false, err_colour: false, err_terminal: false }
+        Self {
+            json: false,
+            out_colour: false,
+            err_colour: false,
+            err_terminal: false,
+            columns: None,
+        }
     }
 
     /// Whether the result is to be JSON.
@@ -106,6 +117,14 @@ impl Screen {
             let _ = write!(text, "\n{}", indent(&escape_lines(detail)));
         }
         self.note(&text);
+    }
+
+    /// A table without rules, a heading above each column. Cells may be painted.
+    ///
+    /// Where it's too wide for the terminal, the last column is wrapped; where that leaves it too narrow, each
+    /// row becomes a block of lines, a cell a line.
+    pub fn table(&self, headings: &[&str], rows: Vec<Vec<String>>) -> String {
+        table::render(headings, &rows, self.columns)
     }
 
     /// `text` in `style`, if standard output shows colours.
@@ -171,23 +190,6 @@ pub fn fold(text: &str) -> String {
     folded
 }
 
-/// A table without rules, a heading above each column. Cells may be painted.
-pub fn table(headings: &[&str], rows: Vec<Vec<String>>) -> String {
-    let headings = headings.iter().map(|heading| (*heading).to_owned()).collect();
-    let rows: Vec<Vec<String>> = std::iter::once(headings).chain(rows).collect();
-    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
-    let cells_of = |column| rows.iter().filter_map(move |row| row.get(column));
-    let widths: Vec<usize> = (0..columns)
-        .map(|column| cells_of(column).map(|cell| width(cell)).max().unwrap_or(0))
-        .collect();
-    let line = |row: &Vec<String>| {
-        let cells = row.iter().zip(&widths);
-        let padded = cells.map(|(cell, &most)| cell.clone() + &" ".repeat(most - width(cell) + 2));
-        padded.collect::<String>().trim_end().to_owned()
-    };
-    rows.iter().map(line).collect::<Vec<String>>().join("\n")
-}
-
 /// `4.2 s`, `3 min 12 s`.
 pub fn seconds(elapsed: Duration) -> String {
     match elapsed.as_secs() {
@@ -224,12 +226,12 @@ fn json_text<T: Serialize>(value: &T, pretty: bool) -> io::Result<String> {
     Ok(safe)
 }
 
-/// How many places `text` takes. What [`paint`] adds takes none; nothing else has an escape.
-fn width(text: &str) -> usize {
-    let mut parts = text.split('\x1b');
-    let first = parts.next().unwrap_or_default().chars().count();
-    let painted = parts.map(|part| part.split_once('m').map_or(part, |(_, shown)| shown));
-    first + painted.map(|shown| shown.chars().count()).sum::<usize>()
+/// How wide the terminal is: `COLUMNS`, or what the terminal itself says.
+fn columns() -> Option<usize> {
+    let told = std::env::var("COLUMNS").ok().and_then(|columns| columns.parse().ok());
+    let told = told.filter(|columns| *columns > 0);
+    let size = || rustix::termios::tcgetwinsize(io::stdout()).ok().map(|size| size.ws_col.into());
+    told.or_else(size).filter(|columns| *columns > 0)
 }
 
 fn paint(colour: bool, style: Style, text: &str) -> String {
@@ -274,20 +276,6 @@ mod tests {
         let text = json_text(&value, true).unwrap();
         assert!(!text.chars().any(is_obeyed), "{text:?}");
         assert_eq!(serde_json::from_str::<String>(&text).unwrap(), value);
-    }
-
-    #[test]
-    fn a_table_has_a_heading_and_no_trailing_space() {
-        let text = table(&["NAME", "STATE"], vec![vec!["shop".into(), "running".into()]]);
-        assert_eq!(text, "NAME  STATE\nshop  running");
-    }
-
-    #[test]
-    fn colours_take_no_room_in_a_table() {
-        let state = paint(true, Style::Good, "up");
-        let rows = vec![vec![state.clone(), "/a".into()], vec!["starting".into(), "/b".into()]];
-        let expected = format!("STATE     URL\n{state}        /a\nstarting  /b");
-        assert_eq!(table(&["STATE", "URL"], rows), expected);
     }
 
     #[test]

@@ -6,8 +6,11 @@
 //! by whichever way, in `arrival`.
 
 mod arrival;
+mod domains;
 mod rebuild;
 mod wish;
+
+use std::collections::BTreeSet;
 
 use ace_api::http::{DeployKind, ReleaseCause};
 use ace_api::{Built, Interpreter};
@@ -24,6 +27,7 @@ use crate::rows::{
 use crate::state::{Row, State, create};
 use arrival::{arrived, candidates, promoted};
 
+pub use domains::change_domains;
 pub use rebuild::{Rebuilt, begin_rebuild};
 pub use wish::{Begun, Wish, begin, started_by};
 
@@ -223,6 +227,7 @@ pub fn forget_app(state: &State, app: &AppName) -> Vec<Op> {
     ops.extend(state.releases_of(app).map(Row::delete));
     ops.extend(state.deploy(app).map(Row::delete));
     ops.extend(state.builds_of(app).map(Row::delete));
+    ops.extend(state.domains_of(app).map(Row::delete));
     ops.extend(state.instances_of(app).map(Row::delete));
     ops
 }
@@ -359,7 +364,7 @@ fn put_deploy(state: &State, deploy: &DeployRow) -> Op {
 
 /// Numbers of ranges of user ids that nobody has, beginning at `first_range` and round.
 fn free_ranges(state: &State, asked: &Asked) -> impl Iterator<Item = u32> {
-    let taken: std::collections::BTreeSet<u32> = state.ids().map(|row| row.index).collect();
+    let taken: BTreeSet<u32> = state.ids().map(|row| row.index).collect();
     let ranges = asked.ranges;
     let first = asked.first_range.checked_rem(ranges).unwrap_or(0);
     (first..ranges).chain(0..first).filter(move |index| !taken.contains(index))
@@ -418,12 +423,17 @@ fn surplus_releases<'a>(
     old.filter(move |row| !used.contains(&Some(row.number)))
 }
 
-/// Builds past the newest [`BUILDS_KEPT`].
+/// Builds past the newest [`BUILDS_KEPT`] that no release is of, but for those that go now, too.
 fn surplus_builds<'a>(
     state: &'a State,
     app: &'a AppRow,
 ) -> impl Iterator<Item = &'a Row<BuildRow>> {
-    state.builds_of(&app.name).rev().skip(BUILDS_KEPT)
+    let gone: BTreeSet<ReleaseNumber> =
+        surplus_releases(state, app).map(|release| release.number).collect();
+    let kept = state.releases_of(&app.name).filter(|release| !gone.contains(&release.number));
+    let used: BTreeSet<&BuildId> = kept.map(|release| &release.build).collect();
+    let old = state.builds_of(&app.name).rev().skip(BUILDS_KEPT);
+    old.filter(move |row| !used.contains(&row.id))
 }
 
 #[cfg(test)]
@@ -556,6 +566,17 @@ mod tests {
         assert_eq!(kept, (4..=13).collect::<Vec<_>>());
         let kept: Vec<u32> = state.builds_of(&name("shop")).map(|row| row.number.0).collect();
         assert_eq!(kept, (4..=13).collect::<Vec<_>>());
+    }
+
+    #[test]
+    fn the_build_of_a_release_is_kept_with_it() {
+        let mut state = deployed(2);
+        for n in 3..=20 {
+            start(&mut state, n);
+            state.settle("shop", 6);
+        }
+        let kept: Vec<u32> = state.builds_of(&name("shop")).map(|row| row.number.0).collect();
+        assert_eq!(kept, [vec![1, 2], (11..=20).collect()].concat());
     }
 
     #[test]

@@ -3,6 +3,8 @@
 //! The table of paths stands in `ace_api::http`. Work that must not end with its client's connection
 //! runs in a task of its own; a handler only waits for it.
 
+mod builds;
+mod domains;
 mod operations;
 mod settings;
 
@@ -13,7 +15,7 @@ use std::time::Duration;
 
 use ace_api::BuildError;
 use ace_api::http::{AddPython, AppView, DoctorReport, Done, LogLine, PythonView};
-use ace_types::AppName;
+use ace_types::{AppName, InstanceId, ReleaseNumber};
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Path, Query, Request, State};
@@ -24,13 +26,14 @@ use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use futures_util::FutureExt;
 use futures_util::stream::unfold;
+use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
 use crate::destroy::{self, GONE_MARGIN};
 use crate::engine::Engine;
-use crate::logs::{self, LogRequest};
+use crate::logs::{self, Filter, LogRequest};
 use crate::names;
 use crate::pythons;
 use crate::refusal::Refusal;
@@ -58,7 +61,11 @@ pub fn router(engine: Arc<Engine>) -> Router {
         .route("/v1/apps/{app}/scale", put(operations::scale))
         .route("/v1/apps/{app}/config", get(settings::config).patch(operations::configure))
         .route("/v1/apps/{app}/limits", get(settings::limits).patch(operations::limit))
+        .route("/v1/apps/{app}/domains", get(domains::list).patch(domains::change))
         .route("/v1/apps/{app}/releases", get(settings::releases))
+        .route("/v1/apps/{app}/builds", get(builds::list))
+        .route("/v1/apps/{app}/builds/{release}", get(builds::show))
+        .route("/v1/apps/{app}/builds/{release}/log", get(builds::log))
         .route("/v1/apps/{app}/logs", get(show_logs))
         .route("/v1/apps/{app}/run", post(run_command))
         .route("/v1/doctor", get(examine))
@@ -123,12 +130,10 @@ async fn destroy_app(
 struct LogQuery {
     #[serde(default)]
     follow: bool,
-    #[serde(default = "default_tail")]
-    tail: usize,
-}
-
-fn default_tail() -> usize {
-    TAIL
+    tail: Option<usize>,
+    since: Option<Timestamp>,
+    release: Option<ReleaseNumber>,
+    instance: Option<InstanceId>,
 }
 
 async fn show_logs(
@@ -137,7 +142,9 @@ async fn show_logs(
     query: Result<Query<LogQuery>, QueryRejection>,
 ) -> Result<Response, Refusal> {
     let app = app_name(&app)?;
-    let LogQuery { follow, tail } = query?.0;
+    let LogQuery { follow, tail, since, release, instance } = query?.0;
+    // Who names a time wants all from then on.
+    let tail = tail.unwrap_or(if since.is_some() { logs::TAIL_MAX } else { TAIL });
     if tail > logs::TAIL_MAX {
         let message = format!("tail={tail} is too much; it can be up to {}", logs::TAIL_MAX);
         return Err(Refusal::bad_request(message));
@@ -146,7 +153,10 @@ async fn show_logs(
     if state.app(&app).is_none() {
         return Err(names::no_such_app(&state, &app));
     }
-    let found = logs::start(&engine, LogRequest { app, tail, follow }).await;
+    let filter = Filter { since, release, instance: instance.clone() };
+    let request = LogRequest { app: app.clone(), filter, tail, follow };
+    let found = logs::start(&engine, request).await;
+    let found = found.ok_or_else(|| no_such_instance(&app, instance.as_ref()))?;
     Ok(lines(found, |lines: Vec<LogLine>| lines.iter().flat_map(json_line).collect()))
 }
 
@@ -257,6 +267,13 @@ fn json_line<T: Serialize>(document: &T) -> Vec<u8> {
 
 fn app_name(text: &str) -> Result<AppName, Refusal> {
     text.parse().map_err(|error| Refusal::bad_app_name(text, &error))
+}
+
+fn no_such_instance(app: &AppName, instance: Option<&InstanceId>) -> Refusal {
+    let instance = instance.map_or("", InstanceId::as_str);
+    let message =
+        format!("no log is kept of an instance {instance} of {app}; `ace logs {app}` shows all");
+    Refusal::new(StatusCode::NOT_FOUND, "no_such_instance", message)
 }
 
 fn still_being_destroyed(app: &AppName) -> Refusal {

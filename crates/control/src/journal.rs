@@ -72,6 +72,7 @@ fn append(folder: &Path, line: &str) -> io::Result<()> {
 mod tests {
     use super::*;
     use crate::log_file::Follower;
+    use crate::log_line::Origin;
 
     #[test]
     fn what_is_written_is_read_as_a_log_and_has_bounds() {
@@ -81,7 +82,7 @@ mod tests {
         for n in 0..1000 {
             append(&path, &format!("{} ace {n} {long}\n", Timestamp::now())).unwrap();
         }
-        let (lines, _) = Follower::from_end(None, path.clone(), 1).unwrap();
+        let (lines, _) = Follower::from_end(Origin::default(), path.clone(), 1).unwrap();
         assert!(lines[0].text.starts_with("999 ") && lines[0].instance.is_none());
         let sizes =
             fs::read_dir(&path).unwrap().map(|file| file.unwrap().metadata().unwrap().len());

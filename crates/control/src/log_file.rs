@@ -10,10 +10,9 @@ use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 
 use ace_api::http::LogLine;
-use ace_types::InstanceId;
 use rustix::fs::{CWD, Mode, OFlags, openat};
 
-use crate::log_line;
+use crate::log_line::{self, Origin};
 
 /// Old files that are looked for at most.
 const FILES_MAX: usize = 16;
@@ -27,8 +26,7 @@ const LINE_MAX: usize = 64 << 10;
 /// Reads on in one instance's log from where it stands.
 #[derive(Debug)]
 pub struct Follower {
-    /// `None`: what is said there is of the app as a whole.
-    instance: Option<InstanceId>,
+    origin: Origin,
     folder: PathBuf,
     /// The file being read; `None` until there is one.
     place: Option<Place>,
@@ -44,19 +42,19 @@ struct Place {
 
 impl Follower {
     /// Follows from the oldest line that is kept.
-    pub fn from_start(instance: Option<InstanceId>, folder: PathBuf) -> Self {
-        Self { instance, folder, place: None }
+    pub fn from_start(origin: Origin, folder: PathBuf) -> Self {
+        Self { origin, folder, place: None }
     }
 
     /// The last lines, at most `count` of them, and a follower that goes on after the last.
     ///
     /// Very long lines make it fewer: a few MiB are read.
     pub fn from_end(
-        instance: Option<InstanceId>,
+        origin: Origin,
         folder: PathBuf,
         count: usize,
     ) -> io::Result<(Vec<LogLine>, Self)> {
-        let mut follower = Self::from_start(instance, folder);
+        let mut follower = Self::from_start(origin, folder);
         let mut newest_first: Vec<Vec<u8>> = Vec::new();
         let (mut budget, mut seen) = (TAIL_MAX, Vec::new());
         for name in names() {
@@ -105,7 +103,7 @@ impl Follower {
     }
 
     fn parse(&self, lines: &[Vec<u8>]) -> Vec<LogLine> {
-        lines.iter().filter_map(|line| log_line::parse(self.instance.as_ref(), line)).collect()
+        lines.iter().filter_map(|line| log_line::parse(&self.origin, line)).collect()
     }
 }
 
@@ -208,7 +206,6 @@ mod tests {
     use tempfile::TempDir;
 
     use super::*;
-    use crate::testing::instance_id;
 
     const FILES: usize = 5;
 
@@ -248,13 +245,12 @@ mod tests {
         }
 
         fn follow(&self) -> Follower {
-            Follower::from_start(Some(instance_id(1)), self.folder.path().to_owned())
+            Follower::from_start(Origin::default(), self.folder.path().to_owned())
         }
 
         fn tail(&self, count: usize) -> (Vec<usize>, Follower) {
             let folder = self.folder.path().to_owned();
-            let (lines, follower) =
-                Follower::from_end(Some(instance_id(1)), folder, count).unwrap();
+            let (lines, follower) = Follower::from_end(Origin::default(), folder, count).unwrap();
             (numbers(lines), follower)
         }
     }

@@ -1,16 +1,25 @@
 //! One line of an instance's log, as the container's init writes it: time, stream, text.
 
 use ace_api::http::LogLine;
-use ace_types::InstanceId;
+use ace_types::{InstanceId, ReleaseNumber};
 use jiff::Timestamp;
 
 /// The streams that a line can be of.
 const STREAMS: [&str; 3] = ["out", "err", "ace"];
 
+/// Whose log it is.
+#[derive(Debug, Clone, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub struct Origin {
+    /// `None`: what is said there is of the app as a whole.
+    pub instance: Option<InstanceId>,
+    /// What the instance is, or was, of; as far as that is known.
+    pub release: Option<ReleaseNumber>,
+}
+
 /// Parses `2026-11-23T05:49:27.123456Z out text`, without its line end.
 ///
 /// `None` where it is none, such as one that a full disk has cut short.
-pub fn parse(instance: Option<&InstanceId>, line: &[u8]) -> Option<LogLine> {
+pub fn parse(origin: &Origin, line: &[u8]) -> Option<LogLine> {
     let (at, rest) = split_at_space(line)?;
     // A text may be empty, and with it the space before it may be missing.
     let (stream, text) = split_at_space(rest).unwrap_or((rest, b""));
@@ -18,7 +27,8 @@ pub fn parse(instance: Option<&InstanceId>, line: &[u8]) -> Option<LogLine> {
     let stream = STREAMS.iter().find(|name| name.as_bytes() == stream)?;
     Some(LogLine {
         at,
-        instance: instance.cloned(),
+        instance: origin.instance.clone(),
+        release: origin.release,
         stream: (*stream).to_owned(),
         text: String::from_utf8_lossy(text).into_owned(),
     })
@@ -34,10 +44,9 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::testing::instance_id;
 
     fn parsed(line: &str) -> Option<(String, String, String)> {
-        let line = parse(Some(&instance_id(1)), line.as_bytes())?;
+        let line = parse(&Origin::default(), line.as_bytes())?;
         Some((line.at.to_string(), line.stream, line.text))
     }
 
@@ -67,7 +76,7 @@ mod tests {
     proptest! {
         #[test]
         fn no_bytes_break_it(bytes: Vec<u8>) {
-            let _ = parse(Some(&instance_id(1)), &bytes);
+            let _ = parse(&Origin::default(), &bytes);
         }
 
         #[test]

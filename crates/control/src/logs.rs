@@ -6,13 +6,16 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ace_api::KeptLog;
 use ace_api::http::LogLine;
-use ace_types::{AppName, InstanceId, error_chain};
+use ace_types::{AppName, InstanceId, ReleaseNumber, error_chain};
+use jiff::Timestamp;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use crate::engine::Engine;
 use crate::log_file::Follower;
+use crate::log_line::Origin;
 
 /// The most lines that may be asked for.
 pub const TAIL_MAX: usize = 10_000;
@@ -25,58 +28,73 @@ const QUEUE: usize = 4;
 #[derive(Debug, Clone)]
 pub struct LogRequest {
     pub app: AppName,
+    pub filter: Filter,
     /// Lines to begin with.
     pub tail: usize,
     /// Whether to go on when these have been sent.
     pub follow: bool,
 }
 
+/// Which lines are wanted; all of them unless told otherwise.
+#[derive(Debug, Clone, Default)]
+pub struct Filter {
+    /// Older ones are not.
+    pub since: Option<Timestamp>,
+    /// Those of its instances alone.
+    pub release: Option<ReleaseNumber>,
+    /// Its own alone.
+    pub instance: Option<InstanceId>,
+}
+
 /// Reads the end of the log, and starts to follow it if that is asked for. Returns what is found, each
-/// time all that has come up, in order of time.
+/// time all that has come up, in order of time; `None` where the instance that is asked for has no log.
 ///
 /// What an instance says after the return is followed. Ends with the app, the engine, or when the
 /// receiver is dropped.
-pub async fn start(engine: &Arc<Engine>, request: LogRequest) -> mpsc::Receiver<Vec<LogLine>> {
+pub async fn start(
+    engine: &Arc<Engine>,
+    request: LogRequest,
+) -> Option<mpsc::Receiver<Vec<LogLine>>> {
     let (sender, found) = mpsc::channel(QUEUE);
     let (node, app) = (Arc::clone(&engine.node), request.app.clone());
+    let (filter, tail) = (request.filter.clone(), request.tail);
     let current = log_folders(engine, &request.app);
     let read = spawn_blocking(move || {
-        let old = node.old_logs(&app).unwrap_or_else(|error| {
-            tracing::warn!(%app, error = %error_chain(&error), "could not find its old logs");
-            Vec::new()
-        });
-        let mut folders: Folders = old.into_iter().map(|(id, path)| (Some(id), path)).collect();
+        let mut folders = kept(node.old_logs(&app), &app);
         folders.extend(current);
-        read_ends(folders, request.tail)
-    })
-    .await;
-    let (lines, followers) = or_empty(read);
+        folders.retain(|(origin, _)| filter.wants(origin));
+        (!folders.is_empty() || filter.instance.is_none())
+            .then(|| read_ends(folders, &filter, tail))
+    });
+    let (lines, followers) = or_empty(read.await)?;
     // The channel is empty and its receiver is here: there is room.
     let _ = sender.try_send(lines);
     if request.follow {
         let engine = Arc::clone(engine);
         tokio::spawn(async move {
             tokio::select! {
-                () = follow(&engine, &request.app, followers, &sender) => {}
+                () = follow(&engine, &request, followers, &sender) => {}
                 () = sender.closed() => {}
                 () = engine.ended() => {}
             }
         });
     }
-    found
+    Some(found)
 }
 
 async fn follow(
     engine: &Engine,
-    app: &AppName,
+    LogRequest { app, filter, .. }: &LogRequest,
     mut followers: Followers,
     sender: &mpsc::Sender<Vec<LogLine>>,
 ) {
     loop {
         tokio::time::sleep(EVERY).await;
-        let folders = log_folders(engine, app);
-        let (lines, rest) = or_empty(spawn_blocking(move || look(followers, folders)).await);
+        let mut folders = log_folders(engine, app);
+        folders.retain(|(origin, _)| filter.wants(origin));
+        let (mut lines, rest) = or_empty(spawn_blocking(move || look(followers, folders)).await);
         followers = rest;
+        lines.retain(|line| filter.is_recent(line));
         if !lines.is_empty() && sender.send(lines).await.is_err() {
             return;
         }
@@ -87,36 +105,56 @@ async fn follow(
     }
 }
 
-/// By instance; that of `None` is what the engine says of the app as a whole.
-type Followers = BTreeMap<Option<InstanceId>, Follower>;
-type Folders = Vec<(Option<InstanceId>, PathBuf)>;
+impl Filter {
+    fn wants(&self, origin: &Origin) -> bool {
+        let of_release = self.release.is_none_or(|release| origin.release == Some(release));
+        let of_instance = self.instance.is_none() || self.instance == origin.instance;
+        of_release && of_instance
+    }
+
+    fn is_recent(&self, line: &LogLine) -> bool {
+        self.since.is_none_or(|since| line.at >= since)
+    }
+}
+
+type Followers = BTreeMap<Origin, Follower>;
+type Folders = Vec<(Origin, PathBuf)>;
 
 /// Where each instance of `app` that there is has its log, each command that was run in it, and where
 /// the engine writes of it.
 fn log_folders(engine: &Engine, app: &AppName) -> Folders {
-    let commands = engine.node.command_logs(app).unwrap_or_else(|error| {
-        tracing::warn!(%app, error = %error_chain(&error), "could not find its commands");
-        Vec::new()
-    });
-    let mut folders: Folders = commands.into_iter().map(|(id, path)| (Some(id), path)).collect();
+    let mut folders = kept(engine.node.command_logs(app), app);
     let statuses = engine.node.statuses();
     let statuses = statuses.borrow();
     let of_app = statuses.iter().filter(|(_, status)| status.app == *app);
-    folders.extend(of_app.map(|(id, status)| (Some(id.clone()), status.log.clone())));
-    folders.push((None, engine.config.journal(app)));
+    folders.extend(of_app.map(|(id, status)| {
+        let origin = Origin { instance: Some(id.clone()), release: Some(status.release) };
+        (origin, status.log.clone())
+    }));
+    folders.push((Origin::default(), engine.config.journal(app)));
     folders
 }
 
+fn kept(logs: io::Result<Vec<KeptLog>>, app: &AppName) -> Folders {
+    let logs = logs.unwrap_or_else(|error| {
+        tracing::warn!(%app, error = %error_chain(&error), "could not find logs that are kept");
+        Vec::new()
+    });
+    let folder =
+        |log: KeptLog| (Origin { instance: Some(log.instance), release: log.release }, log.folder);
+    logs.into_iter().map(folder).collect()
+}
+
 /// The newest `tail` lines of all `folders`, and followers that go on after them.
-fn read_ends(folders: Folders, tail: usize) -> (Vec<LogLine>, Followers) {
+fn read_ends(folders: Folders, filter: &Filter, tail: usize) -> (Vec<LogLine>, Followers) {
     let (mut all, mut followers) = (Vec::new(), Followers::new());
-    for (id, folder) in folders {
-        match Follower::from_end(id.clone(), folder, tail) {
+    for (origin, folder) in folders {
+        match Follower::from_end(origin.clone(), folder, tail) {
             Ok((lines, follower)) => {
-                all.extend(lines);
-                followers.insert(id, follower);
+                all.extend(lines.into_iter().filter(|line| filter.is_recent(line)));
+                followers.insert(origin, follower);
             }
-            Err(error) => warn(id.as_ref(), &error),
+            Err(error) => warn(&origin, &error),
         }
     }
     // Stable: an instance's own lines stay in their order though their times be equal.
@@ -127,23 +165,24 @@ fn read_ends(folders: Folders, tail: usize) -> (Vec<LogLine>, Followers) {
 /// What has been added since the last look. New instances are read from their beginning; those that
 /// are gone are read a last time.
 fn look(mut followers: Followers, folders: Folders) -> (Vec<LogLine>, Followers) {
-    let ids: Vec<Option<InstanceId>> = folders.iter().map(|(id, _)| id.clone()).collect();
-    for (id, folder) in folders {
-        followers.entry(id.clone()).or_insert_with(|| Follower::from_start(id, folder));
+    let origins: Vec<Origin> = folders.iter().map(|(origin, _)| origin.clone()).collect();
+    for (origin, folder) in folders {
+        followers.entry(origin.clone()).or_insert_with(|| Follower::from_start(origin, folder));
     }
     let mut lines = Vec::new();
-    for (id, follower) in &mut followers {
+    for (origin, follower) in &mut followers {
         match follower.poll() {
             Ok(new) => lines.extend(new),
-            Err(error) => warn(id.as_ref(), &error),
+            Err(error) => warn(origin, &error),
         }
     }
-    followers.retain(|id, _| ids.contains(id));
+    followers.retain(|origin, _| origins.contains(origin));
     lines.sort_by_key(|line| line.at);
     (lines, followers)
 }
 
-fn warn(instance: Option<&InstanceId>, error: &io::Error) {
+fn warn(origin: &Origin, error: &io::Error) {
+    let instance = &origin.instance;
     tracing::warn!(?instance, error = %error_chain(error), "could not read a log");
 }
 
@@ -163,13 +202,13 @@ mod tests {
     use crate::testing::instance_id;
 
     /// A log of instance `n` with lines at these seconds.
-    fn log(folder: &TempDir, n: u32, seconds: &[u32]) -> (Option<InstanceId>, PathBuf) {
+    fn log(folder: &TempDir, n: u32, seconds: &[u32]) -> (Origin, PathBuf) {
         let path = folder.path().join(n.to_string());
         fs::create_dir_all(&path).unwrap();
         let line = |second: &u32| format!("2026-11-23T05:00:{second:02}Z out {n}-{second}\n");
         let text: String = seconds.iter().map(line).collect();
         fs::write(path.join("current"), text).unwrap();
-        (Some(instance_id(n)), path)
+        (Origin { instance: Some(instance_id(n)), release: Some(ReleaseNumber(n)) }, path)
     }
 
     fn texts(lines: &[LogLine]) -> Vec<&str> {
@@ -180,15 +219,32 @@ mod tests {
     fn logs_are_merged_by_time() {
         let folder = TempDir::new().unwrap();
         let folders = vec![log(&folder, 1, &[1, 4, 6]), log(&folder, 2, &[2, 3, 5])];
-        let (lines, _) = read_ends(folders, 4);
+        let (lines, _) = read_ends(folders, &Filter::default(), 4);
         assert_eq!(texts(&lines), ["2-3", "1-4", "2-5", "1-6"]);
+    }
+
+    #[test]
+    fn lines_can_be_those_of_a_time_a_release_or_an_instance() {
+        let folder = TempDir::new().unwrap();
+        let logs = [log(&folder, 1, &[1, 4]), log(&folder, 2, &[2, 3, 5])];
+        let read = |filter: &Filter| {
+            let wanted = logs.iter().filter(|(origin, _)| filter.wants(origin)).cloned().collect();
+            texts(&read_ends(wanted, filter, 9).0).join(" ")
+        };
+        let since = "2026-11-23T05:00:03Z".parse().ok();
+        assert_eq!(read(&Filter { since, ..Filter::default() }), "2-3 1-4 2-5");
+        let release = Some(ReleaseNumber(2));
+        assert_eq!(read(&Filter { release, ..Filter::default() }), "2-2 2-3 2-5");
+        let instance = Some(instance_id(1));
+        assert_eq!(read(&Filter { instance: instance.clone(), since, ..Filter::default() }), "1-4");
+        assert_eq!(read(&Filter { release, instance, since: None }), "");
     }
 
     #[test]
     fn a_new_instance_joins_and_a_gone_one_has_the_last_word() {
         let folder = TempDir::new().unwrap();
         let first = log(&folder, 1, &[1]);
-        let (_, followers) = read_ends(vec![first.clone()], 9);
+        let (_, followers) = read_ends(vec![first.clone()], &Filter::default(), 9);
         log(&folder, 1, &[1, 2]);
         let second = log(&folder, 2, &[3]);
         let (lines, followers) = look(followers, vec![second.clone()]);

@@ -3,13 +3,14 @@
 //! Pure: `reconcile` acts on it. Once all is as it should be, the plan stays the same.
 
 use std::collections::BTreeMap;
+use std::iter;
 use std::time::Duration;
 
 use ace_api::{
     Backend, EndReason, InstanceSocket, InstanceSpec, InstanceState, InstanceStatus, Route,
     RouteTable, Serving, VolumeSpec,
 };
-use ace_types::{AppName, InstanceId, ReleaseNumber};
+use ace_types::{AppName, Domain, InstanceId, ReleaseNumber};
 use jiff::{SignedDuration, Timestamp};
 
 use crate::config::ControlConfig;
@@ -57,11 +58,15 @@ pub fn plan(config: &ControlConfig, state: &State, statuses: &Statuses, now: Tim
         let release = state.release(&row.app, row.release)?;
         spec(config, app, release, row)
     };
-    let route = |app: &AppRow| route(config, app, state, statuses);
+    let mut domains = domains_by_app(state);
+    let route = |app: &AppRow| {
+        let domains = domains.remove(&app.name).unwrap_or_default();
+        route(config, app, &domains, state, statuses)
+    };
     let due = |row: &&InstanceRow| is_due_for_replacement(statuses, row, now);
     let rows = || state.instances().map(|row| -> &InstanceRow { row });
     Plan {
-        routes: RouteTable { routes: state.apps().filter_map(|app| route(app)).collect() },
+        routes: RouteTable { routes: state.apps().map(|app| &**app).filter_map(route).collect() },
         instances: rows().filter_map(parts).collect(),
         replace: rows().filter(due).map(|row| (row.app.clone(), row.id.clone())).collect(),
         died: state.apps().filter_map(|app| death(app, state, statuses, now)).collect(),
@@ -123,18 +128,34 @@ fn environment(release: &ReleaseRow) -> BTreeMap<String, String> {
     environment
 }
 
+fn domains_by_app(state: &State) -> BTreeMap<AppName, Vec<&Domain>> {
+    let mut by_app = BTreeMap::<AppName, Vec<&Domain>>::new();
+    for row in state.domains() {
+        by_app.entry(row.app.clone()).or_default().push(&row.name);
+    }
+    by_app
+}
+
 /// The way to the release that `app` serves.
 fn route(
     config: &ControlConfig,
     app: &AppRow,
+    domains: &[&Domain],
     state: &State,
     statuses: &Statuses,
 ) -> Option<Route> {
     let number = app.serving.filter(|_| !app.destroying)?;
     let release = state.release(&app.name, number)?;
     let built = &release.built;
+    let (wildcards, names): (Vec<&Domain>, Vec<_>) =
+        domains.iter().copied().partition(|domain| domain.is_wildcard());
+    let host = |domain: &Domain| domain.host().clone();
     Some(Route {
-        hosts: vec![config.host(&app.name).ok()?],
+        // Its own name first: by that the gateway finds what it had for the app before.
+        hosts: iter::once(config.host(&app.name).ok()?)
+            .chain(names.into_iter().map(host))
+            .collect(),
+        wildcards: wildcards.into_iter().map(host).collect(),
         app: app.name.clone(),
         release: number,
         code: built.code.clone(),

@@ -4,7 +4,9 @@
 
 use ace_api::http::{DeployKind, ReleaseCause};
 use ace_api::{Built, Interpreter};
-use ace_types::{AppName, BuildId, Config, InstanceId, LimitOverrides, ReleaseNumber, TenantName};
+use ace_types::{
+    AppName, BuildId, Config, Domain, InstanceId, LimitOverrides, ReleaseNumber, TenantName,
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -153,6 +155,15 @@ pub enum BuildState {
     },
 }
 
+/// A name besides its own at which an app answers. Its key is the name, so that it is one app's only.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DomainRow {
+    pub name: Domain,
+    pub app: AppName,
+    pub tenant: TenantName,
+    pub added_at: Timestamp,
+}
+
 /// An instance that should run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct InstanceRow {
@@ -233,6 +244,14 @@ impl BuildRow {
     }
 }
 
+impl DomainRow {
+    pub fn key_of(name: &Domain) -> String {
+        // No label of a host name begins with "_", and no key has a "*" in it.
+        let star = if name.is_wildcard() { "_." } else { "" };
+        format!("{}{star}{}", Self::FOLDER, name.host())
+    }
+}
+
 impl InstanceRow {
     /// What the keys of an app's instances begin with.
     pub fn prefix(app: &AppName) -> String {
@@ -269,6 +288,14 @@ impl Record for BuildRow {
 
     fn key(&self) -> String {
         Self::key_of(&self.app, self.number)
+    }
+}
+
+impl Record for DomainRow {
+    const FOLDER: &'static str = "domains/";
+
+    fn key(&self) -> String {
+        Self::key_of(&self.name)
     }
 }
 

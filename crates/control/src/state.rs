@@ -8,11 +8,13 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use ace_store::{Change, Expect, Op, Revision};
-use ace_types::{AppName, ReleaseNumber};
+use ace_types::{AppName, Domain, ReleaseNumber};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
-use crate::rows::{AppRow, BuildRow, DeployRow, IdsRow, InstanceRow, Record, ReleaseRow};
+use crate::rows::{
+    AppRow, BuildRow, DeployRow, DomainRow, IdsRow, InstanceRow, Record, ReleaseRow,
+};
 
 /// Every row there is. Cheap to clone.
 #[derive(Debug, Clone, Default)]
@@ -23,6 +25,7 @@ pub struct State {
     releases: Table<ReleaseRow>,
     deploys: Table<DeployRow>,
     builds: Table<BuildRow>,
+    domains: Table<DomainRow>,
     instances: Table<InstanceRow>,
     ids: Table<IdsRow>,
 }
@@ -86,6 +89,20 @@ impl State {
         self.builds.values().map(Arc::as_ref)
     }
 
+    pub fn domain(&self, name: &Domain) -> Option<&Row<DomainRow>> {
+        self.domains.get(&DomainRow::key_of(name)).map(Arc::as_ref)
+    }
+
+    /// Every app's domains, by name.
+    pub fn domains(&self) -> impl Iterator<Item = &Row<DomainRow>> {
+        self.domains.values().map(Arc::as_ref)
+    }
+
+    /// An app's domains, by name.
+    pub fn domains_of(&self, app: &AppName) -> impl Iterator<Item = &Row<DomainRow>> {
+        self.domains().filter(move |row| row.app == *app)
+    }
+
     pub fn instances_of(&self, app: &AppName) -> impl Iterator<Item = &Row<InstanceRow>> {
         under(&self.instances, InstanceRow::prefix(app))
     }
@@ -107,6 +124,7 @@ impl State {
             ReleaseRow::FOLDER => apply(&mut self.releases, change),
             DeployRow::FOLDER => apply(&mut self.deploys, change),
             BuildRow::FOLDER => apply(&mut self.builds, change),
+            DomainRow::FOLDER => apply(&mut self.domains, change),
             InstanceRow::FOLDER => apply(&mut self.instances, change),
             IdsRow::FOLDER => apply(&mut self.ids, change),
             _ => Err(RowError::Unknown { key: change.key.clone() }),

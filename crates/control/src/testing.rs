@@ -165,6 +165,7 @@ impl Rows {
         state.apps().count() == 0
             && state.releases().count() == 0
             && state.builds().count() == 0
+            && state.domains().count() == 0
             && state.instances().count() == 0
             && state.ids().count() == 0
     }

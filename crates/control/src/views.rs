@@ -5,8 +5,9 @@ use std::path::PathBuf;
 use std::sync::Arc;
 
 use ace_api::http::{
-    AppState, AppView, ConfigView, DeployView, InstanceView, LimitOrigin, LimitView, LimitsView,
-    ReleaseView, ReleasesView, ServedBy, VariableView, WithdrawnView,
+    AppState, AppView, BuildResult, BuildView, BuildsView, ConfigView, DeployView, DomainView,
+    DomainsView, InstanceView, LimitOrigin, LimitView, LimitsView, ReleaseView, ReleasesView,
+    ServedBy, VariableView, WithdrawnView,
 };
 use ace_api::{Gateway, InstanceState, InstanceStatus, Node, NodeUsage, Program, Serving, Traffic};
 use ace_types::{AppName, Bytes, Limit, LimitKey, Limits};
@@ -14,7 +15,9 @@ use ace_types::{AppName, Bytes, Limit, LimitKey, Limits};
 use crate::commands::Commands;
 use crate::config::ControlConfig;
 use crate::plan::Statuses;
-use crate::rows::{AppRow, DeployRow, DeployState, InstanceRole, ReleaseRow};
+use crate::rows::{
+    AppRow, BuildRow, BuildState, DeployRow, DeployState, DomainRow, InstanceRole, ReleaseRow,
+};
 use crate::state::State;
 
 /// What node and gateway say of how it is.
@@ -80,6 +83,35 @@ pub fn limits(state: &State, app: &AppRow) -> LimitsView {
     LimitsView { app: app.name.clone(), limits: LimitKey::ALL.into_iter().map(view).collect() }
 }
 
+/// The domains of `app`.
+pub fn domains(state: &State, app: &AppRow) -> DomainsView {
+    let view = |row: &DomainRow| DomainView { name: row.name.clone(), added_at: row.added_at };
+    let domains = state.domains_of(&app.name).map(|row| view(row)).collect();
+    DomainsView { app: app.name.clone(), domains }
+}
+
+/// The builds of `app`.
+pub fn builds(state: &State, app: &AppRow) -> BuildsView {
+    let builds = state.builds_of(&app.name).rev().map(|row| build(row)).collect();
+    BuildsView { app: app.name.clone(), builds }
+}
+
+/// One build.
+pub fn build(row: &BuildRow) -> BuildView {
+    let (state, ended_at, error) = match &row.state {
+        BuildState::Building => (BuildResult::Building, None, None),
+        BuildState::Built { ended_at } => (BuildResult::Built, Some(*ended_at), None),
+        BuildState::Failed { ended_at, error } => {
+            (BuildResult::Failed, Some(*ended_at), Some(error.clone()))
+        }
+        BuildState::Unfit { ended_at, error } => {
+            (BuildResult::Unfit, Some(*ended_at), Some(error.clone()))
+        }
+    };
+    let (release, id, started_at) = (row.number, row.id.clone(), row.started_at);
+    BuildView { release, id, state, started_at, ended_at, error }
+}
+
 /// The releases of `app`.
 pub fn releases(state: &State, app: &AppRow) -> ReleasesView {
     let name = &app.name;
@@ -137,6 +169,7 @@ fn view(
         name: app.name.clone(),
         tenant: app.tenant.clone(),
         url: config.url(&app.name),
+        domains: state.domains_of(&app.name).map(|row| row.name.clone()).collect(),
         state: in_one_word(app, state, &observed.statuses),
         release: app.serving,
         deployed_at: app.deployed_at,

@@ -7,7 +7,10 @@ mod common;
 use std::fs::OpenOptions;
 use std::io::Write;
 
-use ace_api::http::{AppState, AppView, DoctorReport, Done, LogLine, PythonView};
+use ace_api::http::{
+    AppState, AppView, BuildResult, BuildView, BuildsView, DoctorReport, DomainsView, Done,
+    LogLine, PythonView,
+};
 use ace_control::Outcome;
 use common::client::{begin, deploy, get, read_until, send};
 use common::{Machine, block_on, eventually};
@@ -207,4 +210,125 @@ fn a_follower_does_not_hold_up_the_end() {
     assert_eq!(life.stop(), Outcome::Stopped);
     following.join().unwrap().unwrap();
     assert!(started.elapsed().as_secs() < 4);
+}
+
+#[test]
+fn domains_lead_to_their_app_and_go_with_it() {
+    let machine = Machine::new();
+    let life = machine.live();
+    deploy(&life.socket, "shop", "run");
+    deploy(&life.socket, "blog", "run");
+    let change = |app: &str, body: &str| {
+        send(&life.socket, "PATCH", &format!("/v1/apps/{app}/domains"), body)
+    };
+    let view: DomainsView =
+        change("shop", r#"{"add": ["WWW.Example.com", "*.example.com"]}"#).json();
+    let names: Vec<String> = view.domains.iter().map(|domain| domain.name.to_string()).collect();
+    assert_eq!(names, ["*.example.com", "www.example.com"]);
+    let routed = |app: &str| -> Vec<String> {
+        let routes = life.gateway.routes().routes;
+        let route = routes.into_iter().find(|route| route.app.as_str() == app).unwrap();
+        let wildcards = route.wildcards.iter().map(|name| format!("*.{name}"));
+        route.hosts.iter().map(|host| host.to_string()).chain(wildcards).collect()
+    };
+    assert_eq!(routed("shop"), ["shop.localhost", "www.example.com", "*.example.com"]);
+    assert_eq!(routed("blog"), ["blog.localhost"]);
+
+    let both = r#"{"add": ["a.com", "www.example.com"]}"#;
+    assert_eq!(change("blog", both).refusal(), refused(409, "domain_taken"));
+    let own = r#"{"add": ["x.localhost"]}"#;
+    assert_eq!(change("blog", own).refusal(), refused(409, "domain_reserved"));
+    let unknown = r#"{"remove": ["a.com"]}"#;
+    assert_eq!(change("blog", unknown).refusal(), refused(404, "no_such_domain"));
+    for bad in [r#"{"add": ["http://a.com"]}"#, r#"{"add": "a.com"}"#, r#"{"set": []}"#, "x"] {
+        assert_eq!(change("blog", bad).refusal(), refused(400, "bad_request"), "{bad}");
+    }
+    assert_eq!(change("none", "{}").refusal(), refused(404, "no_such_app"));
+    assert_eq!(routed("blog"), ["blog.localhost"]);
+
+    send(&life.socket, "DELETE", "/v1/apps/shop", "");
+    assert_eq!(machine.rows("domains/"), 0);
+    change("blog", both).json::<DomainsView>();
+    assert_eq!(routed("blog"), ["blog.localhost", "a.com", "www.example.com"]);
+}
+
+#[test]
+fn a_build_is_shown_with_what_it_said() {
+    let machine = Machine::new();
+    let life = machine.live();
+    deploy(&life.socket, "shop", "run");
+    deploy(&life.socket, "shop", "reject");
+    deploy(&life.socket, "shop", "fail");
+    send(&life.socket, "PATCH", "/v1/apps/shop/config", r#"{"set": {"A": "1"}, "unset": []}"#);
+    let view: BuildsView = get(&life.socket, "/v1/apps/shop/builds").json();
+    let results: Vec<_> = view.builds.iter().map(|build| (build.release.0, build.state)).collect();
+    assert_eq!(
+        results,
+        [(3, BuildResult::Unfit), (2, BuildResult::Failed), (1, BuildResult::Built)]
+    );
+    assert!(view.builds[1].error.is_some() && view.builds[1].ended_at.is_some());
+    let of_config: BuildView = get(&life.socket, "/v1/apps/shop/builds/4").json();
+    assert_eq!(of_config, view.builds[2], "a release of new configuration is of the same build");
+
+    let log = machine.path("logs/builds").join(format!("{}.log", view.builds[2].id));
+    std::fs::write(log, "one\ntwo\x1b\n").unwrap();
+    let said = get(&life.socket, "/v1/apps/shop/builds/1/log?follow=true");
+    let said = String::from_utf8_lossy(&said.body).into_owned();
+    assert_eq!(said, "{\"line\":\"one\"}\n{\"line\":\"two\\u001b\"}\n");
+    let ask = |path: &str| get(&life.socket, path).refusal();
+    assert_eq!(ask("/v1/apps/shop/builds/9"), refused(404, "no_such_build"));
+    assert_eq!(ask("/v1/apps/shop/builds/9/log"), refused(404, "no_such_build"));
+    assert_eq!(ask("/v1/apps/shop/builds/x"), refused(400, "bad_request"));
+    assert_eq!(ask("/v1/apps/none/builds"), refused(404, "no_such_app"));
+    assert_eq!(ask("/v1/apps/none/builds/1/log"), refused(404, "no_such_app"));
+}
+
+#[test]
+fn a_build_s_log_is_followed_to_the_end_of_the_build() {
+    let machine = Machine::new();
+    let life = machine.live();
+    deploy(&life.socket, "shop", "run");
+    let runtime = tokio::runtime::Runtime::new().unwrap();
+    let deploy = runtime.block_on(begin(&life.socket, "POST", "/v1/apps/shop/deploys", "slow"));
+    eventually("a second build's log", || machine.entries("logs/builds") == 2);
+    let view: BuildsView = get(&life.socket, "/v1/apps/shop/builds").json();
+    let log = machine.path("logs/builds").join(format!("{}.log", view.builds[0].id));
+    let mut file = OpenOptions::new().append(true).open(log).unwrap();
+    runtime.block_on(async {
+        file.write_all(b"one\n").unwrap();
+        let path = "/v1/apps/shop/builds/2/log?follow=true";
+        let mut followed = begin(&life.socket, "GET", path, "").await;
+        read_until(&mut followed, "one").await;
+        file.write_all(b"two\n").unwrap();
+        read_until(&mut followed, "two").await;
+        drop(deploy);
+        followed.into_body().collect().await.unwrap();
+    });
+}
+
+#[test]
+fn logs_are_asked_for_by_time_release_and_instance() {
+    let machine = Machine::new();
+    let life = machine.live();
+    deploy(&life.socket, "shop", "run");
+    let (id, status) = machine.node.only();
+    std::fs::create_dir_all(&status.log).unwrap();
+    let text = "2026-11-23T05:00:01Z out one\n2026-11-23T05:00:02Z out two\n";
+    std::fs::write(status.log.join("current"), text).unwrap();
+    let read = |query: &str| {
+        let answer = get(&life.socket, &format!("/v1/apps/shop/logs?{query}"));
+        let lines = String::from_utf8_lossy(&answer.body).into_owned();
+        let lines = lines.lines().map(|line| serde_json::from_str::<LogLine>(line).unwrap());
+        lines.filter(|line| line.stream == "out").map(|line| line.text).collect::<Vec<_>>()
+    };
+    assert_eq!(read(""), ["one", "two"]);
+    assert_eq!(read("since=2026-11-23T05:00:02Z"), ["two"]);
+    assert_eq!(read("release=1&tail=1"), ["two"]);
+    assert_eq!(read("release=2"), [""; 0]);
+    assert_eq!(read(&format!("instance={id}")), ["one", "two"]);
+    let ask = |query: &str| get(&life.socket, &format!("/v1/apps/shop/logs?{query}")).refusal();
+    assert_eq!(ask("instance=aaaaaaaa"), refused(404, "no_such_instance"));
+    for bad in ["instance=..", "since=now", "release=x", "release=-1"] {
+        assert_eq!(ask(bad), refused(400, "bad_request"), "{bad}");
+    }
 }

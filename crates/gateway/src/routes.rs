@@ -42,10 +42,17 @@ pub struct Routes {
 }
 
 /// Routes by host.
+///
+/// `None` before the first table has come, when no name can be said to be unknown.
 #[derive(Debug, Default)]
-pub struct Table {
-    /// `None` before the first table has come, when no name can be said to be unknown.
-    hosts: Option<HashMap<HostName, Arc<AppRoute>>>,
+pub struct Table(Option<Names>);
+
+/// Routes by the names that lead to them.
+#[derive(Debug, Default)]
+struct Names {
+    hosts: HashMap<HostName, Arc<AppRoute>>,
+    /// By the name without its first label.
+    wildcards: HashMap<HostName, Arc<AppRoute>>,
 }
 
 /// The way to one app.
@@ -247,16 +254,17 @@ impl Routes {
 
 impl Table {
     pub fn route(&self, host: &HostName) -> Option<&Arc<AppRoute>> {
-        self.hosts.as_ref()?.get(host)
+        let names = self.0.as_ref()?;
+        names.hosts.get(host).or_else(|| names.wildcards.get(host.parent()?))
     }
 
     /// Whether this is the emptiness before the first table.
     pub fn is_none_yet(&self) -> bool {
-        self.hosts.is_none()
+        self.0.is_none()
     }
 
     fn routes(&self) -> impl Iterator<Item = &Arc<AppRoute>> {
-        self.hosts.iter().flat_map(HashMap::values)
+        self.0.iter().flat_map(|names| names.hosts.values().chain(names.wildcards.values()))
     }
 
     fn instances(&self) -> HashSet<&InstanceId> {
@@ -420,14 +428,17 @@ impl InstanceLoad {
 
 impl Known {
     fn prepare(&mut self, table: RouteTable, old: &Table) -> Table {
-        let mut hosts = HashMap::new();
+        let mut names = Names::default();
         for mut route in table.routes {
-            let names = std::mem::take(&mut route.hosts);
-            let old_route = names.first().and_then(|host| old.route(host));
+            let hosts = std::mem::take(&mut route.hosts);
+            let wildcards = std::mem::take(&mut route.wildcards);
+            let old_route = hosts.first().and_then(|host| old.route(host));
             let route = Arc::new(self.prepare_route(route, old_route));
-            hosts.extend(names.into_iter().map(|host| (host, Arc::clone(&route))));
+            let leading = |name| (name, Arc::clone(&route));
+            names.hosts.extend(hosts.into_iter().map(leading));
+            names.wildcards.extend(wildcards.into_iter().map(leading));
         }
-        Table { hosts: Some(hosts) }
+        Table(Some(names))
     }
 
     fn prepare_route(&mut self, route: Route, old: Option<&Arc<AppRoute>>) -> AppRoute {
@@ -534,6 +545,7 @@ mod tests {
         RouteTable {
             routes: vec![Route {
                 hosts: vec!["shop.localhost".parse().unwrap()],
+                wildcards: Vec::new(),
                 app: "shop".parse().unwrap(),
                 release: ReleaseNumber(1),
                 code: PathBuf::from("/nonexistent"),
@@ -553,6 +565,29 @@ mod tests {
 
     fn first(route: &AppRoute) -> &Instance {
         route.least_busy(&[]).unwrap()
+    }
+
+    #[test]
+    fn a_name_of_its_own_comes_before_a_wildcard() {
+        let wildcard = || vec!["example.com".parse().unwrap()];
+        let mut routes = table(&["x"]).routes;
+        routes.push(Route {
+            hosts: vec!["blog.localhost".parse().unwrap(), "b.example.com".parse().unwrap()],
+            app: "blog".parse().unwrap(),
+            ..routes[0].clone()
+        });
+        routes[0].wildcards = wildcard();
+        let known = Routes::new();
+        known.replace(RouteTable { routes });
+        let led_to = |host: &str| {
+            let table = known.table();
+            table.route(&host.parse().unwrap()).map(|route| route.app.to_string())
+        };
+        assert_eq!(led_to("a.example.com").as_deref(), Some("shop"));
+        assert_eq!(led_to("b.example.com").as_deref(), Some("blog"));
+        for host in ["example.com", "a.a.example.com", "com", "aexample.com"] {
+            assert_eq!(led_to(host), None, "{host}");
+        }
     }
 
     #[test]

@@ -285,8 +285,9 @@ impl Instance {
 
     /// Removes the folder, but for its log, which is kept for a while.
     fn remove(&self) {
-        let (app, id, log) = (&self.spec.app, &self.spec.id, self.folder.log());
-        if let Err(error) = self.world.old_logs.keep(app, id, &log) {
+        let (spec, log) = (&self.spec, self.folder.log());
+        let id = &spec.id;
+        if let Err(error) = self.world.old_logs.keep(&spec.app, id, spec.release, &log) {
             tracing::warn!(instance = %id, "could not keep its log: {error}");
         }
         if let Err(error) = self.folder.remove() {

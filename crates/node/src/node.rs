@@ -8,7 +8,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 use std::time::Duration;
 
 use ace_api::{
-    CommandEnd, CommandError, CommandIo, CommandSpec, InstanceSpec, InstanceStatus, Node, NodeUsage,
+    CommandEnd, CommandError, CommandIo, CommandSpec, InstanceSpec, InstanceStatus, KeptLog, Node,
+    NodeUsage,
 };
 use ace_sandbox::cgroup::CgroupTree;
 use ace_sandbox::launch::LauncherProgram;
@@ -309,7 +310,7 @@ impl Node for ContainerNode {
         ran.map_err(|error| CommandError { doing: "see it through", source: error.into() })?
     }
 
-    fn command_logs(&self, app: &AppName) -> io::Result<Vec<(InstanceId, PathBuf)>> {
+    fn command_logs(&self, app: &AppName) -> io::Result<Vec<KeptLog>> {
         self.world.command_logs.list(app)
     }
 
@@ -324,7 +325,7 @@ impl Node for ContainerNode {
         tokio::task::spawn_blocking(kill).await.map_err(io::Error::other)?
     }
 
-    fn old_logs(&self, app: &AppName) -> io::Result<Vec<(InstanceId, PathBuf)>> {
+    fn old_logs(&self, app: &AppName) -> io::Result<Vec<KeptLog>> {
         self.world.old_logs.list(app)
     }
 

@@ -1,14 +1,16 @@
 //! The logs of what is gone: why a release did not start is asked after it's gone.
 //!
-//! `FOLDER/APP/ID/`, as init wrote them. Of each app the newest few are kept.
+//! `FOLDER/APP/ID.RELEASE/`, as init wrote them; `FOLDER/APP/ID/` for what is no instance's. Of each app
+//! the newest few are kept.
 
 use std::fs::{self, File};
 use std::io::{self, Write};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
+use ace_api::KeptLog;
 use ace_sandbox::spec::LogSpec;
-use ace_types::{AppName, InstanceId};
+use ace_types::{AppName, InstanceId, ReleaseNumber};
 use jiff::Timestamp;
 
 /// Old logs of all apps.
@@ -36,12 +38,18 @@ impl OldLogs {
         self.forget_oldest(app)
     }
 
-    /// Takes the folder `log` of an instance that is gone over, and lets the oldest go that is one
-    /// too many. No error where there is no such folder.
-    pub fn keep(&self, app: &AppName, id: &InstanceId, log: &Path) -> io::Result<()> {
+    /// Takes the folder `log` of an instance of `release` that is gone over, and lets the oldest go that is
+    /// one too many. No error where there is no such folder.
+    pub fn keep(
+        &self,
+        app: &AppName,
+        id: &InstanceId,
+        release: ReleaseNumber,
+        log: &Path,
+    ) -> io::Result<()> {
         let of_app = self.folder.join(app.as_str());
         fs::create_dir_all(&of_app)?;
-        let kept = of_app.join(id.as_str());
+        let kept = of_app.join(format!("{id}.{release}"));
         // An instance that is gone after `ace down` comes again under its id.
         if log.is_dir() && kept.exists() {
             fs::remove_dir_all(&kept)?;
@@ -53,8 +61,8 @@ impl OldLogs {
         self.forget_oldest(app)
     }
 
-    /// What is kept of `app`, the oldest first: each instance with its folder.
-    pub fn list(&self, app: &AppName) -> io::Result<Vec<(InstanceId, PathBuf)>> {
+    /// What is kept of `app`, the oldest first.
+    pub fn list(&self, app: &AppName) -> io::Result<Vec<KeptLog>> {
         let entries = match fs::read_dir(self.folder.join(app.as_str())) {
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(Vec::new()),
             entries => entries?,
@@ -62,13 +70,14 @@ impl OldLogs {
         let mut found = Vec::new();
         for entry in entries {
             let path = entry?.path();
-            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            if let Ok(id) = name.parse::<InstanceId>() {
-                found.push((last_written(&path), id, path));
+            if let Some(log) = kept_log(path) {
+                found.push((last_written(&log.folder), log));
             }
         }
-        found.sort();
-        Ok(found.into_iter().map(|(_, id, path)| (id, path)).collect())
+        found.sort_by(|(left, log), (right, other)| {
+            left.cmp(right).then_with(|| log.instance.cmp(&other.instance))
+        });
+        Ok(found.into_iter().map(|(_, log)| log).collect())
     }
 
     /// Removes all that is kept of `app`. May be called twice.
@@ -82,8 +91,18 @@ impl OldLogs {
     fn forget_oldest(&self, app: &AppName) -> io::Result<()> {
         let all = self.list(app)?;
         let too_many = all.len().saturating_sub(self.kept);
-        all[..too_many].iter().try_for_each(|(_, path)| fs::remove_dir_all(path))
+        all[..too_many].iter().try_for_each(|log| fs::remove_dir_all(&log.folder))
     }
+}
+
+/// The log in `folder`, by the folder's name.
+fn kept_log(folder: PathBuf) -> Option<KeptLog> {
+    let name = folder.file_name()?.to_str()?;
+    let (instance, release) = match name.split_once('.') {
+        Some((instance, release)) => (instance, Some(ReleaseNumber(release.parse().ok()?))),
+        None => (name, None),
+    };
+    Some(KeptLog { instance: instance.parse().ok()?, release, folder })
 }
 
 /// When the newest file in `folder` was written; what can't be told is the oldest.
@@ -114,10 +133,11 @@ mod tests {
             fs::create_dir(&log)?;
             let time = SystemTime::UNIX_EPOCH + Duration::from_secs(n as u64);
             File::create(log.join("current"))?.set_times(FileTimes::new().set_modified(time))?;
-            logs.keep(&app, &id(n), &log)?;
+            logs.keep(&app, &id(n), ReleaseNumber(7), &log)?;
         }
-        let kept: Vec<_> = logs.list(&app)?.into_iter().map(|(id, _)| id).collect();
-        assert_eq!(kept, [id(3), id(4), id(5)]);
+        let kept: Vec<_> =
+            logs.list(&app)?.into_iter().map(|log| (log.instance, log.release)).collect();
+        assert_eq!(kept, [3, 4, 5].map(|n| (id(n), Some(ReleaseNumber(7)))));
         logs.remove(&app)?;
         assert_eq!(logs.list(&app)?, []);
         Ok(())
@@ -132,9 +152,9 @@ mod tests {
             let log = folder.path().join("log");
             fs::create_dir(&log)?;
             fs::write(log.join("current"), text)?;
-            logs.keep(&app, &id(1), &log)?;
+            logs.keep(&app, &id(1), ReleaseNumber(7), &log)?;
         }
-        let kept = logs.list(&app)?.pop().expect("one is kept").1;
+        let kept = logs.list(&app)?.pop().expect("one is kept").folder;
         assert_eq!(fs::read_to_string(kept.join("current"))?, "newer");
         Ok(())
     }
@@ -146,7 +166,7 @@ mod tests {
         let app = "shop".parse().expect("a name");
         logs.say(&app, &id(1), "one")?;
         logs.say(&app, &id(1), "two")?;
-        let kept = logs.list(&app)?.pop().expect("one is kept").1;
+        let kept = logs.list(&app)?.pop().expect("one is kept").folder;
         let text = fs::read_to_string(kept.join("current"))?;
         let words: Vec<_> = text.lines().filter_map(|line| line.split_once(" ace ")).collect();
         assert_eq!(words.iter().map(|(_, text)| *text).collect::<Vec<_>>(), ["one", "two"]);
@@ -159,7 +179,7 @@ mod tests {
         let folder = tempfile::tempdir()?;
         let logs = OldLogs::new(folder.path().to_owned(), 3);
         let app = "shop".parse().expect("a name");
-        logs.keep(&app, &id(1), &folder.path().join("nothing"))?;
+        logs.keep(&app, &id(1), ReleaseNumber(7), &folder.path().join("nothing"))?;
         logs.remove(&app)
     }
 }

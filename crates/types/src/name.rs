@@ -1,5 +1,6 @@
 //! Names that people choose: apps, tenants, hosts.
 
+use std::borrow::Borrow;
 use std::fmt;
 use std::str::FromStr;
 
@@ -114,6 +115,26 @@ impl Default for TenantName {
     }
 }
 
+impl Borrow<str> for HostName {
+    fn borrow(&self) -> &str {
+        &self.0
+    }
+}
+
+impl HostName {
+    /// The name without its first label: `example.com` for `www.example.com`. `None` where it has one
+    /// label only.
+    pub fn parent(&self) -> Option<&str> {
+        self.0.split_once('.').map(|(_, parent)| parent)
+    }
+
+    /// Whether it's `other` or a name below that.
+    pub fn is_within(&self, other: &HostName) -> bool {
+        let above = self.0.strip_suffix(other.as_str());
+        above.is_some_and(|above| above.is_empty() || above.ends_with('.'))
+    }
+}
+
 impl AppName {
     /// A name made of any text, such as a folder's: `My_Shop 2` becomes `my-shop-2`.
     ///
@@ -160,5 +181,16 @@ mod tests {
         assert!("flask.localhost".parse::<HostName>().is_ok());
         assert!("flask..localhost".parse::<HostName>().is_err());
         assert!("flask.localhost.".parse::<HostName>().is_err());
+    }
+
+    #[test]
+    fn a_host_lies_within_those_above_it() {
+        let host = |text: &str| text.parse::<HostName>().unwrap();
+        assert_eq!(host("www.example.com").parent(), Some("example.com"));
+        assert_eq!(host("localhost").parent(), None);
+        assert!(host("www.example.com").is_within(&host("example.com")));
+        assert!(host("example.com").is_within(&host("example.com")));
+        assert!(!host("badexample.com").is_within(&host("example.com")));
+        assert!(!host("com").is_within(&host("example.com")));
     }
 }

@@ -26,7 +26,7 @@ fn render(apps: &[AppView], screen: &Screen) -> String {
         return "No apps yet. Deploy the folder with your index.py:  ace deploy DIR".to_owned();
     }
     let rows = apps.iter().map(|app| row(app, screen)).collect();
-    screen::table(&["NAME", "STATE", "RELEASE", "INSTANCES", "URL"], rows)
+    screen.table(&["NAME", "STATE", "RELEASE", "INSTANCES", "URL"], rows)
 }
 
 fn row(app: &AppView, screen: &Screen) -> Vec<String> {

@@ -10,6 +10,7 @@ use clap::Args;
 use http::Method;
 
 use crate::client::Client;
+use crate::completion;
 use crate::error::CommandError;
 use crate::operation::{self, Request, Serving};
 use crate::screen::{self, Screen};
@@ -36,6 +37,7 @@ What stands on a command line can be seen by other users of the machine while it
 `ace rollback shop` brings the old values back. Before the first deploy, it's kept for that.")]
 pub struct ConfigArgs {
     /// The app's name
+    #[arg(add = completion::app())]
     app: AppName,
 
     /// What to set

@@ -8,6 +8,7 @@ use http::Method;
 use tokio::task::JoinHandle;
 
 use crate::client::{Client, ClientError, RequestBody, within};
+use crate::completion;
 use crate::error::CommandError;
 use crate::operation::{Moved, SILENCE_MAX, Serving, interruption, read_events};
 use crate::pack::{self, PackError, Plan};
@@ -36,7 +37,7 @@ pub struct DeployArgs {
     dir: PathBuf,
 
     /// The app's name; otherwise it is made of the folder's
-    #[arg(long, value_name = "NAME")]
+    #[arg(long, value_name = "NAME", add = completion::app())]
     app: Option<AppName>,
 
     /// Whose app it is

@@ -8,6 +8,7 @@ use clap::Args;
 use http::Method;
 
 use crate::client::{Client, STOP_DEADLINE};
+use crate::completion;
 use crate::error::CommandError;
 use crate::screen::{self, Screen};
 
@@ -21,6 +22,7 @@ Examples:
 There is no way back: a volume is deleted with its app.")]
 pub struct DestroyArgs {
     /// The app's name
+    #[arg(add = completion::app())]
     app: AppName,
 
     /// Do not ask

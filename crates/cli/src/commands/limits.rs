@@ -6,6 +6,7 @@ use clap::Args;
 use http::Method;
 
 use crate::client::Client;
+use crate::completion;
 use crate::error::CommandError;
 use crate::operation::{self, Request, Serving};
 use crate::screen::{self, Screen};
@@ -22,6 +23,7 @@ The words and bounds are those of `limits:` in app.yaml. A change makes a releas
 the new limits take over without losing a request, and `ace rollback shop` brings the old ones back.")]
 pub struct LimitsArgs {
     /// The app's name
+    #[arg(add = completion::app())]
     app: AppName,
 
     /// cpu, memory, pids, tmp, shm, files, log, connections, body or timeout, each with its value
@@ -37,7 +39,7 @@ pub async fn run(args: LimitsArgs, client: &Client, screen: &Screen) -> Result<(
     let LimitsArgs { app, set, reset } = args;
     if set.is_empty() && reset.is_empty() {
         let view: LimitsView = client.get(&format!("/v1/apps/{app}/limits")).await?;
-        return Ok(screen.show(&view, || render(&view))?);
+        return Ok(screen.show(&view, || render(&view, screen))?);
     }
     let change = LimitChange { set: set.into_iter().collect(), reset: reset.into_iter().collect() };
     // Mistakes are told without an engine, too.
@@ -58,7 +60,7 @@ fn success(Serving { app, release, seconds, .. }: &Serving) -> String {
     format!("{app} release {release} has the new limits ({seconds:.1} s)")
 }
 
-fn render(view: &LimitsView) -> String {
+fn render(view: &LimitsView, screen: &Screen) -> String {
     let row = |limit: &LimitView| {
         let origin = match limit.origin {
             LimitOrigin::Default => "default",
@@ -67,7 +69,7 @@ fn render(view: &LimitsView) -> String {
         };
         vec![screen::escape(&limit.name), screen::escape(&limit.value), origin.to_owned()]
     };
-    screen::table(&["LIMIT", "VALUE", "SET BY"], view.limits.iter().map(row).collect())
+    screen.table(&["LIMIT", "VALUE", "SET BY"], view.limits.iter().map(row).collect())
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -94,7 +96,7 @@ mod tests {
             ],
         };
         assert_eq!(
-            render(&view),
+            render(&view, &Screen::plain()),
             "LIMIT   VALUE  SET BY\ncpu     1      default\nmemory  1G     ace limits"
         );
     }

@@ -1,41 +1,77 @@
 //! `ace logs`: what an app's instances print.
 
-use ace_api::http::{AppView, LogLine, ServedBy};
+use ace_api::http::{AppView, BuildLine, BuildsView, LogLine, ServedBy};
 use ace_types::{AppName, InstanceId};
 use clap::Args;
 use http::Method;
+use jiff::civil::DateTime;
+use jiff::tz::TimeZone;
+use jiff::{Span, Timestamp};
 
 use crate::client::{ANSWER_DEADLINE, Client, empty_body, within};
+use crate::commands::builds::follow_log;
+use crate::completion;
 use crate::error::CommandError;
 use crate::screen::{self, Screen, Style};
 
-/// Show what an app printed
+/// Show what an app printed, or what a build of it said
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
-  ace logs shop              the last 100 lines
-  ace logs shop -f           and what comes, until Ctrl-C
-  ace logs shop --tail 1000
-  ace logs shop --json       one JSON document a line
+  ace logs shop                           the last 100 lines
+  ace logs shop -f                        and what comes, until Ctrl-C
+  ace logs shop --lines 1000
+  ace logs shop --since 10m               what is not older than ten minutes
+  ace logs shop --since 2026-11-23T10:00  from then on, UTC
+  ace logs shop --release 4               what instances of release 4 printed
+  ace logs shop --build                   what the newest build said; --build 4: that of release 4
+  ace logs shop --json                    one JSON document a line
 
 A line is its time (UTC), the instance that printed it, and its text. Characters that would
 change the terminal are shown as \\x1b and the like.")]
 pub struct LogsArgs {
     /// The app's name
+    #[arg(add = completion::app())]
     app: AppName,
 
     /// Go on with what is printed from now on
     #[arg(short, long)]
     follow: bool,
 
-    /// How many lines of what is there to begin with
-    #[arg(long, value_name = "N", default_value_t = 100)]
-    tail: u32,
+    /// How many lines of what is there to begin with, up to 10,000 [default: 100; with --since: all]
+    #[arg(short = 'n', long, value_name = "N", visible_alias = "tail", hide_default_value = true)]
+    lines: Option<u32>,
+
+    /// Nothing older: 90s, 10m, 2h, 3d, or a time such as 2026-11-23T10:00, UTC unless it says otherwise
+    #[arg(long, value_name = "TIME", value_parser = past)]
+    since: Option<Timestamp>,
+
+    /// Only what this release's instances printed
+    #[arg(long, value_name = "RELEASE")]
+    release: Option<u32>,
+
+    /// Only what this instance printed
+    #[arg(long, value_name = "ID")]
+    instance: Option<InstanceId>,
+
+    /// What a build said: the newest, or that of this release
+    #[arg(
+        long,
+        value_name = "RELEASE",
+        conflicts_with_all = ["lines", "since", "release", "instance"]
+    )]
+    build: Option<Option<u32>>,
 }
 
 pub async fn run(args: LogsArgs, client: &Client, screen: &Screen) -> Result<(), CommandError> {
-    let LogsArgs { app, follow, tail } = args;
-    let path = format!("/v1/apps/{app}/logs?follow={follow}&tail={tail}");
+    match args.build {
+        Some(release) => show_build(&args, release, client, screen).await,
+        None => show_lines(&args, client, screen).await,
+    }
+}
+
+async fn show_lines(args: &LogsArgs, client: &Client, screen: &Screen) -> Result<(), CommandError> {
+    let path = path(args);
     let open = client.lines(Method::GET, &path, empty_body());
     let mut lines = within(ANSWER_DEADLINE, "opening the log", open).await?;
     let mut silent = true;
@@ -47,21 +83,86 @@ pub async fn run(args: LogsArgs, client: &Client, screen: &Screen) -> Result<(),
             false => screen.line(&render(&line, screen))?,
         }
     }
-    if silent && !follow {
-        let view: AppView = client.get(&format!("/v1/apps/{app}")).await?;
-        screen.note(&nothing(&view));
+    if silent && !args.follow {
+        let view: AppView = client.get(&format!("/v1/apps/{}", args.app)).await?;
+        screen.note(&nothing(&view, args));
     }
     Ok(())
 }
 
 /// Why there is no line of an instance.
-fn nothing(app: &AppView) -> String {
+fn nothing(app: &AppView, args: &LogsArgs) -> String {
     let name = &app.name;
+    let asked = args.since.is_some() || args.release.is_some() || args.instance.is_some();
     match app.served_by {
+        _ if asked => format!("{name} has printed nothing of the kind; ace logs {name} shows all"),
         Some(ServedBy::Files) => {
             format!("{name} is files alone: nothing runs that could print; see: ace status {name}")
         }
         _ => format!("{name} has printed nothing yet; follow it with: ace logs {name} -f"),
+    }
+}
+
+fn path(args: &LogsArgs) -> String {
+    let mut path = format!("/v1/apps/{}/logs?follow={}", args.app, args.follow);
+    let mut add = |name: &str, value: Option<String>| {
+        path.extend(value.map(|value| format!("&{name}={value}")));
+    };
+    add("tail", args.lines.map(|lines| lines.to_string()));
+    add("since", args.since.map(|since| since.to_string()));
+    add("release", args.release.map(|release| release.to_string()));
+    add("instance", args.instance.as_ref().map(InstanceId::to_string));
+    path
+}
+
+async fn show_build(
+    args: &LogsArgs,
+    release: Option<u32>,
+    client: &Client,
+    screen: &Screen,
+) -> Result<(), CommandError> {
+    let app = &args.app;
+    let builds = format!("/v1/apps/{app}/builds");
+    let release = match release {
+        Some(release) => release,
+        None => {
+            let view: BuildsView = client.get(&builds).await?;
+            let newest = view.builds.first().ok_or_else(|| {
+                CommandError::Refused(format!(
+                    "{app} has no builds yet: ace deploy DIR --app {app}"
+                ))
+            })?;
+            newest.release.0
+        }
+    };
+    let path = format!("{builds}/{release}/log?follow={}", args.follow);
+    follow_log(client, &path, |line| match screen.json() {
+        true => screen.json_line(&BuildLine { line }),
+        false => screen.line(&screen::escape(&line)),
+    })
+    .await
+}
+
+/// A time that has been: so long ago, or at that time.
+fn past(text: &str) -> Result<Timestamp, String> {
+    since(text, Timestamp::now())
+}
+
+fn since(text: &str, now: Timestamp) -> Result<Timestamp, String> {
+    let bad = || "write 90s, 10m, 2h, 3d, or a time such as 2026-11-23T10:00".to_owned();
+    let at = match text.parse::<Span>() {
+        Ok(span) => now.to_zoned(TimeZone::UTC).checked_sub(span).map_err(|_| bad())?.timestamp(),
+        Err(_) => match text.parse::<Timestamp>() {
+            Ok(at) => at,
+            Err(_) => {
+                let at: DateTime = text.parse().map_err(|_| bad())?;
+                at.to_zoned(TimeZone::UTC).map_err(|_| bad())?.timestamp()
+            }
+        },
+    };
+    match at <= now {
+        true => Ok(at),
+        false => Err(format!("{at:.0} has not been yet; {}", bad())),
     }
 }
 
@@ -77,14 +178,13 @@ fn render(line: &LogLine, screen: &Screen) -> String {
 
 #[cfg(test)]
 mod tests {
-    use jiff::Timestamp;
-
     use super::*;
 
     fn line(stream: &str, text: &str) -> LogLine {
         LogLine {
             at: Timestamp::from_millisecond(1_500).expect("a time"),
             instance: "abcd1234".parse().ok(),
+            release: None,
             stream: stream.to_owned(),
             text: text.to_owned(),
         }
@@ -107,5 +207,25 @@ mod tests {
     #[test]
     fn the_engine_is_told_from_the_app() {
         assert!(render(&line("ace", "ended"), &Screen::plain()).ends_with(" ace: ended"));
+    }
+
+    #[test]
+    fn a_time_is_so_long_ago_or_then() {
+        let now: Timestamp = "2026-11-23T12:00:00Z".parse().expect("a time");
+        let since = |text| since(text, now).map(|at| at.to_string());
+        for (text, at) in [
+            ("90s", "2026-11-23T11:58:30Z"),
+            ("10m", "2026-11-23T11:50:00Z"),
+            ("1h30m", "2026-11-23T10:30:00Z"),
+            ("2d", "2026-11-21T12:00:00Z"),
+            ("2026-11-23T10:00", "2026-11-23T10:00:00Z"),
+            ("2026-11-23", "2026-11-23T00:00:00Z"),
+            ("2026-11-23T12:30+02:00", "2026-11-23T10:30:00Z"),
+        ] {
+            assert_eq!(since(text), Ok(at.to_owned()), "{text}");
+        }
+        for text in ["", "x", "10", "-5m", "2026-11-24", "99999999999999999d"] {
+            assert!(since(text).is_err(), "{text}");
+        }
     }
 }

@@ -38,7 +38,7 @@ pub async fn run(args: PythonArgs, client: &Client, screen: &Screen) -> Result<(
     match args.action {
         Action::List => {
             let pythons: Vec<PythonView> = client.get("/v1/pythons").await?;
-            Ok(screen.show(&pythons, || render(&pythons))?)
+            Ok(screen.show(&pythons, || render(&pythons, screen))?)
         }
         Action::Add { program } => {
             // As the shell's user sees it; a path that can't be made absolute is refused as it is.
@@ -49,14 +49,14 @@ pub async fn run(args: PythonArgs, client: &Client, screen: &Screen) -> Result<(
     }
 }
 
-fn render(pythons: &[PythonView]) -> String {
+fn render(pythons: &[PythonView], screen: &Screen) -> String {
     if pythons.is_empty() {
         return "No Python that apps can have. Install python3, 3.6 to 3.14, on the engine's \
                 machine."
             .to_owned();
     }
     let headings = ["VERSION", "PROGRAM", "RUNS", "APPS"];
-    let mut parts = vec![screen::table(&headings, pythons.iter().map(row).collect())];
+    let mut parts = vec![screen.table(&headings, pythons.iter().map(row).collect())];
     parts.extend(pythons.iter().filter_map(|python| python.gone.as_deref()).map(screen::escape));
     parts.join("\n\n")
 }
@@ -93,12 +93,12 @@ mod tests {
             gone: Some("Python 3.12.1 is gone: install it".to_owned()),
         };
         assert_eq!(
-            render(&[python, gone]),
+            render(&[python, gone], &Screen::plain()),
             "VERSION  PROGRAM              RUNS          APPS\n\
              3.13.1   /usr/bin/python3.13  uwsgi-2.0.30  blog, shop\n\
              3.12.1   /opt/python/3.12     gone          -\n\n\
              Python 3.12.1 is gone: install it"
         );
-        assert!(render(&[]).contains("Install python3"));
+        assert!(render(&[], &Screen::plain()).contains("Install python3"));
     }
 }

@@ -7,6 +7,7 @@ use jiff::Timestamp;
 
 use crate::client::Client;
 use crate::commands::status::{ago, withdrawn_text};
+use crate::completion;
 use crate::error::CommandError;
 use crate::pack::readable;
 use crate::screen::{self, Screen, Style};
@@ -24,6 +25,7 @@ configuration or limits makes one. The last ten are kept, and any in use. A size
 takes besides what it shares with an older one.")]
 pub struct ReleasesArgs {
     /// The app's name
+    #[arg(add = completion::app())]
     app: AppName,
 }
 
@@ -37,7 +39,7 @@ fn render(view: &ReleasesView, screen: &Screen, now: Timestamp) -> String {
         return format!("No releases yet. Deploy one:  ace deploy DIR --app {}", view.app);
     }
     let rows = view.releases.iter().map(|release| row(release, screen, now)).collect();
-    let table = screen::table(&["RELEASE", "AGE", "SIZE", "PYTHON", "BECAUSE"], rows);
+    let table = screen.table(&["RELEASE", "AGE", "SIZE", "PYTHON", "BECAUSE"], rows);
     let withdrawn = view.releases.iter().filter_map(|release| release.withdrawn.as_ref());
     let mut parts = vec![table];
     parts.extend(withdrawn.map(|withdrawn| withdrawn_text(withdrawn, screen, now)));

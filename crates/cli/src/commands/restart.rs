@@ -5,6 +5,7 @@ use clap::Args;
 use http::Method;
 
 use crate::client::Client;
+use crate::completion;
 use crate::error::CommandError;
 use crate::operation::{self, Request, Serving};
 use crate::screen::Screen;
@@ -19,6 +20,7 @@ The new instances start and are probed before the old ones go: no request is los
 crashing is started anew, too. Ctrl-C before they take over changes nothing.")]
 pub struct RestartArgs {
     /// The app's name
+    #[arg(add = completion::app())]
     app: AppName,
 }
 

@@ -6,6 +6,7 @@ use clap::Args;
 use http::Method;
 
 use crate::client::Client;
+use crate::completion;
 use crate::error::CommandError;
 use crate::operation::{self, Request, Serving};
 use crate::screen::{self, Screen};
@@ -21,6 +22,7 @@ Nothing is built and nothing is fetched. The release starts, is probed, and take
 request. Its configuration and limits are the app's again. Ctrl-C before that changes nothing.")]
 pub struct RollbackArgs {
     /// The app's name
+    #[arg(add = completion::app())]
     app: AppName,
 
     /// The release; without it, the one that served before

@@ -7,6 +7,7 @@ use ace_types::AppName;
 use clap::Args;
 
 use crate::client::Client;
+use crate::completion;
 use crate::error::CommandError;
 use crate::screen::Screen;
 use crate::session;
@@ -29,6 +30,7 @@ With a terminal on both sides the command has one too, as large as yours. Otherw
 its errors stay apart, and every byte is as it was.")]
 pub struct RunArgs {
     /// The app's name
+    #[arg(add = completion::app())]
     app: AppName,
 
     /// Give the command a terminal, whether there is one here or not

@@ -6,6 +6,7 @@ use clap::Args;
 use http::Method;
 
 use crate::client::Client;
+use crate::completion;
 use crate::error::CommandError;
 use crate::operation::{self, Request, Serving};
 use crate::screen::Screen;
@@ -21,6 +22,7 @@ Each instance has the app's whole limits. They share its volume. The number is n
 stays through deploys and rollbacks. For none: ace stop shop.")]
 pub struct ScaleArgs {
     /// The app's name
+    #[arg(add = completion::app())]
     app: AppName,
 
     /// 1 to 16

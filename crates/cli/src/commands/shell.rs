@@ -6,6 +6,7 @@ use clap::Args;
 
 use crate::client::Client;
 use crate::commands::run::is_on_terminal;
+use crate::completion;
 use crate::error::CommandError;
 use crate::screen::Screen;
 use crate::session;
@@ -22,6 +23,7 @@ serves, as for `ace run`. The app's code is in /ace/code and can't be changed; i
 one, is /ace/data. `exit` or Ctrl-D ends it.")]
 pub struct ShellArgs {
     /// The app's name
+    #[arg(add = completion::app())]
     app: AppName,
 }
 

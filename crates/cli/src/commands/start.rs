@@ -5,6 +5,7 @@ use clap::Args;
 use http::Method;
 
 use crate::client::Client;
+use crate::completion;
 use crate::error::CommandError;
 use crate::operation::{self, Request, Serving};
 use crate::screen::{self, Screen};
@@ -18,6 +19,7 @@ Examples:
 Waits until the app answers. A start that fails leaves it stopped.")]
 pub struct StartArgs {
     /// The app's name
+    #[arg(add = completion::app())]
     app: AppName,
 }
 

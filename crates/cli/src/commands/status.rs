@@ -5,12 +5,13 @@ mod instances;
 use ace_api::http::{
     AppView, CommandView, DeployKind, DeployView, PythonTrouble, ServedBy, WithdrawnView,
 };
-use ace_types::AppName;
+use ace_types::{AppName, Domain};
 use clap::Args;
 use jiff::Timestamp;
 
 use crate::client::Client;
 use crate::commands::apps;
+use crate::completion;
 use crate::error::CommandError;
 use crate::screen::{self, Screen, Style};
 
@@ -22,6 +23,7 @@ Examples:
   ace status shop --json")]
 pub struct StatusArgs {
     /// The app's name
+    #[arg(add = completion::app())]
     app: AppName,
 }
 
@@ -33,10 +35,10 @@ pub async fn run(args: StatusArgs, client: &Client, screen: &Screen) -> Result<(
 fn render(app: &AppView, screen: &Screen, now: Timestamp) -> String {
     let mut parts = vec![heading(app, screen), facts(app, now)];
     if !app.instances.is_empty() {
-        parts.extend(instances::render(app, now));
+        parts.extend(instances::render(app, screen, now));
     }
     if !app.commands.is_empty() {
-        parts.push(commands(&app.commands, now));
+        parts.push(commands(&app.commands, screen, now));
     }
     parts.extend(app.withdrawn.as_ref().map(|withdrawn| withdrawn_text(withdrawn, screen, now)));
     // A rebuild that failed is told below, with what follows.
@@ -62,8 +64,10 @@ fn facts(app: &AppView, now: Timestamp) -> String {
         Some(number) => format!("{number}{}", app.deployed_at.map_or(String::new(), deployed)),
         None => format!("none yet: ace deploy DIR --app {}", app.name),
     };
+    let domains = app.domains.iter().map(Domain::to_string).collect::<Vec<_>>().join(", ");
     let facts = [
         ("release", Some(release)),
+        ("domains", (!domains.is_empty()).then_some(domains)),
         ("served", app.served_by.as_ref().map(served_by)),
         ("python", app.python.as_deref().map(screen::escape)),
         ("memory", app.memory_limit.map(|limit| format!("{limit} at most, each instance"))),
@@ -87,12 +91,12 @@ fn served_by(served_by: &ServedBy) -> String {
     }
 }
 
-fn commands(commands: &[CommandView], now: Timestamp) -> String {
+fn commands(commands: &[CommandView], screen: &Screen, now: Timestamp) -> String {
     let row = |command: &CommandView| {
         let CommandView { id, release, name, since } = command;
         vec![id.to_string(), release.to_string(), screen::escape(name), ago(*since, now)]
     };
-    screen::table(&["COMMAND", "RELEASE", "NAME", "FOR"], commands.iter().map(row).collect())
+    screen.table(&["COMMAND", "RELEASE", "NAME", "FOR"], commands.iter().map(row).collect())
 }
 
 /// That the app has turned back from a release by itself.
@@ -186,6 +190,7 @@ pub mod tests {
             name: "shop".parse().expect("a name"),
             tenant: TenantName::default(),
             url: "http://shop.localhost:8080".to_owned(),
+            domains: Vec::new(),
             state: AppState::Running,
             release: Some(ReleaseNumber(3)),
             deployed_at: Some(at(0)),

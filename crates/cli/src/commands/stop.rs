@@ -5,6 +5,7 @@ use clap::Args;
 use http::Method;
 
 use crate::client::Client;
+use crate::completion;
 use crate::error::CommandError;
 use crate::operation::{self, Request, Serving};
 use crate::screen::Screen;
@@ -19,6 +20,7 @@ Requests under way have 30 seconds to end. New ones are answered with 503, files
 configuration and volume stay. An app stays stopped when the engine or the machine starts again.")]
 pub struct StopArgs {
     /// The app's name
+    #[arg(add = completion::app())]
     app: AppName,
 }
 

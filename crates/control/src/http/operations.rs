@@ -112,7 +112,7 @@ fn admit(engine: &Arc<Engine>) -> Result<OwnedSemaphorePermit, Refusal> {
 }
 
 /// The document in a request's body; an empty one is the document without any field.
-fn document<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+pub(super) fn document<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     let body = if body.is_empty() { b"{}" } else { body };
     serde_json::from_slice(body).map_err(|error| {
         Refusal::bad_request(format!("that is not what is asked for here: {error}"))

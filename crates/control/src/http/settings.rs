@@ -41,7 +41,7 @@ pub async fn releases(
     view_of(&engine, &app, views::releases).await
 }
 
-async fn view_of<T>(
+pub(super) async fn view_of<T>(
     engine: &crate::engine::Engine,
     app: &str,
     view: impl Fn(&state::State, &AppRow) -> T,

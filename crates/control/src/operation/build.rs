@@ -129,7 +129,6 @@ impl Operation {
         while let Ok(line) = said.try_recv() {
             self.log(log, line).await;
         }
-        log.finish().await;
         done
     }
 

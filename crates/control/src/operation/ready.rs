@@ -1,7 +1,6 @@
 //! Waits until all new instances run, and tells what they say meanwhile.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use ace_api::http::{DeployEvent, LogLine};
@@ -13,6 +12,7 @@ use tokio::time::{Instant, timeout};
 use super::Operation;
 use crate::hints;
 use crate::log_file::Follower;
+use crate::log_line::Origin;
 use crate::plan::Statuses;
 use crate::refusal::Refusal;
 
@@ -97,7 +97,7 @@ impl Operation {
         statuses: &Statuses,
     ) -> Followers {
         for (id, status) in candidates.iter().filter_map(|id| Some((id, statuses.get(id)?))) {
-            let follow = || Follower::from_start(Some(id.clone()), status.log.clone());
+            let follow = || Follower::from_start(origin(id, status), status.log.clone());
             followers.entry(id.clone()).or_insert_with(follow);
         }
         let polled = tokio::task::spawn_blocking(move || {
@@ -157,10 +157,15 @@ fn with_answer(words: Option<String>, end: Option<&EndReason>) -> Option<String>
     Some(words.map_or_else(|| answer.clone(), |words| format!("{words}\n{answer}")))
 }
 
+fn origin(instance: &InstanceId, status: &InstanceStatus) -> Origin {
+    Origin { instance: Some(instance.clone()), release: Some(status.release) }
+}
+
 /// The end of the instance's log, where there is one.
 async fn last_words(instance: &InstanceId, status: &InstanceStatus) -> Option<String> {
-    let (instance, folder): (InstanceId, PathBuf) = (instance.clone(), status.log.clone());
-    let read = move || Follower::from_end(Some(instance), folder, LAST_WORDS);
+    let folder = status.log.clone();
+    let origin = origin(instance, status);
+    let read = move || Follower::from_end(origin, folder, LAST_WORDS);
     let (lines, _): (Vec<LogLine>, _) = tokio::task::spawn_blocking(read).await.ok()?.ok()?;
     let lines: Vec<String> = lines.into_iter().map(|line| line.text).collect();
     (!lines.is_empty()).then(|| lines.join("\n"))

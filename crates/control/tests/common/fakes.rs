@@ -11,8 +11,8 @@ use std::time::Duration;
 use ace_api::{
     BuildError, BuildRequest, Builder, Built, CommandEnd, CommandError, CommandIo, CommandOutput,
     CommandSpec, EndReason, Gateway, InstanceSpec, InstanceState, InstanceStatus, Interpreter,
-    KnownPython, Node, NodeUsage, Program, PythonState, RebuildRequest, RouteTable, Runtime,
-    Serving, Traffic,
+    KeptLog, KnownPython, Node, NodeUsage, Program, PythonState, RebuildRequest, RouteTable,
+    Runtime, Serving, Traffic,
 };
 use ace_types::{AppName, AppYaml, Bytes, InstanceId, Server};
 use async_trait::async_trait;
@@ -146,7 +146,7 @@ impl Node for FakeNode {
         Ok(())
     }
 
-    fn old_logs(&self, _app: &AppName) -> io::Result<Vec<(InstanceId, PathBuf)>> {
+    fn old_logs(&self, _app: &AppName) -> io::Result<Vec<KeptLog>> {
         Ok(Vec::new())
     }
 
@@ -169,7 +169,7 @@ impl Node for FakeNode {
         Ok(CommandEnd::Exited { status: if said.contains("fail") { 3 } else { 0 } })
     }
 
-    fn command_logs(&self, _app: &AppName) -> io::Result<Vec<(InstanceId, PathBuf)>> {
+    fn command_logs(&self, _app: &AppName) -> io::Result<Vec<KeptLog>> {
         Ok(Vec::new())
     }
 

@@ -90,6 +90,7 @@ impl Bench {
     pub fn route(&self, apps: &[&FakeApp]) -> Route {
         Route {
             hosts: vec!["shop.localhost".parse().unwrap()],
+            wildcards: Vec::new(),
             app: "shop".parse().unwrap(),
             release: ReleaseNumber(1),
             code: self.code(),

@@ -5,12 +5,12 @@ use ace_api::{AppTraffic, InstanceState, InstanceUsage, Recent};
 use jiff::Timestamp;
 
 use super::ago;
-use crate::screen;
+use crate::screen::{self, Screen};
 
 /// The instances of `app`, in tables, and what is to be said of each; one part after the other.
-pub fn render(app: &AppView, now: Timestamp) -> Vec<String> {
-    let mut parts = vec![table(&app.instances, now)];
-    parts.extend(pace(&app.instances));
+pub fn render(app: &AppView, screen: &Screen, now: Timestamp) -> Vec<String> {
+    let mut parts = vec![table(&app.instances, screen, now)];
+    parts.extend(pace(&app.instances, screen));
     let remarks: Vec<String> =
         app.instances.iter().flat_map(|instance| remarks(instance, now)).collect();
     parts.push(remarks.join("\n"));
@@ -35,7 +35,7 @@ pub fn requests(traffic: &AppTraffic) -> String {
     format!("{} a second{pace}{failed}; {under_way} under way{waiting}", rate(recent))
 }
 
-fn table(instances: &[InstanceView], now: Timestamp) -> String {
+fn table(instances: &[InstanceView], screen: &Screen, now: Timestamp) -> String {
     let row = |instance: &InstanceView| {
         let used = |show: fn(&InstanceUsage) -> String| {
             instance.usage.as_ref().map_or("-".to_owned(), show)
@@ -53,11 +53,11 @@ fn table(instances: &[InstanceView], now: Timestamp) -> String {
     };
     let headings =
         ["INSTANCE", "RELEASE", "STATE", "FOR", "RESTARTS", "CPU", "MEMORY", "PROCESSES"];
-    screen::table(&headings, instances.iter().map(row).collect())
+    screen.table(&headings, instances.iter().map(row).collect())
 }
 
 /// How fast each instance answers; `None` where nothing has come to any of them.
-fn pace(instances: &[InstanceView]) -> Option<String> {
+fn pace(instances: &[InstanceView], screen: &Screen) -> Option<String> {
     let row = |instance: &InstanceView| {
         let (traffic, usage) = (instance.traffic.as_ref()?, instance.usage.as_ref());
         let recent = &traffic.recent;
@@ -76,7 +76,7 @@ fn pace(instances: &[InstanceView]) -> Option<String> {
     let rows: Vec<_> = instances.iter().filter_map(row).collect();
     let headings =
         ["LAST MIN", "REQ/S", "P50", "P99", "5XX", "UNDER WAY", "MEMORY PEAK", "THROTTLED"];
-    (!rows.is_empty()).then(|| screen::table(&headings, rows))
+    (!rows.is_empty()).then(|| screen.table(&headings, rows))
 }
 
 /// What an operator should know of an instance, a line each.
@@ -211,7 +211,7 @@ mod tests {
 
     fn text(instance: InstanceView) -> String {
         let app = AppView { instances: vec![instance], ..shop() };
-        render(&app, at(600)).join("\n")
+        render(&app, &Screen::plain(), at(600)).join("\n")
     }
 
     #[test]
