@@ -58,6 +58,8 @@ pub struct RequestRecord {
     /// When the app's answer began, after [`Self::started`].
     first_byte: Option<Duration>,
     client: Arc<ClientState>,
+    /// A part of the answer waits for the client.
+    is_offered: bool,
     ledger: Arc<Ledger>,
 }
 
@@ -101,7 +103,7 @@ impl RequestRecord {
         request: &Parts,
         client: Arc<ClientState>,
     ) -> Self {
-        client.set_busy(true);
+        client.begin();
         Self {
             id: origin.request_id.clone().unwrap_or_else(|| ledger.ids.draw()),
             from: origin.client.ip().to_canonical(),
@@ -119,6 +121,7 @@ impl RequestRecord {
             started: Instant::now(),
             first_byte: None,
             client,
+            is_offered: false,
             ledger: Arc::clone(ledger),
         }
     }
@@ -141,6 +144,17 @@ impl RequestRecord {
     /// Counts bytes of the answer's body.
     pub fn sent(&mut self, count: usize) {
         self.sent_bytes += count as u64;
+    }
+
+    /// Notes whether the next part of the answer is there, and so waits for the client. That somebody
+    /// looks for one means that the last has been taken.
+    pub fn note_offer(&mut self, is_there: bool) {
+        if std::mem::replace(&mut self.is_offered, is_there) {
+            self.client.take();
+        }
+        if is_there {
+            self.client.offer();
+        }
     }
 
     /// Counts and logs why the client got an error page. A client's mistakes are no news to the
@@ -211,7 +225,8 @@ impl RequestRecord {
 
 impl Drop for RequestRecord {
     fn drop(&mut self) {
-        self.client.set_busy(false);
+        self.note_offer(false);
+        self.client.end(self.status.is_some());
         let duration = self.started.elapsed();
         self.count(duration);
         if let Some(log) = &self.ledger.log {

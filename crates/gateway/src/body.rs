@@ -195,7 +195,11 @@ impl http_body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        this.content.poll_chunk(cx).map(|chunk| match chunk {
+        let polled = this.content.poll_chunk(cx);
+        if let Some(record) = &mut this.record {
+            record.note_offer(matches!(polled, Poll::Ready(Some(Ok(_)))));
+        }
+        polled.map(|chunk| match chunk {
             Some(Ok(bytes)) => {
                 if let Some(record) = &mut this.record {
                     record.sent(bytes.len());

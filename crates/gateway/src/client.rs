@@ -8,9 +8,10 @@
 //! Here rather than by hyper's timer, because hyper has one for the time between requests and the
 //! time of a head together, and none for a client that doesn't read.
 
+use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -21,9 +22,11 @@ use http::Method;
 use http::request::Parts;
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
+use tokio::time::Instant;
 
 use crate::failure::Failure;
 use crate::framing::{Framing, Refused};
+use crate::sending::Sending;
 use crate::stopwatch::Stopwatch;
 
 /// A TCP connection that a client opened.
@@ -35,13 +38,13 @@ pub struct ClientStream {
     held: BytesMut,
     /// How much of it may be passed on.
     checked: usize,
-    /// A body was refused in its middle: nothing after that place is passed on.
+    /// A body was refused in its middle, or what came is no HTTP: nothing after that place is passed on.
     cut: bool,
     deadlines: Deadlines,
     /// What is being waited for, and since when.
     reading: Option<Wait>,
     read_watch: Stopwatch,
-    write_watch: Stopwatch,
+    sending: Sending,
     linger_watch: Stopwatch,
     lingered_bytes: usize,
 }
@@ -49,8 +52,16 @@ pub struct ClientStream {
 /// What a connection's stream and those who answer its requests tell each other.
 #[derive(Debug, Default)]
 pub struct ClientState {
-    /// Whether a request is being answered. Its time is bounded by who answers.
-    busy: AtomicBool,
+    /// Requests that are being answered. Their time is bounded by who answers.
+    busy: AtomicU32,
+    /// Requests so far.
+    begun: AtomicU64,
+    /// Requests that the client took back before there was an answer.
+    withdrawn: AtomicU64,
+    /// Answers of which the next part is ready and the client does not take it.
+    untaken: AtomicU32,
+    /// Parts of answers that have been taken so far.
+    taken: AtomicU64,
     /// What the client sends is no HTTP any more.
     tunnel: AtomicBool,
     /// Why the connection's last head was refused.
@@ -91,8 +102,47 @@ const STAND_IN: &[u8] = b"REFUSED * HTTP/1.1\r\nconnection: close\r\n\r\n";
 const HEAD_PART_BYTES: usize = 4096;
 
 impl ClientState {
-    pub fn set_busy(&self, busy: bool) {
-        self.busy.store(busy, Ordering::Relaxed);
+    /// Counts a request in.
+    pub fn begin(&self) {
+        self.busy.fetch_add(1, Ordering::Relaxed);
+        self.begun.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Counts a request out, which was answered or not.
+    pub fn end(&self, answered: bool) {
+        self.busy.fetch_sub(1, Ordering::Relaxed);
+        self.withdrawn.fetch_add(u64::from(!answered), Ordering::Relaxed);
+    }
+
+    /// A part of an answer waits for the client.
+    pub fn offer(&self) {
+        self.untaken.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// The client has taken it, or never will.
+    pub fn take(&self) {
+        self.untaken.fetch_sub(1, Ordering::Relaxed);
+        self.taken.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// Requests so far.
+    pub fn begun(&self) -> u64 {
+        self.begun.load(Ordering::Relaxed)
+    }
+
+    /// Requests that ended before they were answered.
+    pub fn withdrawn(&self) -> u64 {
+        self.withdrawn.load(Ordering::Relaxed)
+    }
+
+    /// Parts of answers taken so far.
+    pub fn taken(&self) -> u64 {
+        self.taken.load(Ordering::Relaxed)
+    }
+
+    /// Whether every request that is being answered waits for the client.
+    pub fn is_client_late(&self) -> bool {
+        self.untaken.load(Ordering::Relaxed) >= self.busy.load(Ordering::Relaxed)
     }
 
     /// Why `request`, of this connection, must be refused, if it stands for one that was.
@@ -122,12 +172,25 @@ impl ClientState {
         self.dismissed.load(Ordering::Acquire)
     }
 
+    /// Whether another client needs the place and nothing is being answered here. Wakes when that
+    /// changes.
+    pub fn must_go(&self, cx: &Context<'_>) -> bool {
+        self.waiting.register(cx.waker());
+        self.is_dismissed() && !self.is_busy()
+    }
+
+    /// Returns when the connection [must go](Self::must_go).
+    pub async fn dismissed(&self) {
+        poll_fn(|cx| if self.must_go(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
+    }
+
     fn is_http(&self) -> bool {
         !self.tunnel.load(Ordering::Relaxed)
     }
 
-    fn is_busy(&self) -> bool {
-        self.busy.load(Ordering::Relaxed)
+    /// Whether a request is being answered.
+    pub fn is_busy(&self) -> bool {
+        self.busy.load(Ordering::Relaxed) > 0
     }
 
     fn refuse(&self, failure: Failure) {
@@ -136,18 +199,25 @@ impl ClientState {
 }
 
 impl ClientStream {
-    pub fn new(stream: TcpStream, shared: Arc<ClientState>, deadlines: Deadlines) -> Self {
+    /// `early` is the beginning of a head, which has been read since the client connected, at `connected`.
+    pub fn new(
+        stream: TcpStream,
+        shared: Arc<ClientState>,
+        deadlines: Deadlines,
+        early: &[u8],
+        connected: Instant,
+    ) -> Self {
         Self {
             stream,
             framing: Framing::new(),
             shared,
-            held: BytesMut::new(),
+            held: BytesMut::from(early),
             checked: 0,
             cut: false,
             deadlines,
-            reading: None,
-            read_watch: Stopwatch::default(),
-            write_watch: Stopwatch::default(),
+            reading: Some(Wait::Head { number: 0 }),
+            read_watch: Stopwatch::since(connected),
+            sending: Sending::default(),
             linger_watch: Stopwatch::default(),
             lingered_bytes: 0,
         }
@@ -155,7 +225,7 @@ impl ClientStream {
 
     /// Ready when the client has taken too long for what it should send now, or has to go.
     fn poll_late(&mut self, cx: &mut Context<'_>) -> Poll<()> {
-        if self.must_go(cx) {
+        if self.shared.must_go(cx) {
             return Poll::Ready(());
         }
         let heads = self.framing.heads();
@@ -198,7 +268,7 @@ impl ClientStream {
                 self.checked = STAND_IN.len();
                 at
             }
-            Err(Refused::Chunk { at }) => {
+            Err(Refused::Chunk { at } | Refused::Stranger { at }) => {
                 self.cut = true;
                 at
             }
@@ -224,7 +294,7 @@ impl ClientStream {
                 self.held.extend_from_slice(STAND_IN);
                 self.held.len()
             }
-            Err(Refused::Chunk { at }) => {
+            Err(Refused::Chunk { at } | Refused::Stranger { at }) => {
                 self.cut = true;
                 self.held.truncate(at);
                 at
@@ -253,30 +323,6 @@ impl ClientStream {
         self.held.advance(count);
         self.checked -= count;
         count > 0
-    }
-
-    /// Whether another client needs the place and nothing is being answered here. Wakes when that
-    /// changes.
-    fn must_go(&self, cx: &Context<'_>) -> bool {
-        self.shared.waiting.register(cx.waker());
-        self.shared.is_dismissed() && !self.shared.is_busy()
-    }
-
-    /// Passes on what a write came to, unless nothing has been taken for too long.
-    fn watch_write(
-        &mut self,
-        cx: &mut Context<'_>,
-        result: Poll<io::Result<usize>>,
-    ) -> Poll<io::Result<usize>> {
-        if result.is_ready() {
-            self.write_watch.stop();
-            return result;
-        }
-        if self.must_go(cx) {
-            return Poll::Ready(Err(io::ErrorKind::ConnectionAborted.into()));
-        }
-        ready!(self.write_watch.poll(cx, self.deadlines.send));
-        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client does not read")))
     }
 
     /// Reads and drops the rest of a request, within bounds.
@@ -339,7 +385,7 @@ impl AsyncWrite for ClientStream {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let result = Pin::new(&mut this.stream).poll_write(cx, bytes);
-        this.watch_write(cx, result)
+        this.sending.watch(cx, result, this.deadlines.send, &this.shared)
     }
 
     fn poll_write_vectored(
@@ -349,7 +395,7 @@ impl AsyncWrite for ClientStream {
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
         let result = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
-        this.watch_write(cx, result)
+        this.sending.watch(cx, result, this.deadlines.send, &this.shared)
     }
 
     fn is_write_vectored(&self) -> bool {

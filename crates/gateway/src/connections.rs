@@ -163,7 +163,7 @@ mod tests {
         for state in &states {
             places.push(connections.place([192, 0, 2, 1].into(), false, state).await.unwrap());
         }
-        states[0].set_busy(true);
+        states[0].begin();
         let fourth = place(&connections, "192.0.2.1");
         let leave = async {
             tokio::task::yield_now().await;

@@ -26,7 +26,7 @@ pub enum Failure {
     RewriteCycle { rounds: usize },
     #[error("the app's rewrite rules lead to a path or query that is too long")]
     RewriteTooLong,
-    #[error("the request is of another version than HTTP/1.0 or HTTP/1.1")]
+    #[error("the request is of a version that is not spoken here")]
     Version,
     #[error("no route has the host {host:?}")]
     UnknownHost { host: String },
@@ -124,7 +124,7 @@ impl Failure {
                 "The app's rewrite rules lead in a circle; `break` ends one.".to_owned()
             }
             Self::RewriteTooLong => "The app's rewrite rules lead too far.".to_owned(),
-            Self::Version => "Only HTTP/1.0 and HTTP/1.1 are spoken here.".to_owned(),
+            Self::Version => "Only HTTP/1.0, HTTP/1.1 and HTTP/2 are spoken here.".to_owned(),
             Self::File(_) | Self::Spool(_) => "The request could not be handled.".to_owned(),
             Self::Answer(ReceiveError::NoAnswer | ReceiveError::Reset) => {
                 "The app ended the request without an answer; its log says why.".to_owned()

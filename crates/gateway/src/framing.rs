@@ -34,6 +34,8 @@ pub struct Framing {
 pub enum Refused {
     /// A head that begins at `at`, among the bytes that were fed last.
     Head { at: usize, failure: Failure },
+    /// A first head that is nothing of HTTP; its sender would not understand an answer.
+    Stranger { at: usize },
     /// A line between the chunks of a body, which begins or goes on at `at`.
     Chunk { at: usize },
 }
@@ -58,10 +60,10 @@ enum State {
 pub const HEAD_BYTES_MAX: usize = 60 * 1024;
 
 /// The longest target. An app gets it twice, whole and in its parts.
-const TARGET_BYTES_MAX: usize = 16 * 1024;
+pub const TARGET_BYTES_MAX: usize = 16 * 1024;
 
 /// The most headers of a request. hyper takes no more either.
-const HEADERS_MAX: usize = 100;
+pub const HEADERS_MAX: usize = 100;
 
 /// How much is kept of a line between chunks: enough for a number.
 const LINE_BYTES_KEPT: usize = 64;
@@ -97,6 +99,9 @@ impl Framing {
                 State::Between | State::Head => match self.take_head(&bytes[at..]) {
                     Ok(Some(count)) => at += count,
                     Ok(None) => break,
+                    Err(_) if self.heads == 0 && is_strange(&bytes[at..]) => {
+                        return Err(self.refuse(|| Refused::Stranger { at }));
+                    }
                     Err(failure) => return Err(self.refuse(|| Refused::Head { at, failure })),
                 },
                 State::Refused => break,
@@ -218,6 +223,15 @@ fn check_head(head: &[u8]) -> Result<State, Failure> {
         check_expectation(field, request.version)?;
     }
     framing.body(request.version)
+}
+
+/// Whether `head` begins with words, and nothing of HTTP among them.
+fn is_strange(head: &[u8]) -> bool {
+    let line = head.split(|byte| *byte == b'\r').next().unwrap_or_default().to_ascii_lowercase();
+    let is_word = |word: &[u8]| !word.is_empty() && word.iter().all(u8::is_ascii_alphanumeric);
+    line.split(|byte| *byte == b' ').count() > 2
+        && line.split(|byte| *byte == b' ').all(is_word)
+        && !line.windows(4).any(|part| part == b"http")
 }
 
 fn malformed(error: httparse::Error, head: &[u8]) -> Failure {
@@ -361,6 +375,22 @@ mod tests {
     }
 
     #[test]
+    fn what_is_no_http_gets_no_answer_in_it() {
+        for (text, is_strange) in [
+            ("INVALID CONNECTION PREFACE\r\n\r\n", true),
+            ("\x16\x03\x01\r\n\r\n", false),
+            ("GET\r\n\r\n", false),
+            ("GET /\r\n\r\n", false),
+            ("GET / HTTQ/1.1\r\n\r\n", false),
+            ("GET shop HTTP/1.1 \r\n\r\n", false),
+            ("GET  / HTTP/1.1\r\n\r\n", false),
+        ] {
+            let refused = Framing::new().feed(text.as_bytes()).unwrap_err();
+            assert_eq!(matches!(refused, Refused::Stranger { at: 0 }), is_strange, "{text:?}");
+        }
+    }
+
+    #[test]
     fn a_refused_head_is_where_it_begins() {
         let good = "GET / HTTP/1.1\r\n\r\n";
         for (bad, status) in [
@@ -428,7 +458,7 @@ mod tests {
                     return (passed, true);
                 }
                 // Where such a line begins depends on how it came.
-                Err(Refused::Chunk { .. }) => return (Vec::new(), true),
+                Err(Refused::Chunk { .. } | Refused::Stranger { .. }) => return (Vec::new(), true),
             }
         }
         (passed, false)

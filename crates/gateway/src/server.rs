@@ -7,6 +7,7 @@ use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
+use std::pin::Pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -29,6 +30,7 @@ use crate::client::{ClientState, ClientStream, Deadlines};
 use crate::connections::{Connections, Place};
 use crate::forward::HoldBounds;
 use crate::framing::HEAD_BYTES_MAX;
+use crate::http2::{self, Http2Stream, Spoken};
 use crate::meter::ROLL_EVERY;
 use crate::origin::TrustedProxies;
 use crate::proxy_protocol::{self, ProxyError};
@@ -280,7 +282,7 @@ impl Worker {
         }
     }
 
-    /// Serves one connection, to the end of the answer it is at when the gateway closes.
+    /// Serves one connection, to the end of the answers it is at when the gateway closes.
     async fn serve(
         self,
         mut stream: TcpStream,
@@ -288,6 +290,7 @@ impl Worker {
         state: Arc<ClientState>,
         place: Place,
     ) {
+        let connected = tokio::time::Instant::now();
         let address = match self.client(&mut stream, peer).await {
             Ok(address) => address,
             Err(error) => {
@@ -297,25 +300,40 @@ impl Worker {
         };
         // Answers go out when they are complete; holding back their last part only delays them.
         _ = stream.set_nodelay(true);
+        let Some(Spoken { is_http2, early }) = self.spoken(&mut stream, &state).await else {
+            return tracing::debug!(client = %address, "a connection ended without a request");
+        };
         let lease = Arc::new(Lease { _place: place, phase: self.phase.clone() });
-        let client = Client { address, state, lease };
-        let stream = ClientStream::new(stream, Arc::clone(&client.state), self.deadlines);
+        let client = Client { address, state: Arc::clone(&state), lease };
         let service = Arc::clone(&self.service);
         let handle = service_fn(move |request| {
             let (service, client) = (Arc::clone(&service), client.clone());
             async move { Ok::<_, std::convert::Infallible>(service.handle(client, request).await) }
         });
-        let connection = http_builder().serve_connection(TokioIo::new(stream), handle);
-        let mut connection = std::pin::pin!(connection.with_upgrades());
-        let result = tokio::select! {
-            result = connection.as_mut() => result,
-            () = reached(self.phase, Phase::Closing) => {
-                connection.as_mut().graceful_shutdown();
-                connection.await
-            }
+        let closing = reached(self.phase, Phase::Closing);
+        let result = if is_http2 {
+            let stream = Http2Stream::new(stream, state, self.deadlines, early, connected);
+            let connection = http2::builder().serve_connection(TokioIo::new(stream), handle);
+            to_its_end(connection, closing, |connection| connection.graceful_shutdown()).await
+        } else {
+            let stream = ClientStream::new(stream, state, self.deadlines, &early, connected);
+            let connection = http1_builder().serve_connection(TokioIo::new(stream), handle);
+            let connection = connection.with_upgrades();
+            to_its_end(connection, closing, |connection| connection.graceful_shutdown()).await
         };
         if let Err(error) = result {
             tracing::debug!(client = %address, %error, "a connection ended early");
+        }
+    }
+
+    /// What the client begins to speak; `None` where it says too little in time, or has to go.
+    async fn spoken(&self, stream: &mut TcpStream, state: &ClientState) -> Option<Spoken> {
+        tokio::select! {
+            spoken = tokio::time::timeout(self.deadlines.head, http2::sniff(stream)) => {
+                spoken.ok()?.ok()
+            }
+            () = state.dismissed() => None,
+            () = reached(self.phase.clone(), Phase::Closing) => None,
         }
     }
 
@@ -366,8 +384,25 @@ async fn reached(mut phase: watch::Receiver<Phase>, wanted: Phase) {
     _ = phase.wait_for(|phase| *phase >= wanted).await;
 }
 
+/// Serves `connection` until it ends by itself, or with the answers it is at once `closing` has come.
+/// `shut_down` tells it that.
+async fn to_its_end<C: Future>(
+    connection: C,
+    closing: impl Future<Output = ()>,
+    shut_down: impl FnOnce(Pin<&mut C>),
+) -> C::Output {
+    let mut connection = std::pin::pin!(connection);
+    tokio::select! {
+        output = connection.as_mut() => output,
+        () = closing => {
+            shut_down(connection.as_mut());
+            connection.await
+        }
+    }
+}
+
 /// HTTP/1 as we speak it. Time is kept by [`ClientStream`].
-fn http_builder() -> http1::Builder {
+fn http1_builder() -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .header_read_timeout(None)

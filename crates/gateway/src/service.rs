@@ -8,7 +8,7 @@ use ace_types::HostName;
 use ace_upstream::Tunnel;
 use http::header::{CONTENT_LENGTH, LOCATION};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode};
+use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
@@ -25,7 +25,7 @@ use crate::routes::{AppPermit, AppRoute, Routes};
 use crate::server::Lease;
 use crate::spool::Spool;
 use crate::statics::Asked;
-use crate::{headers, rewrite, statics, target, tunnel};
+use crate::{headers, http2, rewrite, statics, target, tunnel};
 
 /// What every request is handled with.
 #[derive(Debug)]
@@ -71,7 +71,11 @@ impl Service {
     /// Answers `request`; with an error page, where nothing else can be said.
     pub async fn handle(&self, client: Client, request: Request<Incoming>) -> Response<Body> {
         let (mut parts, body) = request.into_parts();
-        let refusal = client.state.refusal(&parts);
+        let is_websocket = http2::is_websocket(&parts);
+        let refusal = match parts.version {
+            Version::HTTP_2 => http2::adopt(&mut parts).err(),
+            _ => client.state.refusal(&parts),
+        };
         let origin = self.proxies.origin(client.address, self.address.port(), &mut parts.headers);
         let mut record = RequestRecord::begin(&self.ledger, &origin, &parts, client.state);
         // For the page's form, since the headers go to the app.
@@ -80,6 +84,7 @@ impl Service {
             Some(failure) => Err(failure),
             None => self.answer(origin, parts, body, &mut record).await,
         };
+        let result = if is_websocket { result.and_then(Reply::over_http2) } else { result };
         let Reply { response, tunnel } = result.unwrap_or_else(|failure| {
             record.failed(&failure);
             error_page(&failure, accept, &record.id).into()
@@ -202,6 +207,15 @@ fn app_head(
         client: origin.client,
         content_length: body.map(RequestBody::length).or(announced),
         upgrade,
+    }
+}
+
+impl Reply {
+    /// The answer to a request for a WebSocket, as HTTP/2 has it.
+    fn over_http2(self) -> Result<Self, Failure> {
+        let Self { response, tunnel } = self;
+        let response = http2::answer_websocket(response, tunnel.is_some())?;
+        Ok(Self { response, tunnel })
     }
 }
 

@@ -17,6 +17,11 @@ pub struct Stopwatch {
 }
 
 impl Stopwatch {
+    /// One that has been running since `instant`.
+    pub fn since(instant: Instant) -> Self {
+        Self { since: Some(instant), timer: None }
+    }
+
     /// The wait is over.
     pub fn stop(&mut self) {
         self.since = None;

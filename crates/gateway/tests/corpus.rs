@@ -174,7 +174,7 @@ async fn first_lines() {
         ("G\u{e9}T / HTTP/1.1\r\nHOST\r\n\r\n", "400"),
         ("PROPFIND / HTTP/1.1\r\nHOST\r\n\r\n", "200 299"),
         ("M-SEARCH / HTTP/1.1\r\nHOST\r\n\r\n", "200 299"),
-        ("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", "505"),
+        ("PRI * HTTP/2.0\r\nHOST\r\n\r\n", "505"),
         ("GE(T / HTTP/1.1\r\nHOST\r\n\r\n", "400"),
         ("get / HTTP/1.1\r\nHOST\r\n\r\n", "200 299"),
         ("TRACE / HTTP/1.1\r\nHOST\r\n\r\n", "200 299"),
