@@ -5,8 +5,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ace_types::{
-    AppName, HostName, InstanceId, Limits, Protocol, ReleaseNumber, RewriteRule, StaticRule,
-    TryRule,
+    AppName, ErrorPage, HostName, InstanceId, Limits, Protocol, ReleaseNumber, RewriteRule,
+    StaticRule, TryRule,
 };
 use async_trait::async_trait;
 use serde::{Deserialize, Serialize};
@@ -58,6 +58,9 @@ pub struct Route {
     /// For what `statics` have no file for; the longest path first.
     #[serde(default)]
     pub tries: Vec<TryRule>,
+    /// What stands for the gateway's own error pages.
+    #[serde(default)]
+    pub errors: Vec<ErrorPage>,
     /// What answers where none of `statics` does.
     pub backend: Backend,
     /// Of these the gateway keeps `connections`, `body` and `timeout`.

@@ -3,10 +3,10 @@
 use std::os::fd::OwnedFd;
 use std::path::Path;
 
-use ace_types::StaticRule;
+use ace_types::{ErrorPage, StaticRule};
 use rustix::fs::{FileType, OFlags};
 
-use crate::unpack::open_beneath;
+use crate::unpack::{is_file, open_beneath};
 
 /// What to tell the tenant about the first of `rules` without its file or folder below `root`.
 pub fn first_missing(root: &OwnedFd, rules: &[StaticRule]) -> Option<String> {
@@ -14,6 +14,13 @@ pub fn first_missing(root: &OwnedFd, rules: &[StaticRule]) -> Option<String> {
     let kind = if wants_folder(rule) { "folder" } else { "file" };
     let StaticRule { path, files, .. } = rule;
     Some(format!("app.yaml serves {path} from {files:?}, but the source has no such {kind}"))
+}
+
+/// What to tell the tenant about the first of `pages` without its file below `root`.
+pub fn first_page_missing(root: &OwnedFd, pages: &[ErrorPage]) -> Option<String> {
+    let page = pages.iter().find(|page| !is_file(root, &page.file))?;
+    let ErrorPage { status, file } = page;
+    Some(format!("app.yaml answers {status} with {file:?}, but the source has no such file"))
 }
 
 fn is_there(root: &OwnedFd, rule: &StaticRule) -> bool {

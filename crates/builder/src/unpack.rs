@@ -20,6 +20,7 @@ use std::process::ExitCode;
 use ace_types::{AppYaml, Bytes, PythonRange, error_chain};
 use serde::{Deserialize, Serialize};
 
+pub use inspect::is_file;
 pub use needs::Requirements;
 pub use procfile::Procfile;
 use tree::Tree;

@@ -162,6 +162,7 @@ fn route(
         statics: built.app_yaml.statics.clone(),
         rewrites: built.app_yaml.rewrites.clone(),
         tries: built.app_yaml.tries.clone(),
+        errors: built.app_yaml.errors.clone(),
         backend: match app.stopped {
             true => Backend::Stopped,
             false => backend(release, state, statuses),

@@ -228,6 +228,11 @@ impl Form {
     }
 }
 
+/// Whether who sent `request` (its headers) is a program that wants no page.
+pub fn wants_data(request: &HeaderMap) -> bool {
+    Form::preferred(request) == Form::Json
+}
+
 fn title(status: StatusCode) -> String {
     format!("{} {}", status.as_u16(), status.canonical_reason().unwrap_or_default())
 }

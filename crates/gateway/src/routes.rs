@@ -19,8 +19,8 @@ use std::time::{Duration, Instant};
 
 use ace_api::{AppTraffic, Backend, InstanceSocket, InstanceTraffic, Route, RouteTable};
 use ace_types::{
-    AppName, HostName, InstanceId, Limits, Protocol, ReleaseNumber, RewriteRule, StaticRule,
-    TryRule,
+    AppName, ErrorPage, HostName, InstanceId, Limits, Protocol, ReleaseNumber, RewriteRule,
+    StaticRule, TryRule,
 };
 use ace_upstream::Pool;
 use arc_swap::{ArcSwap, Guard};
@@ -63,7 +63,8 @@ pub struct AppRoute {
     pub statics: Vec<StaticRule>,
     pub rewrites: Vec<RewriteRule>,
     pub tries: Vec<TryRule>,
-    /// Where `statics` find their files; `None` where it could not be opened, or there are none.
+    pub errors: Vec<ErrorPage>,
+    /// Where `statics` and `errors` find their files; `None` where it could not be opened, or there are none.
     pub code: Option<Arc<CachedFolder>>,
     pub behind: Behind,
     pub limits: Limits,
@@ -442,7 +443,7 @@ impl Known {
     }
 
     fn prepare_route(&mut self, route: Route, old: Option<&Arc<AppRoute>>) -> AppRoute {
-        let code = match route.statics.is_empty() {
+        let code = match route.statics.is_empty() && route.errors.is_empty() {
             true => None,
             false => self.open_code(&route.code, &route.app, old),
         };
@@ -461,6 +462,7 @@ impl Known {
             statics: route.statics,
             rewrites: route.rewrites,
             tries: route.tries,
+            errors: route.errors,
             code,
             limits: route.limits,
             code_path: route.code,
@@ -552,6 +554,7 @@ mod tests {
                 statics: Vec::new(),
                 rewrites: Vec::new(),
                 tries: Vec::new(),
+                errors: Vec::new(),
                 backend: Backend::Instances(instances.iter().map(socket).collect()),
                 limits: Limits::for_app(),
             }],

@@ -6,9 +6,9 @@ use std::time::Duration;
 
 use ace_types::HostName;
 use ace_upstream::Tunnel;
-use http::header::{CONTENT_LENGTH, LOCATION};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, LOCATION};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
 use hyper::body::Incoming;
 use hyper::upgrade::OnUpgrade;
 
@@ -16,7 +16,8 @@ use crate::access::{Ledger, RequestRecord};
 use crate::app_head::{AppHead, wanted_upgrade};
 use crate::body::{Body, Content};
 use crate::client::ClientState;
-use crate::failure::Failure;
+use crate::failure::{self, Failure};
+use crate::file_cache::{Found, ServedFile};
 use crate::forward::{Answer, Forwarded, HoldBounds, Outgoing, await_routes, forward};
 use crate::origin::{Origin, TrustedProxies};
 use crate::request_body::{BodyBounds, RequestBody};
@@ -78,17 +79,19 @@ impl Service {
         };
         let origin = self.proxies.origin(client.address, self.address.port(), &mut parts.headers);
         let mut record = RequestRecord::begin(&self.ledger, &origin, &parts, client.state);
-        // For the page's form, since the headers go to the app.
-        let accept = parts.headers.get(http::header::ACCEPT).cloned();
+        let reader = Reader::of(&parts);
         let result = match refusal {
             Some(failure) => Err(failure),
             None => self.answer(origin, parts, body, &mut record).await,
         };
         let result = if is_websocket { result.and_then(Reply::over_http2) } else { result };
-        let Reply { response, tunnel } = result.unwrap_or_else(|failure| {
-            record.failed(&failure);
-            error_page(&failure, accept, &record.id).into()
-        });
+        let Reply { response, tunnel } = match result {
+            Ok(reply) => reply,
+            Err(failure) => {
+                record.failed(&failure);
+                error_page(&failure, &reader, &record).await.into()
+            }
+        };
         match tunnel {
             None => finish(response, record),
             Some((upgrade, app)) => open_tunnel(response, upgrade, app, record, client.lease),
@@ -264,16 +267,52 @@ fn redirect(status: StatusCode, location: &str) -> Response<Content> {
     response
 }
 
-fn error_page(
-    failure: &Failure,
-    accept: Option<HeaderValue>,
-    request_id: &str,
-) -> Response<Content> {
-    let mut request = HeaderMap::new();
-    if let Some(accept) = accept {
-        request.insert(http::header::ACCEPT, accept);
+/// For whom an error page is, since the request's head goes to the app.
+struct Reader {
+    headers: HeaderMap,
+    wants_head: bool,
+}
+
+impl Reader {
+    fn of(request: &Parts) -> Self {
+        let mut headers = HeaderMap::new();
+        for name in [ACCEPT, ACCEPT_ENCODING] {
+            if let Some(value) = request.headers.get(&name) {
+                headers.insert(name, value.clone());
+            }
+        }
+        Self { headers, wants_head: request.method == Method::HEAD }
     }
-    failure.page(&request, request_id).map(|text| Content::Bytes(text.into()))
+}
+
+/// The page of the app's own for `failure`, if it has one and the reader takes pages; else ours.
+async fn error_page(
+    failure: &Failure,
+    reader: &Reader,
+    record: &RequestRecord,
+) -> Response<Content> {
+    let page = failure.page(&reader.headers, &record.id);
+    let mut page = page.map(|text| Content::Bytes(text.into()));
+    if !failure::wants_data(&reader.headers)
+        && let Some(own) = own_page(record.route.as_deref(), failure.status()).await
+    {
+        statics::stand_in(&own, &reader.headers, &mut page);
+    }
+    if reader.wants_head {
+        let length = page.body().remaining().unwrap_or(0);
+        page.headers_mut().insert(CONTENT_LENGTH, HeaderValue::from(length));
+        *page.body_mut() = Content::Empty;
+    }
+    page
+}
+
+async fn own_page(route: Option<&AppRoute>, status: StatusCode) -> Option<Arc<ServedFile>> {
+    let route = route?;
+    let page = route.errors.iter().find(|page| page.status == status.as_u16())?;
+    match route.code.as_ref()?.find(page.file.as_bytes()).await {
+        Ok(Some(Found::File(file))) => Some(file),
+        _ => None,
+    }
 }
 
 /// Signs the response and ties the request's end to the end of its body.

@@ -154,6 +154,14 @@ fn send(
     Ok(response)
 }
 
+/// Makes `file` the content of `page`, whose status stays.
+pub fn stand_in(file: &ServedFile, request: &HeaderMap, page: &mut Response<Content>) {
+    let (coding, variant) = file.suitable(request);
+    describe_content(page.headers_mut(), file, coding);
+    page.headers_mut().remove(ACCEPT_RANGES);
+    *page.body_mut() = variant.whole();
+}
+
 /// What a client needs to ask later whether it still has the right file.
 fn describe_version(
     headers: &mut HeaderMap,

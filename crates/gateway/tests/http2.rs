@@ -126,6 +126,19 @@ async fn an_app_and_a_file_answer() {
 }
 
 #[tokio::test]
+async fn an_error_page_has_no_body_for_head() {
+    let bench = Bench::start();
+    bench.set_route(bench.route(&[]));
+    let mut client = Client::connect(&bench).await;
+    let uri = "http://nobody.localhost/";
+    let head = Request::builder().method(Method::HEAD).uri(uri).body(()).unwrap();
+    let response = client.ask(head).await;
+    assert_eq!(response.status(), 404);
+    assert!(response.headers()["content-length"] != "0");
+    assert_eq!(text(response).await, "");
+}
+
+#[tokio::test]
 async fn a_body_goes_to_the_app_as_a_whole() {
     let bench = Bench::start();
     let app = mirror(&bench);

@@ -8,6 +8,7 @@ mod common;
 use std::os::unix::fs::symlink;
 use std::time::Duration;
 
+use ace_types::ErrorPage;
 use common::{Answer, Bench, rule};
 
 /// A gateway for a release with some files, and no instance.
@@ -38,6 +39,31 @@ fn bench() -> Bench {
 
 async fn get(bench: &Bench, path: &str, headers: &str) -> Answer {
     bench.ask(&format!("GET {path} HTTP/1.1\r\nHost: shop.localhost\r\n{headers}\r\n")).await
+}
+
+#[tokio::test]
+async fn an_error_page_may_be_the_apps_own() {
+    let bench = bench();
+    bench.write("errors/404.html", "<h1>Lost?</h1>");
+    let mut route = bench.route(&[]);
+    route.statics = vec![rule("/static/", "static/")];
+    let page = |status, file: &str| ErrorPage { status, file: file.to_owned() };
+    route.errors = vec![page(404, "errors/404.html"), page(405, "errors/gone.html")];
+    bench.set_route(route);
+    let answer = get(&bench, "/static/none", "").await;
+    assert_eq!((answer.status, answer.text()), (404, "<h1>Lost?</h1>"));
+    assert_eq!(answer.header("content-type"), "text/html; charset=utf-8");
+    assert_eq!(answer.header("cache-control"), "no-store");
+    assert_eq!(answer.header("etag"), "");
+    let data = get(&bench, "/static/none", "Accept: application/json\r\n").await;
+    assert_eq!(data.header("content-type"), "application/json");
+    let head = bench.ask("HEAD /static/none HTTP/1.1\r\nHost: shop.localhost\r\n\r\n").await;
+    assert_eq!((head.status, head.header("content-length")), (404, "14"));
+    // Its file is gone, so the page is ours.
+    let post = bench.ask("POST /static/x HTTP/1.1\r\nHost: shop.localhost\r\n\r\n").await;
+    assert!(post.status == 405 && post.text().starts_with("405 Method Not Allowed"));
+    let other = bench.ask("GET /static/none HTTP/1.1\r\nHost: other.localhost\r\n\r\n").await;
+    assert!(other.status == 404 && !other.text().contains("Lost"));
 }
 
 #[tokio::test]

@@ -29,6 +29,9 @@ pub struct AppYaml {
     /// Folders where what is no file goes elsewhere, the longest path first.
     #[serde(default)]
     pub tries: Vec<TryRule>,
+    /// What stands for the engine's own error pages; no two of one status.
+    #[serde(default)]
+    pub errors: Vec<ErrorPage>,
     /// The WSGI or ASGI callable; `None` is the one that the build finds.
     pub entry: Option<Entry>,
     /// The wanted Python; `None` is the newest known at the first deploy.
@@ -64,6 +67,16 @@ pub struct StaticRule {
     pub files: String,
     /// How long a client may keep the answer; `None` sends no `Cache-Control`.
     pub expire: Option<Duration>,
+}
+
+/// Where the engine itself answers with `status`, the answer's body is `file` of the release.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ErrorPage {
+    /// From 400 to 599.
+    pub status: u16,
+    /// Relative to the release's code, as [`StaticRule::files`].
+    pub file: String,
 }
 
 /// What a server calls: `index:application`, what `app:create_app()` returns, or something in a file
@@ -137,6 +150,7 @@ impl Default for AppYaml {
             statics: Vec::new(),
             rewrites: Vec::new(),
             tries: Vec::new(),
+            errors: Vec::new(),
             entry: None,
             python: None,
             server: None,

@@ -21,7 +21,7 @@ pub mod rewrite;
 pub mod server;
 pub mod terminal;
 
-pub use app_yaml::{AppYaml, StaticRule};
+pub use app_yaml::{AppYaml, ErrorPage, StaticRule};
 pub use bytes::Bytes;
 pub use coding::Coding;
 pub use config::{Config, ConfigChange};

@@ -54,6 +54,9 @@ pub fn inspect(tree: &Tree, source_hash: String) -> Result<Inspection, UnpackErr
     if let (Some(missing), false) = (statics::first_missing(root, &app_yaml.statics), manage_py) {
         return Err(UnpackError::Source(missing));
     }
+    if let Some(missing) = statics::first_page_missing(root, &app_yaml.errors) {
+        return Err(UnpackError::Source(missing));
+    }
     Ok(Inspection {
         app_yaml,
         requirements,

@@ -97,6 +97,7 @@ impl Bench {
             statics: Vec::new(),
             rewrites: Vec::new(),
             tries: Vec::new(),
+            errors: Vec::new(),
             backend: Backend::Instances(apps.iter().map(|app| app.socket.clone()).collect()),
             limits: Limits { timeout: Duration::from_millis(500), ..Limits::for_app() },
         }

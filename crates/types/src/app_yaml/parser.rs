@@ -11,7 +11,7 @@ use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_saphyr::{Location, Spanned};
 
 use super::values;
-use super::{AppYaml, StaticRule};
+use super::{AppYaml, ErrorPage, StaticRule};
 use crate::rewrite::RewriteError;
 use crate::{Limits, RewriteRule, ServerChoice, TryRule};
 
@@ -21,6 +21,8 @@ const SIZE_MAX: usize = 64 * 1024;
 const STATICS_MAX: usize = 256;
 /// The most rewriting rules in one file, and the most of `tryuri`: each request may try them all.
 const REWRITES_MAX: usize = 32;
+/// The most error pages in one file.
+const ERRORS_MAX: usize = 32;
 /// The most environment variables in one file.
 const ENV_MAX: usize = 256;
 
@@ -241,6 +243,7 @@ struct AppSection {
     statics: Vec<Spanned<Section<StaticSection>>>,
     rewrites: Vec<Spanned<Section<RewriteSection>>>,
     tries: Vec<Spanned<Section<TrySection>>>,
+    errors: Vec<Spanned<Section<ErrorSection>>>,
     python: Option<Scalar>,
     entry: Option<Scalar>,
     server: Option<Scalar>,
@@ -260,6 +263,7 @@ impl Content for AppSection {
         "static",
         "rewrite",
         "tryuri",
+        "errors",
         "python",
         "entry",
         "server",
@@ -280,6 +284,7 @@ impl Content for AppSection {
             "static" => self.statics = map.next_value::<Option<_>>()?.unwrap_or_default(),
             "rewrite" => self.rewrites = map.next_value::<Option<_>>()?.unwrap_or_default(),
             "tryuri" => self.tries = map.next_value::<Option<_>>()?.unwrap_or_default(),
+            "errors" => self.errors = map.next_value::<Option<_>>()?.unwrap_or_default(),
             "python" => self.python = Some(map.next_value()?),
             "entry" => self.entry = Some(map.next_value()?),
             "server" => self.server = Some(map.next_value()?),
@@ -330,6 +335,25 @@ impl Content for RewriteSection {
         match key {
             "url" => self.url = Some(map.next_value()?),
             _ => self.script = Some(map.next_value()?),
+        }
+        Ok(())
+    }
+}
+
+/// A page of `errors`.
+#[derive(Default)]
+struct ErrorSection {
+    status: Option<Scalar>,
+    file: Option<Scalar>,
+}
+
+impl Content for ErrorSection {
+    const KEYS: &[&str] = &["status", "file"];
+
+    fn take<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
+        match key {
+            "status" => self.status = Some(map.next_value()?),
+            _ => self.file = Some(map.next_value()?),
         }
         Ok(())
     }
@@ -402,6 +426,7 @@ impl Check {
             statics: self.statics(raw.statics),
             rewrites: self.rewrites(raw.rewrites),
             tries: self.tries(raw.tries),
+            errors: self.errors(raw.errors),
             ..AppYaml::default()
         };
         self.set(&mut app.python, raw.python, |text| values::python(text).map(Some));
@@ -504,6 +529,30 @@ impl Check {
         rules
     }
 
+    fn errors(&mut self, raw: Vec<Spanned<Section<ErrorSection>>>) -> Vec<ErrorPage> {
+        let mut pages: Vec<ErrorPage> = Vec::new();
+        for Spanned { value: Section { content, mistakes }, referenced, .. } in raw {
+            self.mistakes.extend(mistakes);
+            let status = self.needed("status", content.status, referenced);
+            let file = self.needed("file", content.file, referenced);
+            let (Some(status), Some(file)) = (status, file) else { continue };
+            let mut page = ErrorPage { status: 0, file: String::new() };
+            self.set(&mut page.status, Some(status), values::error_status);
+            self.set(&mut page.file, Some(file), values::error_file);
+            if pages.len() == ERRORS_MAX {
+                let message = format!("more than {ERRORS_MAX} error pages");
+                self.mistakes.push(Mistake::at(referenced, message));
+                break;
+            }
+            if page.status != 0 && pages.iter().any(|other| other.status == page.status) {
+                let message = format!("status {} has a page already", page.status);
+                self.mistakes.push(Mistake::at(referenced, message));
+            }
+            pages.push(page);
+        }
+        pages
+    }
+
     fn rewrite_mistake(&mut self, error: &RewriteError, pattern: &Scalar, script: &Scalar) {
         let place = match error {
             RewriteError::Script { .. } => script.referenced,
@@ -572,6 +621,25 @@ mod tests {
 
     fn refusal(text: &str) -> String {
         parse(text.as_bytes()).expect_err(text).to_string()
+    }
+
+    #[test]
+    fn an_error_page_is_a_status_and_a_file() {
+        let app = read("errors:\n  - {status: 404, file: /errors/404.html}\n");
+        assert_eq!(app.errors, [ErrorPage { status: 404, file: "errors/404.html".to_owned() }]);
+        let text = concat!(
+            "errors:\n",
+            "  - {status: 200, file: a.html}\n",
+            "  - {status: 404, file: pages/}\n",
+            "  - {status: 404, file: ../b.html}\n",
+            "  - {file: c.html}\n",
+        );
+        let mistakes = refusal(text);
+        for (line, words) in [(2, "400"), (3, "folder"), (4, "already"), (5, "status")] {
+            let has =
+                |said: &str| said.starts_with(&format!("app.yaml:{line}:")) && said.contains(words);
+            assert!(mistakes.lines().any(has), "{line} {words}: {mistakes}");
+        }
     }
 
     #[test]

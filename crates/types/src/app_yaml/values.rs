@@ -180,6 +180,23 @@ pub fn static_files(text: &str, folder: bool) -> Result<String, String> {
     }
 }
 
+/// The status of an error page.
+pub fn error_status(text: &str) -> Result<u16, String> {
+    whole("status", text, 400, 599)
+}
+
+/// The file of an error page, as [`super::ErrorPage::file`].
+pub fn error_file(text: &str) -> Result<String, String> {
+    let inside = text.strip_prefix("./").or(text.strip_prefix('/')).unwrap_or(text);
+    match unfit_path(inside) {
+        Some(wrong) => Err(format!("file: {text:?} {wrong}")),
+        None if inside.is_empty() || inside.ends_with('/') => {
+            Err(format!("file: {text:?} is a folder; name the page in it"))
+        }
+        None => Ok(inside.to_owned()),
+    }
+}
+
 pub fn env_name(text: &str) -> Result<(), String> {
     check_name(text).map_err(|error| format!("env: {error}"))
 }
