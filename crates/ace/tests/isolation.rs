@@ -77,7 +77,7 @@ answer = [name for name, call in calls.items() if call() >= 0]";
     assert_eq!(engine.python("shop", code)?, json!([]));
     let writes = "
 answer = []
-for path in ['/x', '/usr/x', '/etc/x', '/ace/code/x', '/ace/user/virtualenv/x', '/proc/sys/kernel/hostname']:
+for path in ['/x', '/usr/x', '/etc/x', '/ace/x', '/ace/user/virtualenv/x', '/proc/sys/kernel/hostname']:
     try:
         open(path, 'w').close()
         answer.append(path)

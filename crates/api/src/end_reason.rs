@@ -39,6 +39,8 @@ pub enum EndReason {
     TooManyProcesses { limit: u32 },
     /// There was no room left in `/tmp`.
     TmpFull { limit: Bytes },
+    /// There was no room left for what is written beside the code.
+    CodeFull { limit: Bytes },
     /// There was no room left in `/dev/shm`.
     ShmFull { limit: Bytes },
     /// There was no room left on the volume.
@@ -78,6 +80,7 @@ impl EndReason {
             Self::OutOfMemory { .. } => "out_of_memory",
             Self::TooManyProcesses { .. } => "too_many_processes",
             Self::TmpFull { .. } => "tmp_full",
+            Self::CodeFull { .. } => "code_full",
             Self::ShmFull { .. } => "shm_full",
             Self::VolumeFull { .. } => "volume_full",
             Self::StillLoading { .. } => "still_loading",
@@ -125,6 +128,10 @@ impl fmt::Display for EndReason {
                 write!(f, "too many processes and threads: its limit is {limit} (pids)")
             }
             Self::TmpFull { limit } => write!(f, "/tmp is full: its limit is {limit} (tmp)"),
+            Self::CodeFull { limit } => write!(
+                f,
+                "there is no more room for what is written in /ace/code: its limit is {limit} (tmp)"
+            ),
             Self::ShmFull { limit } => write!(f, "/dev/shm is full: its limit is {limit} (shm)"),
             Self::VolumeFull { size } => {
                 write!(f, "the volume is full: /ace/data has {size} (volume)")
@@ -197,6 +204,7 @@ mod tests {
             EndReason::OutOfMemory { limit },
             EndReason::TooManyProcesses { limit: 1 },
             EndReason::TmpFull { limit },
+            EndReason::CodeFull { limit },
             EndReason::ShmFull { limit },
             EndReason::VolumeFull { size: limit },
             EndReason::StillLoading { after },

@@ -381,6 +381,7 @@ fn root(binds: Vec<Bind>, files: Vec<(PathBuf, String)>, workshop: &Workshop) ->
     let Limits { tmp, shm, .. } = workshop.limits;
     RootSpec {
         binds,
+        layers: Vec::new(),
         tmpfs: vec![
             Tmpfs { target: "/tmp".into(), size: tmp, inodes: TMP_INODES },
             Tmpfs { target: "/dev/shm".into(), size: shm, inodes: 1024 },

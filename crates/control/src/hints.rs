@@ -69,7 +69,7 @@ fn way_out(reason: &EndReason) -> Option<String> {
         EndReason::ModuleMissing { module } => missing(module),
         EndReason::OutOfMemory { .. } => Some(raise("memory")),
         EndReason::TooManyProcesses { .. } => Some(raise("pids")),
-        EndReason::TmpFull { .. } => Some(raise("tmp")),
+        EndReason::TmpFull { .. } | EndReason::CodeFull { .. } => Some(raise("tmp")),
         EndReason::ShmFull { .. } => Some(raise("shm")),
         EndReason::VolumeFull { .. } => Some("\"volume:\" in app.yaml makes it larger".to_owned()),
         EndReason::StillLoading { .. } => {

@@ -232,6 +232,7 @@ fn is_of_its_own(end: &EndReason) -> bool {
         | EndReason::OutOfMemory { .. }
         | EndReason::TooManyProcesses { .. }
         | EndReason::TmpFull { .. }
+        | EndReason::CodeFull { .. }
         | EndReason::ShmFull { .. }
         | EndReason::VolumeFull { .. }
         | EndReason::StillLoading { .. }

@@ -163,6 +163,7 @@ impl<'a> Facts<'a> {
         let limits = &self.spec.limits;
         match place.to_str()? {
             "/tmp" => Some(EndReason::TmpFull { limit: limits.tmp }),
+            "/ace/code" => Some(EndReason::CodeFull { limit: limits.tmp }),
             "/dev/shm" => Some(EndReason::ShmFull { limit: limits.shm }),
             "/ace/data" => {
                 let size = self.spec.volume.as_ref()?.size;
@@ -233,6 +234,7 @@ mod tests {
             assert_eq!(failed(&format!("failed {word} x")), word);
         }
         assert_eq!(failed("failed no_space /tmp"), "tmp_full");
+        assert_eq!(failed("failed no_space /ace/code"), "code_full");
         assert_eq!(failed("failed no_space /etc"), "not_loaded");
         assert_eq!(failed("failed because I say so"), "not_loaded");
         assert_eq!(failed(""), "not_loaded");

@@ -152,7 +152,7 @@ pub fn environment(spec: &InstanceSpec) -> Vec<(String, String)> {
         ("LOGNAME", "app"),
         ("LANG", "C.UTF-8"),
         ("PYTHONUNBUFFERED", "1"),
-        ("PYTHONDONTWRITEBYTECODE", "1"), // The code is read-only and already compiled.
+        ("PYTHONDONTWRITEBYTECODE", "1"), // The code is compiled already.
         ("ACE_APP", spec.app.as_str()),
         ("ACE_INSTANCE", spec.id.as_str()),
     ];

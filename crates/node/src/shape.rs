@@ -8,8 +8,8 @@ use ace_api::{CommandSpec, InstanceSpec, Program, Runtime};
 use ace_sandbox::ContainerSpec;
 use ace_sandbox::cgroup::Cgroup;
 use ace_sandbox::spec::{
-    Bind, LogSpec, NetworkSpec, OutputSpec, ProcessSpec, RootSpec, SignalTarget, SocketUse, Tmpfs,
-    VolumeMount,
+    Bind, Layer, LogSpec, NetworkSpec, OutputSpec, ProcessSpec, RootSpec, SignalTarget, SocketUse,
+    Tmpfs, VolumeMount,
 };
 use ace_types::Bytes;
 use ace_types::limits::TMP_INODES;
@@ -113,8 +113,7 @@ fn root(
     volume_device: Option<PathBuf>,
 ) -> RootSpec {
     let Runtime { python, environment, program, .. } = &spec.runtime;
-    let mut binds =
-        vec![read_only(&spec.code, "/ace/code"), read_only(environment, "/ace/user/virtualenv")];
+    let mut binds = vec![read_only(environment, "/ace/user/virtualenv")];
     if let Program::Server { packages, .. } = program {
         binds.push(read_only(packages, "/ace/server"));
     }
@@ -123,8 +122,15 @@ fn root(
         binds.push(read_only(&python.prefix, &python.prefix));
     }
     let limits = &spec.limits;
+    let code = Layer {
+        source: spec.code.clone(),
+        target: "/ace/code".into(),
+        size: limits.tmp,
+        inodes: TMP_INODES,
+    };
     RootSpec {
         binds,
+        layers: vec![code],
         tmpfs: vec![
             Tmpfs { target: "/tmp".into(), size: limits.tmp, inodes: TMP_INODES },
             Tmpfs { target: "/dev/shm".into(), size: limits.shm, inodes: 1024 },

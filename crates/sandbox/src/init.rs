@@ -11,6 +11,7 @@ mod output;
 mod privileges;
 mod tenant;
 mod terminal;
+mod written;
 
 use std::fs::File;
 use std::io::{self, Write};
@@ -27,15 +28,17 @@ use rustix::process::{
 
 use crate::channel::Descriptors;
 use crate::failure::Step;
+use crate::id_map::IdMap;
 use crate::launcher::{Ended, Word};
 use crate::process;
-use crate::rootfs;
+use crate::rootfs::{self, OpenLayer, Ways};
 use crate::spec::{ContainerSpec, ExitRecord, Found, OutputSpec, SignalTarget, SocketUse};
 use crate::sys;
 use forward::Forwarder;
 use found::Places;
 use output::LogPump;
 use tenant::{Input, Tenant};
+use written::Written;
 
 /// What is passed on to the tenant's first process. TERM is, too, and starts the clock.
 const FORWARDED: [i32; 5] =
@@ -51,6 +54,9 @@ const REAP_DEADLINE: Duration = Duration::from_secs(5);
 /// How long what an ended program has answered may take to reach its clients.
 const ANSWERS_DEADLINE: Duration = Duration::from_secs(2);
 
+/// What somebody can do about files that are gone with their container.
+const WAY_TO_KEEP: &str = "what is in /ace/data is kept (\"volume:\" in app.yaml)";
+
 /// A container's init.
 pub struct Init {
     launcher: UnixStream,
@@ -62,6 +68,9 @@ pub struct Init {
     stop_grace: Duration,
     signal_target: SignalTarget,
     places: Places,
+    layers: Vec<OpenLayer>,
+    /// Whether standard error leads to whoever reads what the program prints.
+    shares_output: bool,
 }
 
 /// The tenant's program on its way through life.
@@ -80,11 +89,13 @@ impl Init {
     /// Makes of a freshly forked child of the launcher the init of its container.
     pub fn prepare(
         spec: ContainerSpec,
+        id_map: Option<IdMap>,
         descriptors: Descriptors,
         app_groups: Vec<OwnedFd>,
         launcher: UnixStream,
     ) -> Result<Self, Ended> {
-        let log_folder = rootfs::enter(&spec)?;
+        let Ways { log: log_folder, layers } = rootfs::enter(&spec, id_map.as_ref())?;
+        drop(id_map);
         let Descriptors { stdin, socket, terminal, exit } = descriptors;
         let input = match &spec.output {
             OutputSpec::Terminal(size) => {
@@ -116,7 +127,7 @@ impl Init {
         let signals = sys::signal_descriptor().step("make a descriptor for signals")?;
         let exit = File::from(exit);
         let (stop_grace, signal_target) = (spec.stop_grace, spec.process.signals);
-        let places = Places::of(&spec.root);
+        let places = Places::of(&spec.root, &layers);
         Ok(Self {
             launcher,
             tenant,
@@ -127,6 +138,8 @@ impl Init {
             stop_grace,
             signal_target,
             places,
+            layers,
+            shares_output: matches!(spec.output, OutputSpec::Inherit),
         })
     }
 
@@ -233,10 +246,27 @@ impl Init {
         if let Some(log) = &mut self.log {
             log.finish();
         }
+        self.tell_what_is_lost();
         if let Some(forwarder) = &mut self.forwarder {
             forwarder.finish(Instant::now() + ANSWERS_DEADLINE)?;
         }
         Ok(())
+    }
+
+    /// Says what the program has written beside its code, once nothing more is.
+    fn tell_what_is_lost(&mut self) {
+        let mut written = Written::default();
+        self.layers.iter().for_each(|layer| written.add_folder(&layer.written));
+        if written.is_empty() {
+            return;
+        }
+        let text = format!("gone with this container: {written}; {WAY_TO_KEEP}");
+        match &mut self.log {
+            Some(log) => log.remark(&text),
+            // Nobody may listen any more.
+            None if self.shares_output => drop(writeln!(io::stderr(), "ace: {text}")),
+            None => {}
+        }
     }
 
     fn write_record(&mut self, record: &ExitRecord) -> io::Result<()> {

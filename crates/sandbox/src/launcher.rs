@@ -24,6 +24,7 @@ use rustix::thread::UnshareFlags;
 use crate::cgroup::{self, Cgroup};
 use crate::channel::{self, Report};
 use crate::failure::{Failure, Step};
+use crate::id_map::IdMap;
 use crate::init::Init;
 use crate::launch::Launched;
 use crate::network::{self, HostNetlink};
@@ -109,13 +110,14 @@ fn run(engine: &UnixStream) -> Result<Side, Ended> {
     set_process_attributes(&spec).step("set the container's resource limits")?;
     let app_groups = enter_cgroups(&spec.cgroup).step("join the container's control groups")?;
     enter_network(&spec.network)?;
+    let id_map = map_layers(&spec)?;
     enter_namespaces(&spec)?;
 
     let (ours, theirs) = UnixStream::pair().step("make a socket pair")?;
     match sys::fork().step("fork process 1")? {
         Fork::Child => {
             drop(ours);
-            let init = Init::prepare(spec, descriptors, app_groups, theirs)?;
+            let init = Init::prepare(spec, id_map, descriptors, app_groups, theirs)?;
             Ok(Side::Init(Box::new(init)))
         }
         Fork::Parent { child } => {
@@ -186,6 +188,16 @@ fn enter_network(spec: &NetworkSpec) -> Result<(), Failure> {
     }
     .map_err(io::Error::other)
     .step("connect the container's network")
+}
+
+/// What the layers' mounts need; made here, as a child of the new process namespace would be its
+/// process 1.
+fn map_layers(spec: &ContainerSpec) -> Result<Option<IdMap>, Failure> {
+    if spec.root.layers.is_empty() {
+        return Ok(None);
+    }
+    let id_map = IdMap::of_root(spec.ids.host_id(IdRange::APP));
+    id_map.map(Some).step("make a map of owners")
 }
 
 /// The rest of the namespaces, but those of mounts and users, which are process 1's to make.

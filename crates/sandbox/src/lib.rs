@@ -14,6 +14,7 @@ mod channel;
 pub mod claims;
 mod failure;
 pub mod firewall;
+mod id_map;
 mod init;
 pub mod launch;
 mod launcher;

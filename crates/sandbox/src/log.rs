@@ -96,6 +96,11 @@ impl LogWriter {
         }
     }
 
+    /// Takes a line of init's own, however much came before it.
+    pub fn remark(&mut self, text: &str, at: Timestamp) {
+        self.append(Stream::Ace, text.as_bytes(), at);
+    }
+
     /// Writes what is pending, and says what was dropped if that has come to an end.
     pub fn flush(&mut self, at: Timestamp, now: Instant) {
         self.settle(at, now);
@@ -104,7 +109,7 @@ impl LogWriter {
 
     /// Writes what is pending, and says what was dropped.
     pub fn finish(&mut self, at: Timestamp) {
-        self.remark(at);
+        self.tell_dropped(at);
         self.write_pending();
     }
 
@@ -116,16 +121,16 @@ impl LogWriter {
     /// Says what was dropped, where lines are accepted again.
     fn settle(&mut self, at: Timestamp, now: Instant) {
         if self.is_dropping() && self.bucket.is_open(now) {
-            self.remark(at);
+            self.tell_dropped(at);
         }
     }
 
-    fn remark(&mut self, at: Timestamp) {
+    fn tell_dropped(&mut self, at: Timestamp) {
         let Dropped { lines, bytes } = std::mem::take(&mut self.dropped);
         if lines > 0 {
             let text =
                 format!("{lines} lines ({bytes} bytes) dropped: the log's limit was reached");
-            self.append(Stream::Ace, text.as_bytes(), at);
+            self.remark(&text, at);
             self.lines_dropped = self.lines_dropped.saturating_add(lines);
             // A disk that refuses this, too, takes the next sum.
             _ = write_dropped(&self.folder, self.lines_dropped);

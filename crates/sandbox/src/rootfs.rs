@@ -8,6 +8,7 @@
 //! new root. Names are made in our own tmpfs only, never below a bind.
 
 mod etc;
+mod layer;
 mod mount;
 
 use std::fs;
@@ -15,14 +16,16 @@ use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
-use ace_types::IdRange;
+use ace_types::{Bytes, IdRange};
 use rustix::fs::{Gid, Mode, OFlags, Uid, fchown, fstat, open};
+use rustix::io::Errno;
 use rustix::mount::{MountFlags, MountPropagationFlags, UnmountFlags, mount_change, unmount};
 use rustix::process::{chdir, fchdir, pivot_root};
 use rustix::thread::UnshareFlags;
 
 use crate::failure::{Failure, Step};
-use crate::spec::{Bind, ContainerSpec, OutputSpec, RootSpec, Tmpfs, VolumeMount};
+use crate::id_map::IdMap;
+use crate::spec::{Bind, ContainerSpec, Layer, OutputSpec, RootSpec, Tmpfs, VolumeMount};
 use crate::sys;
 use mount::Tree;
 
@@ -80,10 +83,24 @@ const READ_ONLY: MountFlags = PLAIN.union(MountFlags::RDONLY);
 /// Of a device file. Read-only keeps its mode and times; what is written to it is not the mount's.
 const DEVICE: MountFlags = MountFlags::NOSUID.union(MountFlags::NOEXEC).union(MountFlags::RDONLY);
 
+/// What leads out of a new root, for init alone.
+pub struct Ways {
+    /// The log's folder, writable, where the container has one. Inside it is read-only.
+    pub log: Option<OwnedFd>,
+    pub layers: Vec<OpenLayer>,
+}
+
+/// A layer that is in place.
+pub struct OpenLayer {
+    pub target: PathBuf,
+    /// All that is written to it, and nothing else. A file of it can't be changed by this way.
+    pub written: OwnedFd,
+}
+
 /// Makes the container's root and enters it. The caller is process 1 of its pid namespace, and root.
 ///
-/// Returns the log's folder, writable, where the container has one. Inside it is read-only.
-pub fn enter(spec: &ContainerSpec) -> Result<Option<OwnedFd>, Failure> {
+/// `id_map` is what layers need, and a container without any doesn't.
+pub fn enter(spec: &ContainerSpec, id_map: Option<&IdMap>) -> Result<Ways, Failure> {
     let host_root = enter_mount_namespace().step("make a mount namespace")?;
     let root = Tree::create(Path::new(STAGING), ROOT_OPTIONS).step("mount the new root")?;
 
@@ -92,12 +109,23 @@ pub fn enter(spec: &ContainerSpec) -> Result<Option<OwnedFd>, Failure> {
     add_devices(&root)?;
     add_terminals(&root, spec.root.terminals, spec.ids)?;
     add_proc(&root)?;
-    add_tenants(&root, &spec.root, spec.ids)?;
+    let layers = add_tenants(&root, &spec.root, id_map, spec.ids)?;
     let log = add_log(&root, &spec.output)?;
 
     root.seal().step("make the new root read-only")?;
     pivot(&root, &host_root).step("enter the new root")?;
-    Ok(log)
+    Ok(Ways { log, layers })
+}
+
+/// Whether `folder` can have a layer; see [`Layer`]. Enters a mount namespace of its own, so the calling
+/// thread is of no use afterwards.
+pub fn can_have_layer(folder: &Path, ids: IdRange) -> Result<bool, Failure> {
+    let id_map = IdMap::of_root(ids.host_id(IdRange::APP)).step("make a map of owners")?;
+    enter_mount_namespace().step("make a mount namespace")?;
+    let root = Tree::create(Path::new(STAGING), ROOT_OPTIONS).step("mount a root")?;
+    let (source, target) = (folder.to_owned(), "/layer".into());
+    let layer = Layer { source, target, size: Bytes::mib(1), inodes: 16 };
+    layer::add(&root, &layer, &id_map, ids).map(|layer| layer.is_some())
 }
 
 /// Returns the old root.
@@ -172,7 +200,12 @@ fn add_proc(root: &Tree) -> Result<(), Failure> {
 }
 
 /// What this container has beyond the others.
-fn add_tenants(root: &Tree, spec: &RootSpec, ids: IdRange) -> Result<(), Failure> {
+fn add_tenants(
+    root: &Tree,
+    spec: &RootSpec,
+    id_map: Option<&IdMap>,
+    ids: IdRange,
+) -> Result<Vec<OpenLayer>, Failure> {
     for (path, content) in &spec.files {
         root.write(path, content).step(format!("write {}", path.display()))?;
     }
@@ -182,10 +215,30 @@ fn add_tenants(root: &Tree, spec: &RootSpec, ids: IdRange) -> Result<(), Failure
         let step = format!("bind {} at {}", source.display(), target.display());
         root.bind_no_link(source, target, flags).step(step)?;
     }
+    let layers = add_layers(root, &spec.layers, id_map, ids)?;
     for tmpfs in &spec.tmpfs {
         add_tmpfs(root, tmpfs, ids)?;
     }
-    spec.volume.as_ref().map_or(Ok(()), |volume| add_volume(root, volume, ids))
+    if let Some(volume) = &spec.volume {
+        add_volume(root, volume, ids)?;
+    }
+    Ok(layers)
+}
+
+/// Returns those that this machine can make.
+fn add_layers(
+    root: &Tree,
+    layers: &[Layer],
+    id_map: Option<&IdMap>,
+    ids: IdRange,
+) -> Result<Vec<OpenLayer>, Failure> {
+    let mut open = Vec::new();
+    for layer in layers {
+        let id_map = id_map.ok_or(Errno::INVAL).step("map the owners of a layer")?;
+        let written = layer::add(root, layer, id_map, ids)?;
+        open.extend(written.map(|written| OpenLayer { target: layer.target.clone(), written }));
+    }
+    Ok(open)
 }
 
 fn add_tmpfs(root: &Tree, tmpfs: &Tmpfs, ids: IdRange) -> Result<(), Failure> {

@@ -30,7 +30,7 @@ pub struct ContainerSpec {
 /// The file system: a small read-only tmpfs with these things in it, besides what every container
 /// has (`/proc` masked, a small `/dev`, `/usr` and its links, a rendered `/etc`).
 ///
-/// They are put there in the order of these fields: files, binds, tmpfs, the volume. Each hides what
+/// They are put there in the order of these fields: files, binds, layers, tmpfs, the volume. Each hides what
 /// was at its target before. What is missing on the way to a target is made in the container's own
 /// tmpfs only: a target in a bind, or in a tmpfs of these, has to be there.
 #[derive(Debug, Clone, Default, Serialize, Deserialize)]
@@ -38,6 +38,7 @@ pub struct RootSpec {
     /// Small files rendered into the root, readable by all: (absolute path, content).
     pub files: Vec<(PathBuf, String)>,
     pub binds: Vec<Bind>,
+    pub layers: Vec<Layer>,
     pub tmpfs: Vec<Tmpfs>,
     /// A volume at `/ace/data`.
     pub volume: Option<VolumeMount>,
@@ -57,6 +58,22 @@ pub struct Bind {
     pub writable: bool,
     /// Nothing in it may be run as a program.
     pub noexec: bool,
+}
+
+/// `source`, a folder of the host's, appears at `target` as the tenant's own, which may change all of it:
+/// what it changes is in memory, and gone with the container. `source` stays as it is. Without device
+/// files and set-user-id programs.
+///
+/// A machine that can't do this shows `source` to be read only; see [`crate::survey`].
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub struct Layer {
+    /// What is in it belongs to root, and becomes the tenant's. No link, as in [`Bind::source`].
+    pub source: PathBuf,
+    /// Absolute; its parents are made.
+    pub target: PathBuf,
+    /// Of what is changed: a file counts in full once a byte of it is.
+    pub size: Bytes,
+    pub inodes: u64,
 }
 
 /// A writable file system in memory, owned by the tenant, mode 1777.
@@ -179,7 +196,7 @@ pub struct ExitRecord {
 pub struct Found {
     /// What the program has left at [`Found::REPORT`], where it has; the tenant's word.
     pub report: Option<String>,
-    /// Where among the tmpfs and the volume nothing more could be written.
+    /// Where among the layers, the tmpfs and the volume nothing more could be written.
     pub full: Vec<PathBuf>,
 }
 

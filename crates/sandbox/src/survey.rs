@@ -18,8 +18,9 @@ use serde::Serialize;
 
 use crate::cgroup::{CgroupTree, Version};
 use crate::claims::LAST;
+use crate::failure::{Failure, Step};
 use crate::network::{self, HostNetlink};
-use crate::{firewall, sys, volume};
+use crate::{firewall, rootfs, sys, volume};
 
 /// An engine's id that no engine gets: random ids never have a `0`.
 const ID: &str = "0000";
@@ -73,6 +74,7 @@ pub fn survey(scratch: &Path) -> Vec<Finding> {
     findings.push(veth(&engine));
     findings.extend(firewall(&engine));
     findings.push(forwarding());
+    findings.push(layers(scratch));
     findings.push(volumes(scratch));
     findings
 }
@@ -211,6 +213,30 @@ fn forwarding() -> Finding {
         Ok(text) if text.trim() == "1" => ok(NAME, "on".to_owned()),
         Ok(_) => ok(NAME, "off; on while an engine has claims".to_owned()),
         Err(error) => fail(NAME, error_chain(&error), None),
+    }
+}
+
+/// Mounts a layer over `scratch`, in a mount namespace of a thread that ends right after.
+fn layers(scratch: &Path) -> Finding {
+    const NAME: &str = "writable code";
+    let folder = scratch.to_owned();
+    let attempt = move || {
+        let ids =
+            IdRange::new(0).ok_or_else(|| io::Error::other("there are no ids")).step("map ids")?;
+        rootfs::can_have_layer(&folder, ids)
+    };
+    let remedy = "apps run, and can't write beside their code; Linux 5.19 or later can do it, with DATA on \
+                  ext4, xfs or btrfs";
+    match std::thread::spawn(attempt).join() {
+        Ok(Ok(true)) => ok(NAME, "by an overlay in memory".to_owned()),
+        Ok(Ok(false)) => {
+            let detail = format!("no overlay over {}", scratch.display());
+            warn(NAME, detail, Some(remedy.to_owned()))
+        }
+        Ok(Err(Failure { step, source })) => {
+            fail(NAME, format!("could not {step}: {}", error_chain(&source)), None)
+        }
+        Err(_) => fail(NAME, "the attempt did not end".to_owned(), None),
     }
 }
 

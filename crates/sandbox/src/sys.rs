@@ -8,6 +8,7 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd, RawFd};
 use std::ptr;
 
+use rustix::mount::MountAttrFlags;
 use rustix::process::Pid;
 use rustix::thread::UnshareFlags;
 
@@ -23,9 +24,11 @@ pub enum Fork {
     Child,
 }
 
-/// Splits this process in two; see fork(2). For a process of one thread.
+/// Splits this process in two; see fork(2). For a process of one thread, or a child that does nothing
+/// but make system calls.
 pub fn fork() -> io::Result<Fork> {
-    // SAFETY: the caller has one thread, so no lock can be held by a thread that the child lacks.
+    // SAFETY: a lock that a thread holds which the child lacks is, by this function's contract, one
+    // that the child does not ask for.
     let pid = errno_result(unsafe { libc::fork() })?;
     Ok(Pid::from_raw(pid).map_or(Fork::Child, |child| Fork::Parent { child }))
 }
@@ -111,6 +114,42 @@ pub fn signal_descriptor() -> io::Result<OwnedFd> {
     })?;
     // SAFETY: the kernel has just made `fd` for us.
     Ok(unsafe { OwnedFd::from_raw_fd(fd) })
+}
+
+/// Makes `mount`, which is attached nowhere, read-only, without device files and set-user-id
+/// programs, and of owners as `namespace`, of users, maps them; see mount_setattr(2).
+pub fn map_mount(mount: BorrowedFd<'_>, namespace: BorrowedFd<'_>) -> io::Result<()> {
+    /// `struct mount_attr`.
+    #[repr(C)]
+    struct MountAttributes {
+        set: u64,
+        clear: u64,
+        propagation: u64,
+        user_namespace: u64,
+    }
+    let set = MountAttrFlags::MOUNT_ATTR_IDMAP
+        | MountAttrFlags::MOUNT_ATTR_RDONLY
+        | MountAttrFlags::MOUNT_ATTR_NOSUID
+        | MountAttrFlags::MOUNT_ATTR_NODEV;
+    let attributes = MountAttributes {
+        set: u64::from(set.bits()),
+        clear: 0,
+        propagation: 0,
+        user_namespace: u64::try_from(namespace.as_raw_fd()).map_err(io::Error::other)?,
+    };
+    // SAFETY: the path is empty and static, `attributes` outlives the call, which only reads as much
+    // of it as it is told, and both descriptors are open during the call.
+    errno_result(unsafe {
+        libc::syscall(
+            libc::SYS_mount_setattr,
+            mount.as_raw_fd(),
+            c"".as_ptr(),
+            libc::AT_EMPTY_PATH,
+            &raw const attributes,
+            size_of::<MountAttributes>(),
+        )
+    })
+    .map(drop)
 }
 
 /// Gives up this process's controlling terminal, which `terminal` is; see ioctl_tty(2).

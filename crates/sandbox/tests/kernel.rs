@@ -418,7 +418,7 @@ fn a_survey_finds_this_machine_fit_and_leaves_nothing() {
     let findings = survey(scratch.path());
     let failed: Vec<_> = findings.iter().filter(|finding| finding.grade == Grade::Fail).collect();
     assert!(failed.is_empty(), "{failed:#?}");
-    for name in ["cpu", "memory", "pids", "network", "firewall", "volumes"] {
+    for name in ["cpu", "memory", "pids", "network", "firewall", "writable code", "volumes"] {
         assert!(findings.iter().any(|finding| finding.name == name), "{name}: {findings:#?}");
     }
     assert_eq!(fs::read_dir(scratch.path()).unwrap().count(), 0);

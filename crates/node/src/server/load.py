@@ -17,6 +17,7 @@ CODE = "/ace/code"
 
 # See the engine's reading of it, where its words are listed.
 REPORT = "/ace/run/report"
+READ_ONLY = 1  # ST_RDONLY, which Python 2 has no name for.
 
 settings = json.loads(sys.argv.pop(1))
 
@@ -149,10 +150,12 @@ def full_place():
     """Returns the one of the places where apps write that has the least room left, if that is little.
     What was too large to be written at once need not have filled it."""
     room = {}
-    for place in ("/tmp", "/dev/shm", "/ace/data"):
+    for place in ("/tmp", "/ace/code", "/dev/shm", "/ace/data"):
         try:
             space = os.statvfs(place)
         except EnvironmentError:
+            continue
+        if space.f_flag & READ_ONLY:
             continue
         names = float(space.f_favail) / space.f_files if space.f_files else 1.0
         room[place] = min(names, float(space.f_bavail) / max(space.f_blocks, 1))

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 
 use rustix::fs::{FileType, Mode, OFlags, fstat, open, statvfs};
 
+use crate::rootfs::OpenLayer;
 use crate::spec::{Found, RootSpec};
 
 /// What is left of a file system that counts as full: less than a program's usual write, or this part.
@@ -20,10 +21,11 @@ pub struct Places {
 
 impl Places {
     /// The places of a container with this root that the tenant can write to.
-    pub fn of(root: &RootSpec) -> Self {
+    pub fn of(root: &RootSpec, layers: &[OpenLayer]) -> Self {
+        let layers = layers.iter().map(|layer| layer.target.clone());
         let tmpfs = root.tmpfs.iter().map(|tmpfs| tmpfs.target.clone());
         let volume = root.volume.iter().map(|volume| volume.target.clone());
-        Self { mounts: tmpfs.chain(volume).collect() }
+        Self { mounts: layers.chain(tmpfs).chain(volume).collect() }
     }
 
     /// What is there now. What can't be read counts as not there.

@@ -106,6 +106,13 @@ impl LogPump {
         self.writer.finish(at);
     }
 
+    /// Writes a line of init's own.
+    pub fn remark(&mut self, text: &str) {
+        let at = Timestamp::now();
+        self.writer.remark(text, at);
+        self.writer.finish(at);
+    }
+
     /// Reads a chunk of each pipe; returns whether any had one. A pipe that has ended is let go.
     fn read_chunks(&mut self) -> bool {
         let Self { writer, pipes, buffer, .. } = self;

@@ -7,7 +7,10 @@ use std::path::{Component, Path};
 
 use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, mkdirat, openat, symlinkat};
 use rustix::io::Errno;
-use rustix::mount::{MountFlags, mount, mount_bind, mount_remount};
+use rustix::mount::{
+    MountFlags, MoveMountFlags, OpenTreeFlags, UnmountFlags, mount, mount_bind, mount_remount,
+    move_mount, open_tree, unmount,
+};
 
 const FOLDER_MODE: Mode = Mode::from_raw_mode(0o755);
 const FILE_MODE: Mode = Mode::from_raw_mode(0o644);
@@ -69,6 +72,19 @@ impl Tree {
         // A bind takes its flags in a second step. The descriptor still leads below it.
         let mounted = self.open(target)?;
         Ok(mount_remount(path_of(&mounted), MountFlags::BIND | flags, "")?)
+    }
+
+    /// Attaches a mount that is attached nowhere.
+    pub fn attach(&self, mount: &OwnedFd, target: &Path) -> io::Result<()> {
+        let under = self.make(target, Kind::Folder)?;
+        let flags =
+            MoveMountFlags::MOVE_MOUNT_F_EMPTY_PATH | MoveMountFlags::MOVE_MOUNT_T_EMPTY_PATH;
+        Ok(move_mount(mount, "", &under, "", flags)?)
+    }
+
+    /// Takes the topmost mount at `target` out of the tree. Who has it open has it still.
+    pub fn detach(&self, target: &Path) -> io::Result<()> {
+        Ok(unmount(path_of(&self.open(target)?), UnmountFlags::DETACH)?)
     }
 
     /// Mounts a new file system without a device.
@@ -206,8 +222,18 @@ fn open_path(parent: impl AsFd, name: &OsStr, flags: OFlags) -> io::Result<Owned
     Ok(openat(parent, name, flags, Mode::empty())?)
 }
 
+/// A mount of the folder `source` of the host, without what is mounted in it, that is attached
+/// nowhere. A link as the source is an error (`ENOTDIR`).
+pub fn detached(source: &Path) -> io::Result<OwnedFd> {
+    let source = open_path(CWD, source.as_os_str(), OFlags::DIRECTORY)?;
+    let flags = OpenTreeFlags::OPEN_TREE_CLONE
+        | OpenTreeFlags::OPEN_TREE_CLOEXEC
+        | OpenTreeFlags::AT_EMPTY_PATH;
+    Ok(open_tree(&source, "", flags)?)
+}
+
 /// A path that leads to exactly what `fd` is open on.
-fn path_of(fd: &OwnedFd) -> String {
+pub fn path_of(fd: &OwnedFd) -> String {
     format!("/proc/self/fd/{}", fd.as_raw_fd())
 }
 

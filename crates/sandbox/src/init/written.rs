@@ -1,0 +1,128 @@
+//! What a program has written to a layer, which is gone with its container: told once, at its end.
+//!
+//! Init is unprivileged and reads names alone, in the folder that holds what was written. A folder
+//! that it may not read it names instead of what is in it.
+
+use std::collections::BTreeSet;
+use std::ffi::OsStr;
+use std::fmt;
+use std::os::fd::OwnedFd;
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+use rustix::fs::{Dir, FileType, Mode, OFlags, openat};
+use rustix::io;
+
+/// How many names are told.
+const TOLD: usize = 5;
+/// What is told of one, in characters.
+const NAME_MAX: usize = 200;
+/// How deep is looked, with a descriptor for each level.
+const DEPTH_MAX: usize = 24;
+
+/// Files that a program has written.
+#[derive(Debug, Default)]
+pub struct Written {
+    /// The first of them by their names, which are fit to be shown.
+    names: BTreeSet<String>,
+    count: usize,
+}
+
+impl Written {
+    /// Adds the files in `folder`, in which all lies that was written to a layer.
+    pub fn add_folder(&mut self, folder: &OwnedFd) {
+        // What can't be read is not told.
+        let _ = self.add_entries(folder, Path::new(""), DEPTH_MAX);
+    }
+
+    pub fn is_empty(&self) -> bool {
+        self.count == 0
+    }
+
+    fn add_entries(&mut self, folder: &OwnedFd, path: &Path, depth: usize) -> io::Result<()> {
+        for entry in Dir::read_from(folder)? {
+            let entry = entry?;
+            let name = OsStr::from_bytes(entry.file_name().to_bytes());
+            let path = path.join(name);
+            match entry.file_type() {
+                _ if name == "." || name == ".." => {}
+                FileType::RegularFile => self.add(path.to_string_lossy().into_owned()),
+                FileType::Directory => match open_folder(folder, name, depth) {
+                    Ok(inside) => self.add_entries(&inside, &path, depth - 1)?,
+                    Err(_) => self.add(format!("{}/", path.to_string_lossy())),
+                },
+                // Links, sockets, and the marks of what was removed.
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    fn add(&mut self, name: String) {
+        self.count += 1;
+        let bounded = name.chars().take(NAME_MAX);
+        let shown = bounded.map(|it| if it.is_control() { '\u{fffd}' } else { it });
+        self.names.insert(shown.collect());
+        if self.names.len() > TOLD {
+            self.names.pop_last();
+        }
+    }
+}
+
+impl fmt::Display for Written {
+    /// `a, b and 3 more`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let names = self.names.iter().map(String::as_str).collect::<Vec<_>>();
+        f.write_str(&names.join(", "))?;
+        match self.count - names.len() {
+            0 => Ok(()),
+            more => write!(f, " and {more} more"),
+        }
+    }
+}
+
+/// Opens a folder `depth` levels above the deepest one that is looked into.
+fn open_folder(parent: &OwnedFd, name: &OsStr, depth: usize) -> io::Result<OwnedFd> {
+    if depth == 0 {
+        return Err(io::Errno::MFILE);
+    }
+    let flags = OFlags::RDONLY | OFlags::DIRECTORY | OFlags::NOFOLLOW | OFlags::CLOEXEC;
+    openat(parent, name, flags, Mode::empty())
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use tempfile::TempDir;
+
+    use super::*;
+
+    fn told(folder: &Path) -> String {
+        let mut written = Written::default();
+        written.add_folder(&fs::File::open(folder).unwrap().into());
+        written.to_string()
+    }
+
+    #[test]
+    fn the_first_files_are_named_and_the_others_counted() {
+        let folder = TempDir::new().unwrap();
+        assert_eq!(told(folder.path()), "");
+        fs::create_dir_all(folder.path().join("b/c")).unwrap();
+        fs::write(folder.path().join("b/c/d"), "").unwrap();
+        fs::write(folder.path().join("z\x1b[31m"), "").unwrap();
+        std::os::unix::fs::symlink("/etc", folder.path().join("a")).unwrap();
+        assert_eq!(told(folder.path()), "b/c/d, z\u{fffd}[31m");
+        (0..8).for_each(|n| fs::write(folder.path().join(format!("y{n}")), "").unwrap());
+        assert_eq!(told(folder.path()), "b/c/d, y0, y1, y2, y3 and 5 more");
+    }
+
+    #[test]
+    fn what_is_too_deep_is_named_by_its_folder() {
+        let folder = TempDir::new().unwrap();
+        let deep = (0..40).fold(folder.path().to_owned(), |path, _| path.join("x"));
+        fs::create_dir_all(&deep).unwrap();
+        fs::write(deep.join("file"), "").unwrap();
+        assert_eq!(told(folder.path()), format!("{}x/", "x/".repeat(DEPTH_MAX)));
+    }
+}
