@@ -181,7 +181,9 @@ pub struct DeployView {
     pub started_at: Timestamp,
     /// `None` while it runs.
     pub ended_at: Option<Timestamp>,
-    /// Why it failed, if it did.
+    /// Why it failed, if it did, for programs: the `code` of its [`ApiError`], or `interrupted`.
+    pub code: Option<String>,
+    /// The same in words.
     pub error: Option<String>,
 }
 

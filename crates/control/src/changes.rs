@@ -62,11 +62,14 @@ pub struct BuildBegun {
     pub python: Option<Interpreter>,
 }
 
+/// The code of a deploy that was interrupted.
+const INTERRUPTED: &str = "interrupted";
+
 /// How a deploy that has not come to its switch came to its end.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Ending<'a> {
     /// It can't be had, because of this.
-    Failed(&'a str),
+    Failed { code: &'a str, error: &'a str },
     /// Its engine went away meanwhile; this says so.
     Interrupted(&'a str),
 }
@@ -174,8 +177,12 @@ fn fail(
     ending: Ending<'_>,
     now: Timestamp,
 ) -> Vec<Op> {
-    let (Ending::Failed(error) | Ending::Interrupted(error)) = ending;
-    let failed = DeployState::Failed { ended_at: now, error: error.to_owned() };
+    let (code, error) = match ending {
+        Ending::Failed { code, error } => (code, error),
+        Ending::Interrupted(error) => (INTERRUPTED, error),
+    };
+    let (code, told) = (code.to_owned(), error.to_owned());
+    let failed = DeployState::Failed { ended_at: now, code, error: told };
     let mut ops = vec![deploy.replace(&DeployRow { state: failed, ..DeployRow::clone(deploy) })];
     ops.extend(delete_instances(state, app, InstanceRole::Candidate));
     if makes_a_release(deploy) {
@@ -188,7 +195,7 @@ fn fail(
         ops.extend(surplus_builds(state, app).map(Row::delete));
     }
     let is_retreat = matches!(deploy.kind, DeployKind::Retreat { .. });
-    if is_retreat && matches!(ending, Ending::Failed(_)) {
+    if is_retreat && matches!(ending, Ending::Failed { .. }) {
         // Once only: it's no better now than what it was to take the place of.
         ops.push(app.replace(&AppRow { trial: None, ..AppRow::clone(app) }));
     }
@@ -532,7 +539,8 @@ mod tests {
         assert!(state.release(&name("shop"), ReleaseNumber(2)).is_none());
         let app = state.app(&name("shop")).unwrap();
         assert_eq!((app.serving, app.destroying), (Some(ReleaseNumber(1)), false));
-        let failed = DeployState::Failed { ended_at: at(6), error: "it broke".to_owned() };
+        let (code, error) = ("exited".to_owned(), "it broke".to_owned());
+        let failed = DeployState::Failed { ended_at: at(6), code, error };
         assert_eq!(state.deploy(&name("shop")).unwrap().state, failed);
     }
 
@@ -555,8 +563,9 @@ mod tests {
     #[test]
     fn settling_twice_changes_nothing() {
         let state = deployed(1);
-        assert_eq!(settle(&state, &name("shop"), Ending::Failed(""), at(9)), []);
-        assert_eq!(settle(&state, &name("none"), Ending::Failed(""), at(9)), []);
+        let failed = Ending::Failed { code: "", error: "" };
+        assert_eq!(settle(&state, &name("shop"), failed, at(9)), []);
+        assert_eq!(settle(&state, &name("none"), failed, at(9)), []);
     }
 
     #[test]

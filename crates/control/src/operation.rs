@@ -278,7 +278,7 @@ impl Operation {
     async fn undo(&self, error: &ApiError) {
         let ending = match self.engine.is_ending() {
             true => Ending::Interrupted(&error.message),
-            false => Ending::Failed(&error.message),
+            false => Ending::Failed { code: &error.code, error: &error.message },
         };
         let change = |state: &State| {
             let is_destroyed = state.app(&self.app).is_none_or(|app| app.destroying);

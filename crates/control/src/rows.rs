@@ -120,6 +120,8 @@ pub enum DeployState {
     },
     Failed {
         ended_at: Timestamp,
+        /// For programs: one that the API has for failures, or `interrupted`.
+        code: String,
         error: String,
     },
 }

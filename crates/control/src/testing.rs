@@ -149,7 +149,8 @@ impl Rows {
 
     /// Ends what is under way.
     pub fn settle(&mut self, app: &str, second: i64) {
-        let ops = changes::settle(&self.0, &name(app), Ending::Failed("it broke"), at(second));
+        let failed = Ending::Failed { code: "exited", error: "it broke" };
+        let ops = changes::settle(&self.0, &name(app), failed, at(second));
         self.commit(ops);
     }
 

@@ -253,16 +253,19 @@ fn keeps_ending(instance: &InstanceStatus) -> bool {
 }
 
 fn deploy_view(deploy: &DeployRow) -> DeployView {
-    let (ended_at, error) = match &deploy.state {
+    let (ended_at, failure) = match &deploy.state {
         DeployState::Building
         | DeployState::Preparing
         | DeployState::Starting
         | DeployState::Draining => (None, None),
         DeployState::Done { ended_at } => (Some(*ended_at), None),
-        DeployState::Failed { ended_at, error } => (Some(*ended_at), Some(error.clone())),
+        DeployState::Failed { ended_at, code, error } => {
+            (Some(*ended_at), Some((code.clone(), error.clone())))
+        }
     };
     let (kind, release) = (deploy.kind.clone(), deploy.release);
-    DeployView { kind, release, started_at: deploy.started_at, ended_at, error }
+    let (code, error) = failure.unzip();
+    DeployView { kind, release, started_at: deploy.started_at, ended_at, code, error }
 }
 
 #[cfg(test)]

@@ -271,6 +271,7 @@ pub mod tests {
             release: ReleaseNumber(4),
             started_at: at(0),
             ended_at: Some(at(5)),
+            code: Some("no_answer".to_owned()),
             error: Some("not ready:\x1b[2J".to_owned()),
         };
         let app = AppView { last_deploy: Some(failed), ..shop() };

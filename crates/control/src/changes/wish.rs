@@ -539,7 +539,8 @@ mod tests {
     #[test]
     fn a_retreat_that_fails_is_not_tried_again_but_one_that_was_interrupted_is() {
         let retreat = Wish::Retreat { from: ReleaseNumber(2), reason: String::new() };
-        for (ending, again) in [(Ending::Failed("no"), false), (Ending::Interrupted("no"), true)] {
+        let failed = Ending::Failed { code: "exited", error: "no" };
+        for (ending, again) in [(failed, false), (Ending::Interrupted("no"), true)] {
             let mut state = deployed(2);
             state.wish("shop", 3, &retreat);
             let ops = settle(&state, &name("shop"), ending, at(1));
