@@ -3,9 +3,14 @@
 
 #![forbid(unsafe_code)]
 
-use ace_testkit::{AppFolder, Engine, app};
+use std::time::Duration;
+
+use ace_testkit::{AppFolder, Engine, app, eventually};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
+
+/// Workers that end at once are started again after a pause, and only some number of times.
+const TAKEN_BACK_WITHIN: Duration = Duration::from_secs(60);
 
 /// An app that fails.
 struct Failing {
@@ -49,6 +54,7 @@ fn is_told(engine: &Engine, folder: &AppFolder, failing: &Failing) -> Result<()>
     let status = engine.status("shop")?;
     let last = status["last_deploy"]["error"].as_str().unwrap_or_default();
     ensure!(last.contains(failing.told), "{last}");
+    ensure!(status["last_deploy"]["code"] == failing.code, "{status}");
     ensure!(status["release"] == 1, "{status}");
     ensure!(engine.get("shop", "/")?.text() == "old", "the old release does not serve");
     Ok(())
@@ -111,7 +117,7 @@ fn what_does_not_load_is_told_under_every_server() -> Result<()> {
 #[test]
 fn what_the_limits_did_is_told() -> Result<()> {
     let index = |text: &str| -> &'static str { Box::leak(format!("{text}{SERVES}").into()) };
-    let apps = [
+    let everywhere = [
         Failing {
             code: "tmp_full",
             index: index("open('/tmp/a', 'wb').write(b'x' * (2 << 20))"),
@@ -120,12 +126,10 @@ fn what_the_limits_did_is_told() -> Result<()> {
             words: "No space left on device",
         },
         Failing {
-            code: "volume_full",
-            index: index(
-                "f = open('/ace/data/a', 'wb', buffering=0)\nwhile True: f.write(b'x' * (1 << 20))",
-            ),
-            settings: "volume: 16M",
-            told: "the volume is full",
+            code: "shm_full",
+            index: index("open('/dev/shm/a', 'wb').write(b'x' * (2 << 20))"),
+            settings: "limits: {shm: 1M}",
+            told: "/dev/shm is full: its limit is 1M (shm)",
             words: "No space left on device",
         },
         Failing {
@@ -146,7 +150,80 @@ fn what_the_limits_did_is_told() -> Result<()> {
             words: "",
         },
     ];
-    each_is_told(&["uwsgi", "granian"], &apps)
+    each_is_told(&["uwsgi", "gunicorn", "uvicorn", "granian"], &everywhere)?;
+    let volume = Failing {
+        code: "volume_full",
+        index: index(
+            "f = open('/ace/data/a', 'wb', buffering=0)\nwhile True: f.write(b'x' * (1 << 20))",
+        ),
+        settings: "volume: 16M",
+        told: "the volume is full",
+        words: "No space left on device",
+    };
+    each_is_told(&["gunicorn"], &[volume])
+}
+
+#[test]
+fn memory_is_the_cause_though_the_server_lives_on() -> Result<()> {
+    // The server's own process is small and answers nothing: a child of the app's is killed again and again.
+    let child = Failing {
+        code: "out_of_memory",
+        index: "import subprocess, sys\ndef application(environ, start_response):\n    \
+                while True: subprocess.call([sys.executable, '-c', 'b\"x\" * (200 << 20)'])",
+        settings: "limits: {memory: 64M}\nstartup: 3s",
+        told: "out of memory: its limit is 64M (memory)",
+        words: "",
+    };
+    each_is_told(&["gunicorn"], &[child])
+}
+
+#[test]
+fn a_fault_in_a_worker_is_told_by_its_signal() -> Result<()> {
+    let fault = |settings| Failing {
+        code: "workers_end",
+        index: "import ctypes\nctypes.string_at(0)\napplication = None",
+        settings,
+        told: "its worker processes end as soon as they start, by signal 11 (SIGSEGV",
+        words: "/ace/code/index.py\", line 2 in <module>",
+    };
+    each_is_told(&["uwsgi", "gunicorn"], &[fault("")])?;
+    each_is_told(&["uvicorn"], &[fault("processes: 2")])
+}
+
+/// An application that says itself that it can't start.
+const LIFESPAN: &str = "async def application(scope, receive, send):\n    \
+    if scope['type'] == 'lifespan':\n        \
+        await receive()\n        \
+        await send({'type': 'lifespan.startup.failed', 'message': 'no database'})\n";
+
+#[test]
+fn a_lifespan_that_fails_is_told() -> Result<()> {
+    let lifespan = |settings| Failing {
+        code: "startup_failed",
+        index: LIFESPAN,
+        settings,
+        told: "the app's own startup failed",
+        words: "no database",
+    };
+    each_is_told(&["uvicorn", "granian"], &[lifespan(""), lifespan("processes: 2")])
+}
+
+#[test]
+fn workers_that_end_just_after_their_start_take_the_release_back() -> Result<()> {
+    let engine = Engine::start(env!("CARGO_BIN_EXE_ace"))?;
+    let folder = AppFolder::new(&app::saying("old"))?;
+    engine.deploy(folder.path(), "shop")?.ok()?;
+    let dies = "import os, threading\nthreading.Timer(0.7, os._exit, (1,)).start()";
+    folder.write("index.py", &format!("{dies}{SERVES}"))?;
+    engine.deploy(folder.path(), "shop")?;
+    let withdrawn = eventually("the release taken back", TAKEN_BACK_WITHIN, || {
+        let status = engine.status("shop").ok()?;
+        (status["release"] == 1).then(|| status["withdrawn"]["reason"].clone())
+    })?;
+    let reason = withdrawn.as_str().unwrap_or_default();
+    ensure!(reason.contains("its worker processes end as soon as they start"), "{reason}");
+    ensure!(engine.get("shop", "/")?.text() == "old");
+    Ok(())
 }
 
 #[test]
@@ -185,7 +262,7 @@ fn an_end_and_a_delay_are_told_apart() -> Result<()> {
                 code: "workers_end",
                 index: index("import os\nos.kill(os.getpid(), 9)"),
                 settings: "",
-                told: "its worker processes end while they load the app",
+                told: "its worker processes end as soon as they start, by signal 9 (SIGKILL",
                 words: "",
             },
             Failing {

@@ -31,7 +31,7 @@ pub enum EndReason {
     WrongInterface,
     /// The app was loaded, but said itself that it can't start: its lifespan failed.
     StartupFailed,
-    /// Worker after worker ended while it loaded the app; by `signal`, where the server tells.
+    /// Worker after worker ended while it loaded the app or just after; by `signal`, where the server tells.
     WorkersEnd { signal: Option<i32> },
     /// The kernel ended a process that went past the memory limit, and the server went with it.
     OutOfMemory { limit: Bytes },
@@ -118,7 +118,7 @@ impl fmt::Display for EndReason {
             ),
             Self::StartupFailed => write!(f, "the app's own startup failed (ASGI lifespan)"),
             Self::WorkersEnd { signal } => {
-                write!(f, "its worker processes end while they load the app")?;
+                write!(f, "its worker processes end as soon as they start")?;
                 signal.map_or(Ok(()), |signal| write!(f, ", by {}", SignalName(signal)))
             }
             Self::OutOfMemory { limit } => {

@@ -63,6 +63,9 @@ pub fn of_end(facts: Facts) -> EndReason {
         return facts.too_many_processes();
     }
     match facts.exit.map(|exit| (exit.status, exit.signal)) {
+        Some((Some(STATUS_NOT_LOADED), _)) if report == Report::Loading => {
+            EndReason::WorkersEnd { signal: None }
+        }
         Some((Some(STATUS_NOT_LOADED), _)) if !has_loaded => EndReason::NotLoaded,
         Some((Some(status), _)) => facts.full().unwrap_or(EndReason::Exited { status }),
         Some((None, Some(signal))) => EndReason::Signalled { signal },
@@ -74,7 +77,7 @@ pub fn of_end(facts: Facts) -> EndReason {
 /// last probe, of `path`.
 pub fn of_timeout(facts: Facts, after: Duration, path: &str, last: &ProbeOutcome) -> EndReason {
     let is_loading = facts.report() == Report::Loading;
-    if is_loading && facts.oom_kills > 0 {
+    if facts.oom_kills > 0 {
         return facts.out_of_memory();
     }
     if facts.pids_refused > 0 {
@@ -175,7 +178,7 @@ impl<'a> Facts<'a> {
 }
 
 impl<'a> Report<'a> {
-    /// `loading 2`, `loaded` or `failed module_missing yaml`.
+    /// `loading 2`, `loaded 2` or `failed module_missing yaml`.
     fn parse(text: &'a str) -> Self {
         let line = text.lines().next().unwrap_or_default();
         let (word, rest) = line.split_once(' ').unwrap_or((line, ""));
@@ -238,6 +241,7 @@ mod tests {
         assert_eq!(failed("failed no_space /etc"), "not_loaded");
         assert_eq!(failed("failed because I say so"), "not_loaded");
         assert_eq!(failed(""), "not_loaded");
+        assert_eq!(failed("loading 1"), "workers_end");
     }
 
     #[test]
@@ -268,7 +272,8 @@ mod tests {
         let bad = ProbeOutcome::Answered { status, beginning: b"no".to_vec() };
         assert_eq!(timeout_code("loading 1", &[], 0, &none), "still_loading");
         assert_eq!(timeout_code("loading 3", &[], 2, &none), "out_of_memory");
-        assert_eq!(timeout_code("loaded", &[], 0, &none), "no_answer");
+        assert_eq!(timeout_code("loaded 1", &[], 0, &none), "no_answer");
+        assert_eq!(timeout_code("loaded 1", &[], 2, &none), "out_of_memory");
         assert_eq!(timeout_code("loaded", &[], 0, &bad), "unhealthy");
         assert_eq!(timeout_code("loaded", &["/dev/shm"], 0, &bad), "shm_full");
         assert_eq!(timeout_code("", &[], 0, &none), "no_answer");

@@ -23,8 +23,11 @@ use crate::life::{Effect, Event, Life, Patience, Phase};
 use crate::meter::Gauge;
 use crate::record::{InstanceFolder, Record};
 
-/// The pause between two probes of a server that answers, but not as a ready one does.
+/// The pause between two probes of a server that answers, but not as a ready one does. It doubles.
 const PROBE_PAUSE: Duration = Duration::from_millis(100);
+const PROBE_PAUSE_MAX: Duration = Duration::from_secs(1);
+/// A probe that had less time than this tells less than the one before it.
+const PROBE_TIME_MIN: Duration = Duration::from_secs(1);
 /// How often a container is asked what the kernel did to it.
 const LOOK_PAUSE: Duration = Duration::from_secs(2);
 /// How often it's looked whether somebody outside has changed a container.
@@ -391,17 +394,21 @@ async fn until_ready(
     let deadline = Instant::now() + spec.startup;
     let path = probe_path(&spec);
     let protocol = spec.runtime.program.protocol();
+    let (mut pause, mut telling) = (PROBE_PAUSE, None);
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let outcome = probe(socket.as_ref(), protocol, &spec.host, path, left).await;
         if is_ready(&outcome, spec.health.is_some()) {
             return None;
         }
-        if Instant::now() + PROBE_PAUSE >= deadline {
+        let tells = left >= PROBE_TIME_MIN || matches!(outcome, ProbeOutcome::Answered { .. });
+        let telling = if tells { telling.insert(outcome) } else { telling.get_or_insert(outcome) };
+        if Instant::now() + pause >= deadline {
             sleep_until(deadline).await;
-            return Some(outcome);
+            return Some(telling.clone());
         }
-        sleep(PROBE_PAUSE).await;
+        sleep(pause).await;
+        pause = (pause * 2).min(PROBE_PAUSE_MAX);
     }
 }
 

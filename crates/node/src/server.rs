@@ -93,6 +93,7 @@ fn uwsgi_arguments(spec: &InstanceSpec, mercy: u64) -> Vec<String> {
         "--ignore-sigpipe",
         "--ignore-write-errors",
         "--disable-write-exception",
+        "--backtrace-depth", "1", // Of itself: where a fault was in the app, Python says.
         "--hook-master-start", "unix_signal:15 gracefully_kill_them_all",
         "--worker-reload-mercy", &mercy,
         "--reload-mercy", &mercy,

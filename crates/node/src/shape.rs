@@ -16,8 +16,9 @@ use ace_types::limits::TMP_INODES;
 
 use crate::server;
 
-/// What the server's report of its start may take: a page.
-const REPORT_BYTES: u64 = 4096;
+/// What the reports of a server's start may take: a page for each worker that makes one.
+const REPORT_BYTES: u64 = 64 << 10;
+const REPORT_INODES: u64 = 32;
 
 /// What is found out or made for one launch.
 pub struct Surroundings {
@@ -134,7 +135,7 @@ fn root(
         tmpfs: vec![
             Tmpfs { target: "/tmp".into(), size: limits.tmp, inodes: TMP_INODES },
             Tmpfs { target: "/dev/shm".into(), size: limits.shm, inodes: 1024 },
-            Tmpfs { target: "/ace/run".into(), size: Bytes(REPORT_BYTES), inodes: 4 },
+            Tmpfs { target: "/ace/run".into(), size: Bytes(REPORT_BYTES), inodes: REPORT_INODES },
         ],
         volume: volume_device.map(|device| VolumeMount { device, target: "/ace/data".into() }),
         files: Vec::new(),

@@ -40,7 +40,10 @@ pub async fn probe(
     match tokio::time::timeout(deadline, exchange(socket, protocol, host, path)).await {
         Ok(Ok(answered)) => answered,
         Ok(Err(error)) => ProbeOutcome::NoAnswer { why: error_chain(error.as_ref()) },
-        Err(_) => ProbeOutcome::NoAnswer { why: format!("no whole answer within {deadline:?}") },
+        Err(_) => {
+            let seconds = deadline.as_secs_f64();
+            ProbeOutcome::NoAnswer { why: format!("no whole answer within {seconds:.1} s") }
+        }
     }
 }
 
@@ -121,7 +124,7 @@ mod tests {
     #[tokio::test]
     async fn an_answer_that_does_not_end_is_none() {
         let outcome = probe_server(b"HTTP/1.1 200 OK\r\n\r\nhel", false).await;
-        assert_eq!(outcome, ProbeOutcome::NoAnswer { why: "no whole answer within 200ms".into() });
+        assert_eq!(outcome, ProbeOutcome::NoAnswer { why: "no whole answer within 0.2 s".into() });
     }
 
     #[tokio::test]

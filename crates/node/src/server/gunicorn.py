@@ -29,6 +29,6 @@ sys.argv[:] = ["gunicorn"]
 try:
     App().run()
 except SystemExit as end:
-    if end.code in (BOOT_FAILED, LOAD_FAILED):
+    if end.code in (BOOT_FAILED, LOAD_FAILED) and reported()[0] != "loaded":
         leave(NOT_LOADED)
     raise

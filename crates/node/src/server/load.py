@@ -3,11 +3,15 @@
 # Called as: python -c START SETTINGS ..., where SETTINGS is a document in JSON.
 
 import errno
+import fcntl
 import importlib
 import inspect
 import json
 import os
+import re
+import signal
 import sys
+import time
 import traceback
 
 # The engine takes this status as: the app could not be loaded.
@@ -18,6 +22,25 @@ CODE = "/ace/code"
 # See the engine's reading of it, where its words are listed.
 REPORT = "/ace/run/report"
 READ_ONLY = 1  # ST_RDONLY, which Python 2 has no name for.
+
+# What the server and the app print, as init writes it, and how much of its end is looked at.
+LOG, LOG_TAIL_BYTES = "/ace/log/current", 64 << 10
+
+# In the words of uWSGI, gunicorn and an older gunicorn; of a fault, in those of Python and uWSGI.
+KILLED = re.compile(
+    "died, killed by signal ([0-9]+) |was sent (SIG[A-Z]+)!|terminated due to signal ([0-9]+)"
+    "|Fatal Python error: ([A-Z][a-z -]+)|got (Segmentation Fault)"
+)
+FAULTS = {
+    "aborted": "SIGABRT",
+    "bus error": "SIGBUS",
+    "floating-point exception": "SIGFPE",
+    "illegal instruction": "SIGILL",
+    "segmentation fault": "SIGSEGV",
+}
+
+# A worker that ends within this time after its start has never been of use.
+SOON_S = 5
 
 settings = json.loads(sys.argv.pop(1))
 
@@ -45,7 +68,7 @@ def load(status=NOT_LOADED):
     if not callable(app):
         kind = type(app).__name__
         refuse("entry_not_callable", kind, "%s is of type %s" % (settings["entry"], kind), status)
-    report("loaded")
+    report("loaded", reported()[1])
     return app
 
 
@@ -87,30 +110,79 @@ def begin(status):
         faulthandler.enable()
     except ImportError:
         pass  # Python 2 has none.
-    told = reported()
-    times = int(told[1]) + 1 if told[0] == "loading" else 1
+    with Locked():
+        told = reported()
+        before = told[1] if told[0] == "loading" or was_soon(told) else ""
+        times = 1 + (int(before) if before.isdigit() else 0)
+        if told[0] != "failed":
+            write_report("loading", str(times))
+    if told[0] == "failed":
+        leave(status)  # Another worker has said why, and the server is about to end.
     if times > settings["processes"] + 3:
-        words = "worker processes end while they load the app; that makes %d of them" % (times - 1)
-        refuse("workers_end", " ".join(told[2:]), words, status)
-    report("loading", str(times))
+        words = "worker processes end as soon as they start; that makes %d of them" % (times - 1)
+        refuse("workers_end", "".join(told[2:]) or last_signal(), words, status)
+
+
+def was_soon(told):
+    """Returns whether the worker that had loaded the app last has done so just now."""
+    try:
+        return told[0] == "loaded" and time.time() - os.stat(REPORT).st_mtime < SOON_S
+    except EnvironmentError:
+        return False
+
+
+def last_signal():
+    """Returns the number of the signal that has ended a worker last, where the server logs that, or ""."""
+    try:
+        with open(LOG, "rb") as log:
+            log.seek(max(0, os.fstat(log.fileno()).st_size - LOG_TAIL_BYTES))
+            found = KILLED.findall(log.read().decode("utf-8", "replace"))
+    except EnvironmentError:
+        return ""
+    name = "".join(found[-1]) if found else ""
+    name = FAULTS.get(name.strip().lower(), name)
+    return name if name.isdigit() else str(int(getattr(signal, name, 0)) or "")
 
 
 def report(*words):
-    """Tells the engine how far the start came, by a file that init reads at the end."""
+    """Tells the engine how far the start came, by a file that init reads at the end. A failure is final."""
+    with Locked():
+        if reported()[0] != "failed":
+            write_report(*words)
+
+
+class Locked:
+    """Keeps other workers from the report."""
+
+    def __enter__(self):
+        try:
+            self.file = open(REPORT + ".lock", "wb")
+            fcntl.flock(self.file, fcntl.LOCK_EX)
+        except EnvironmentError:
+            self.file = None  # Then the report may tell less.
+
+    def __exit__(self, *_):
+        if self.file:
+            self.file.close()
+
+
+def write_report(*words):
+    partial = "%s.%d" % (REPORT, os.getpid())
     try:
-        with open(REPORT, "wb") as file:
+        with open(partial, "wb") as file:
             file.write(" ".join(words).encode("utf-8", "replace"))
+        os.rename(partial, REPORT)  # Init reads a whole one.
     except (EnvironmentError, UnicodeError):
         pass  # The log still has it.
 
 
 def reported():
-    """Returns the words of the last report."""
+    """Returns the words of the last report, two at least."""
     try:
         with open(REPORT, "rb") as file:
-            return file.read(1024).decode("utf-8", "replace").split(" ")
+            return (file.read(1024).decode("utf-8", "replace") + " ").split(" ")
     except EnvironmentError:
-        return [""]
+        return ["", ""]
 
 
 def refuse(word, subject, text, status):

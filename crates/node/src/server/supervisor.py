@@ -1,7 +1,3 @@
-import signal
-import time
-
-
 class Supervisor:
     """Keeps `count` workers running, each of which serves by `serve` and has the app of its own."""
 
