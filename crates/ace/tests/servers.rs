@@ -360,6 +360,8 @@ def application(environ, start_response):
     if path == "/seek":
         body = environ["wsgi.input"]
         if hasattr(body, "tell"):
+            if body.read(3) != b"a b":
+                raise ValueError("not its begin")
             body.seek(0, 2)
             body.seek(body.tell() - 4)
             if body.read() != b"body":

@@ -1,5 +1,5 @@
-# Of a body that is kept, so much in memory.
-KEPT_IN_MEMORY = 1 << 20
+# So much of a body's begin is remembered, and of one that is kept as a whole, so much in memory.
+REMEMBERED = 1 << 20
 
 
 # uWSGI takes the name of a function in a module, and calls it in each worker.
@@ -34,28 +34,25 @@ def as_elsewhere(app):
 
 class Body(object):
     """A request's body. It can be sought through, which Zope does and uWSGI refuses, if that begins before
-    anything is read: then all of it is kept, in memory or `/tmp`."""
+    much has been read: then all of it is kept, in memory or `/tmp`."""
 
     def __init__(self, source):
         self.source = source
         self.is_kept = False
-        self.is_begun = False
+        self.begin = []  # What has been read, until it is too much to be remembered.
+        self.begin_size = 0
 
     def read(self, *size):
-        self.is_begun = True
-        return self.source.read(*size)
+        return self.remember(self.source.read(*size))
 
     def readline(self, *size):
-        self.is_begun = True
-        return self.source.readline(*size)
+        return self.remember(self.source.readline(*size))
 
     def readlines(self, *size):
-        self.is_begun = True
-        return self.source.readlines(*size)
+        return [self.remember(line) for line in self.source.readlines(*size)]
 
     def __iter__(self):
-        self.is_begun = True
-        return iter(self.source)
+        return iter(self.readline, b"")
 
     def seek(self, *place):
         return self.kept().seek(*place)
@@ -63,18 +60,33 @@ class Body(object):
     def tell(self):
         return self.kept().tell()
 
-    def kept(self):
-        if self.is_begun and not self.is_kept:
-            raise EnvironmentError("the body is read already, and was not kept")
-        if not self.is_kept:
-            import tempfile  # Here: few apps need it, and it takes its time.
+    def remember(self, part):
+        self.begin_size += len(part)
+        if self.is_kept or self.begin_size > REMEMBERED:
+            self.begin = None
+        else:
+            self.begin.append(part)
+        return part
 
-            file = tempfile.SpooledTemporaryFile(KEPT_IN_MEMORY)
-            for part in iter(lambda: self.source.read(1 << 16), b""):
-                file.write(part)
-            file.seek(0)
-            self.source, self.is_kept = file, True
+    def kept(self):
+        """Returns a file that has all of the body, and stands where it has been read to."""
+        if not self.is_kept:
+            if self.begin is None:
+                raise EnvironmentError("too much of the body has been read to begin anew")
+            self.source, self.is_kept = copy(self.begin, self.source), True
         return self.source
+
+
+def copy(begin, rest):
+    import tempfile  # Here: few apps need it, and it takes its time.
+
+    file = tempfile.SpooledTemporaryFile(REMEMBERED)
+    file.write(b"".join(begin))
+    place = file.tell()
+    for part in iter(lambda: rest.read(1 << 16), b""):
+        file.write(part)
+    file.seek(place)
+    return file
 
 
 class Answer(object):
