@@ -17,7 +17,7 @@ use crate::client::ClientState;
 use crate::failure::Failure;
 use crate::meter::Ended;
 use crate::origin::Origin;
-use crate::routes::{AppPermit, AppRoute, InstancePermit};
+use crate::routes::{AppPermit, AppRoute, Visit};
 
 /// Names requests, and takes down how they ended.
 #[derive(Debug)]
@@ -44,7 +44,7 @@ pub struct RequestRecord {
     pub route: Option<Arc<AppRoute>>,
     /// Where the request has been counted in.
     pub app: Option<AppPermit>,
-    pub instance: Option<InstancePermit>,
+    pub instance: Option<Visit>,
     pub status: Option<StatusCode>,
     from: IpAddr,
     method: Method,
@@ -218,7 +218,7 @@ impl RequestRecord {
             duration,
             first_byte: self.first_byte,
             app: self.route.as_ref().map(|route| (route.app.clone(), route.release)),
-            instance: self.instance.as_ref().map(|permit| permit.instance().clone()),
+            instance: self.instance.as_ref().map(|visit| visit.instance().clone()),
         }
     }
 }

@@ -15,6 +15,7 @@ use crate::access::RequestRecord;
 use crate::answer_buffer::AnswerBuffer;
 use crate::files::FileReader;
 use crate::request_body::PumpError;
+use crate::routes::InstancePermit;
 use crate::spool::AppSpool;
 use crate::stopwatch::Stopwatch;
 
@@ -59,6 +60,8 @@ pub struct AppSource {
     pump: Option<Pump>,
     silence: Stopwatch,
     timeout: Duration,
+    /// The request has left the instance when its answer has been received, whoever still reads it.
+    _permit: InstancePermit,
 }
 
 /// How much of an answer is passed on directly.
@@ -124,8 +127,13 @@ impl AppContent {
 }
 
 impl AppSource {
-    pub fn new(body: ResponseBody, pump: Option<Pump>, timeout: Duration) -> Self {
-        Self { body, pump, silence: Stopwatch::default(), timeout }
+    pub fn new(
+        body: ResponseBody,
+        pump: Option<Pump>,
+        timeout: Duration,
+        permit: InstancePermit,
+    ) -> Self {
+        Self { body, pump, silence: Stopwatch::default(), timeout, _permit: permit }
     }
 
     pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {

@@ -25,7 +25,7 @@ use crate::body::{AppContent, AppSource, Content, Pump};
 use crate::failure::Failure;
 use crate::headers;
 use crate::request_body::{PumpError, RequestBody};
-use crate::routes::{AppRoute, HoldPermit, Instance, InstancePermit, Routes};
+use crate::routes::{AppRoute, HoldPermit, Instance, InstancePermit, Routes, Visit};
 use crate::spool::AppSpool;
 
 /// A request, ready to be sent.
@@ -44,10 +44,12 @@ pub struct Outgoing {
 pub struct Answer {
     pub response: Response<Content>,
     /// The app has agreed to an upgrade, and this is what the connection becomes.
-    pub tunnel: Option<Tunnel>,
-    /// To be kept until the answer has been passed on.
-    pub permit: InstancePermit,
+    pub tunnel: Option<AppTunnel>,
+    pub visit: Visit,
 }
+
+/// A connection to an app after an upgrade, and the request that it goes on as.
+pub type AppTunnel = (Tunnel, InstancePermit);
 
 /// What came of a request that was to be taken to an instance.
 pub enum Forwarded {
@@ -91,7 +93,7 @@ pub async fn forward(
     host: &HostName,
     mut request: Outgoing,
     bounds: HoldBounds,
-    failed: &mut Option<InstancePermit>,
+    failed: &mut Option<Visit>,
 ) -> Result<Forwarded, Failure> {
     let mut hold = None;
     let bodiless = request.body.is_none();
@@ -103,13 +105,14 @@ pub async fn forward(
                 Found::Instance(ready) => ready,
                 Found::Files(route) => return Ok(Forwarded::Files { route, head: request.head }),
             };
-        match request.exchange(connection, &head).await {
+        let visit = permit.visit();
+        match request.exchange(connection, &head, permit).await {
             Ok((response, tunnel)) => {
-                return Ok(Forwarded::Answer(Answer { response, tunnel, permit }));
+                return Ok(Forwarded::Answer(Answer { response, tunnel, visit }));
             }
             Err(failure) if repeatable && is_unseen(&failure, bodiless) => repeatable = false,
             Err(failure) => {
-                *failed = Some(permit);
+                *failed = Some(visit);
                 return Err(failure);
             }
         }
@@ -268,7 +271,8 @@ impl Outgoing {
         &mut self,
         mut connection: Connection,
         head: &[u8],
-    ) -> Result<(Response<Content>, Option<Tunnel>), Failure> {
+        permit: InstancePermit,
+    ) -> Result<(Response<Content>, Option<AppTunnel>), Failure> {
         if self.head.upgrade.is_some() && connection.protocol() == Protocol::Http {
             connection.allow_upgrade();
         }
@@ -295,9 +299,9 @@ impl Outgoing {
             }
         };
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
-            return upgrade(head, connection);
+            return upgrade(head, connection, permit);
         }
-        Ok((self.respond(head, connection, pump), None))
+        Ok((self.respond(head, connection, pump, permit), None))
     }
 
     fn respond(
@@ -305,9 +309,10 @@ impl Outgoing {
         head: ResponseHead,
         connection: Connection,
         pump: Option<Pump>,
+        permit: InstancePermit,
     ) -> Response<Content> {
         let body = connection.into_body(&head, &self.head.method);
-        let source = AppSource::new(body, pump, self.timeout);
+        let source = AppSource::new(body, pump, self.timeout, permit);
         let content = AppContent::new(source, self.spool.clone());
         let mut response = begin(head.status, head.headers, Content::App(Box::new(content)));
         headers::to_client(response.headers_mut(), head.status, head.content_length);
@@ -335,13 +340,14 @@ fn begin(status: StatusCode, headers: http::HeaderMap, content: Content) -> Resp
 fn upgrade(
     head: ResponseHead,
     connection: Connection,
-) -> Result<(Response<Content>, Option<Tunnel>), Failure> {
+    permit: InstancePermit,
+) -> Result<(Response<Content>, Option<AppTunnel>), Failure> {
     // Nothing else has hold of the connection: the request had no body.
     let tunnel = connection.into_tunnel().filter(|_| is_upgrade(&head.headers));
     let tunnel = tunnel.ok_or_else(|| Failure::Answer(HeadError::Upgrade.into()))?;
     let mut response = begin(head.status, head.headers, Content::Empty);
     headers::to_upgraded_client(response.headers_mut());
-    Ok((response, Some(tunnel)))
+    Ok((response, Some((tunnel, permit))))
 }
 
 /// Receives a head as long as the request's body goes out; `None` when that has ended first.

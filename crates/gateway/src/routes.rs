@@ -160,6 +160,13 @@ pub struct InstancePermit {
     load: Arc<InstanceLoad>,
 }
 
+/// Which instance a request was taken to, be it still there or not.
+#[derive(Debug)]
+pub struct Visit {
+    id: InstanceId,
+    load: Arc<InstanceLoad>,
+}
+
 /// Loads by what they belong to, for as long as a table names it or something is under way.
 #[derive(Debug, Default)]
 struct Known {
@@ -354,6 +361,12 @@ impl Instance {
 }
 
 impl InstancePermit {
+    pub fn visit(&self) -> Visit {
+        Visit { id: self.id.clone(), load: Arc::clone(&self.load) }
+    }
+}
+
+impl Visit {
     pub fn instance(&self) -> &InstanceId {
         &self.id
     }

@@ -5,7 +5,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ace_types::HostName;
-use ace_upstream::Tunnel;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, LOCATION};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
@@ -18,7 +17,7 @@ use crate::body::{Body, Content};
 use crate::client::ClientState;
 use crate::failure::{self, Failure};
 use crate::file_cache::{Found, ServedFile};
-use crate::forward::{Answer, Forwarded, HoldBounds, Outgoing, await_routes, forward};
+use crate::forward::{Answer, AppTunnel, Forwarded, HoldBounds, Outgoing, await_routes, forward};
 use crate::origin::{Origin, TrustedProxies};
 use crate::request_body::{BodyBounds, RequestBody};
 use crate::rewrite::{Facts, Outcome, Place};
@@ -55,7 +54,7 @@ pub struct Client {
 /// An answer, and what its connection is to become after it.
 struct Reply {
     response: Response<Content>,
-    tunnel: Option<(OnUpgrade, Tunnel)>,
+    tunnel: Option<(OnUpgrade, AppTunnel)>,
 }
 
 /// A request that no file answers.
@@ -150,9 +149,9 @@ impl Service {
             spool,
         };
         match forward(&self.routes, host, request, self.hold, &mut record.instance).await? {
-            Forwarded::Answer(Answer { response, tunnel, permit }) => {
+            Forwarded::Answer(Answer { response, tunnel, visit }) => {
                 record.answered();
-                record.instance = Some(permit);
+                record.instance = Some(visit);
                 Ok(Reply { response, tunnel: upgrade.zip(tunnel) })
             }
             Forwarded::Files { route, head } => {
@@ -326,7 +325,7 @@ fn finish(mut response: Response<Content>, mut record: RequestRecord) -> Respons
 fn open_tunnel(
     mut response: Response<Content>,
     upgrade: OnUpgrade,
-    app: Tunnel,
+    app: AppTunnel,
     mut record: RequestRecord,
     lease: Arc<Lease>,
 ) -> Response<Body> {

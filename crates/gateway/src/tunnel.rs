@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::access::RequestRecord;
+use crate::forward::AppTunnel;
 use crate::server::Lease;
 
 /// How much is moved at once, each way.
@@ -20,7 +21,12 @@ const BUFFER_BYTES: usize = 16 * 1024;
 
 /// Carries bytes both ways once the client has its answer. Ends with either side, or when the gateway
 /// closes.
-pub async fn run(client: OnUpgrade, app: Tunnel, mut record: RequestRecord, lease: Arc<Lease>) {
+pub async fn run(
+    client: OnUpgrade,
+    (app, _permit): AppTunnel,
+    mut record: RequestRecord,
+    lease: Arc<Lease>,
+) {
     let received = AtomicU64::new(0);
     let moved = async {
         let client = client.await.map_err(io::Error::other)?;

@@ -196,6 +196,22 @@ async fn an_instance_is_drained_when_its_last_answer_has_ended() {
     assert_eq!(answer.text(), "old");
 }
 
+#[tokio::test]
+async fn an_instance_need_not_wait_for_a_slow_reader() {
+    let bench = Bench::start();
+    let old = bench.app("x", |request| async move { request.ok(&"x".repeat(8 << 20)).await });
+    bench.set_route(bench.route(&[&old]));
+    let mut client = bench.client().await;
+    client.send(GET).await;
+    while old.taken() == 0 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    bench.set_route(bench.route(&[]));
+    assert!(bench.gateway.drained(&old.socket.id, Duration::from_secs(5)).await);
+    drop(old);
+    assert_eq!(client.receive(false).await.body.len(), 8 << 20);
+}
+
 /// What a deploy does, fifty times, with clients that never stop asking: switch, drain, and take
 /// the old instance away. No request may fail, and none may reach an instance after it drained.
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
