@@ -40,7 +40,10 @@ struct SmallDisk {
 #[derive(Debug)]
 struct Server {
     process: Child,
+    /// Where apps are served.
     address: SocketAddr,
+    /// Where the API is served with tokens.
+    api: SocketAddr,
 }
 
 /// What a command printed and how it ended.
@@ -102,17 +105,17 @@ impl Engine {
         ensure!(self.server.is_none(), "the server runs already");
         let log = File::options().create(true).append(true).open(self.log_path())?;
         let mut process = Command::new(&self.ace)
-            .args(["server", "--http", "127.0.0.1:0", "--data"])
+            .args(["server", "--http", "127.0.0.1:0", "--api", "127.0.0.1:0", "--data"])
             .arg(self.data())
             .envs(self.env.iter().map(|(name, value)| (name, value)))
             .stdin(Stdio::null())
             .stdout(Stdio::piped())
             .stderr(log)
             .spawn()?;
-        let address = process.stdout.take().context("no output").and_then(ready_address);
-        match address {
-            Ok(address) => {
-                self.server = Some(Server { process, address });
+        let addresses = process.stdout.take().context("no output").and_then(ready_addresses);
+        match addresses {
+            Ok([address, api]) => {
+                self.server = Some(Server { process, address, api });
                 Ok(())
             }
             Err(error) => {
@@ -167,6 +170,11 @@ impl Engine {
     /// Where apps are served.
     pub fn address(&self) -> Result<SocketAddr> {
         Ok(self.server.as_ref().context("the server does not run")?.address)
+    }
+
+    /// Where the API is served with tokens.
+    pub fn api(&self) -> Result<SocketAddr> {
+        Ok(self.server.as_ref().context("the server does not run")?.api)
     }
 
     /// Gets `path` of `app`.
@@ -301,8 +309,8 @@ fn new_folder() -> Result<TempDir> {
     Ok(tempfile::Builder::new().prefix("ace-t.").tempdir_in("/var/tmp")?)
 }
 
-/// The address in the line that a server prints when it is ready.
-fn ready_address(stdout: ChildStdout) -> Result<SocketAddr> {
+/// The addresses in the line that a server prints when it is ready: of apps and of the API.
+fn ready_addresses(stdout: ChildStdout) -> Result<[SocketAddr; 2]> {
     let (sender, receiver) = mpsc::channel();
     std::thread::spawn(move || {
         let mut line = String::new();
@@ -311,10 +319,11 @@ fn ready_address(stdout: ChildStdout) -> Result<SocketAddr> {
         let _ = sender.send(read);
     });
     let line = receiver.recv_timeout(READY_DEADLINE).context("the server did not get ready")??;
-    let address =
-        line.strip_prefix("ace is ready: http://").and_then(|rest| rest.split(' ').next());
-    let address = address.with_context(|| format!("the server printed {line:?}"))?;
-    address.parse().with_context(|| format!("{address} is no address"))
+    let of_url = |url: &str| url.split(' ').next().and_then(|address| address.parse().ok());
+    let addresses: Vec<SocketAddr> = line.split("http://").skip(1).filter_map(of_url).collect();
+    let is_ready = line.starts_with("ace is ready: ");
+    let addresses = addresses.try_into().ok().filter(|_| is_ready);
+    addresses.with_context(|| format!("the server printed {line:?}"))
 }
 
 /// Waits until `process` has ended by itself; kills it if it does not.

@@ -12,7 +12,7 @@ use std::time::Duration;
 use ace_api::http::{DoctorReport, Verdict};
 use ace_api::{Gateway, Node};
 use ace_builder::{BuilderConfig, ContainerBuilder, Places};
-use ace_control::{ControlConfig, Outcome, Parts};
+use ace_control::{ControlConfig, Listeners, Outcome, Parts};
 use ace_gateway::{AccessLogConfig, GatewayConfig, GatewayServer};
 use ace_store::SqliteStore;
 use ace_types::HostName;
@@ -22,7 +22,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
@@ -55,6 +55,11 @@ pub struct ServerArgs {
     /// Where apps are served; port 0 takes a free one
     #[arg(long, env = "ACE_HTTP", value_name = "ADDR", default_value = "0.0.0.0:8080")]
     http: SocketAddr,
+
+    /// Where the API is served over TCP, to whoever shows a token; without it only at DATA/ace.sock.
+    /// It's not encrypted: keep it on this machine or behind something that is
+    #[arg(long, env = "ACE_API", value_name = "ADDR")]
+    api: Option<SocketAddr>,
 
     /// Apps answer at NAME.DOMAIN
     #[arg(long, env = "ACE_DOMAIN", value_name = "DOMAIN", default_value = "localhost")]
@@ -95,13 +100,14 @@ pub async fn run(args: ServerArgs) -> Result<()> {
     refuse_unfit_machine(&doctor::report(engine.path()))?;
     // First, since its port may be taken: then nothing of the machine has been touched.
     let gateway = start_gateway(&args, &engine)?;
+    let tcp = listen_tcp(args.api).await?;
     let machine = Machine::set_up(&mut engine).await?;
     let socket = engine.path().join("ace.sock");
-    let listener = listen(&socket)?;
+    let listeners = Listeners { socket: listen(&socket)?, tcp };
     let config = control_config(&args, &engine, &machine, gateway.address().port())?;
     let parts = parts(&args, &engine, &machine, Arc::clone(&gateway))?;
-    print_ready(gateway.address(), &socket);
-    let outcome = ace_control::run(config, parts, listener, stop_signal()?).await?;
+    print_ready(gateway.address(), &socket, listeners.tcp.as_ref());
+    let outcome = ace_control::run(config, parts, listeners, stop_signal()?).await?;
     gateway.stop(STOP_DEADLINE).await;
     let ended = match outcome {
         Outcome::Down => machine.tear_down().await,
@@ -274,6 +280,18 @@ fn listen(path: &Path) -> Result<UnixListener> {
     Ok(listener)
 }
 
+async fn listen_tcp(address: Option<SocketAddr>) -> Result<Option<TcpListener>> {
+    let Some(address) = address else { return Ok(None) };
+    if !address.ip().is_loopback() {
+        tracing::warn!(
+            "the API at {address} can be reached from elsewhere, and what passes is not encrypted: \
+             put a proxy with TLS or a tunnel before it"
+        );
+    }
+    let listener = TcpListener::bind(address).await;
+    listener.map(Some).with_context(|| format!("could not serve the API at {address}"))
+}
+
 fn remove_socket(path: &Path) {
     match fs::remove_file(path) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => {
@@ -289,8 +307,10 @@ fn python_places() -> Places {
     Places::usual(folder("HOME").as_deref(), folder("PYENV_ROOT").as_deref())
 }
 
-fn print_ready(address: SocketAddr, socket: &Path) {
-    println!("ace is ready: http://{address} (apps), unix:{} (api)", socket.display());
+fn print_ready(address: SocketAddr, socket: &Path, tcp: Option<&TcpListener>) {
+    let tcp = tcp.and_then(|listener| listener.local_addr().ok());
+    let tcp = tcp.map_or(String::new(), |address| format!(", http://{address} (api, with tokens)"));
+    println!("ace is ready: http://{address} (apps), unix:{} (api){tcp}", socket.display());
 }
 
 /// Becomes true at the first SIGTERM or SIGINT.

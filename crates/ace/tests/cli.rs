@@ -25,7 +25,7 @@ fn help_teaches() {
 #[test]
 fn every_command_has_help_with_examples() {
     let commands = "deploy apps status logs releases rollback restart stop start config limits scale \
-                    destroy doctor down builds domains run shell python completions";
+                    destroy token doctor down builds domains run shell python completions";
     for command in commands.split_whitespace() {
         let output = ace(&[command, "--help"]);
         assert!(output.status.success(), "{command}");
@@ -41,7 +41,7 @@ fn hidden_commands_are_not_in_the_help() {
 
 #[test]
 fn wrong_usage_ends_with_2() {
-    for arguments in [&["frobnicate"][..], &["status"], &["apps", "--server", "http://x:1"]] {
+    for arguments in [&["frobnicate"][..], &["status"], &["apps", "--server", "https://x:1"]] {
         assert_eq!(ace(arguments).status.code(), Some(2), "{arguments:?}");
     }
 }

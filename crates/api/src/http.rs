@@ -1,8 +1,8 @@
-//! What crosses the API's socket between `cli` and `control`: JSON over HTTP/1.1, below `/v1`.
+//! What crosses the API between `cli` and `control`: JSON over HTTP/1.1, below `/v1`.
 //!
 //! | method and path | body in | body out |
 //! |---|---|---|
-//! | `GET /v1/apps` | | [`AppView`]s |
+//! | `GET /v1/apps?tenant=` | | [`AppView`]s |
 //! | `GET /v1/apps/{app}` | | [`AppView`] |
 //! | `DELETE /v1/apps/{app}` | | [`Done`], when all of it is gone |
 //! | `POST /v1/apps/{app}/deploys?tenant=` | a `.tar.gz` | events |
@@ -26,17 +26,25 @@
 //! | `GET /v1/doctor` | | [`DoctorReport`] |
 //! | `GET /v1/pythons` | | [`PythonView`]s, the newest first, then those that are gone |
 //! | `POST /v1/pythons` | [`AddPython`] | [`PythonView`] |
+//! | `GET /v1/tokens` | | [`TokenView`]s, the oldest first |
+//! | `POST /v1/tokens` | [`NewToken`] | [`CreatedToken`] |
+//! | `DELETE /v1/tokens/{token}` | | [`Done`] |
 //! | `POST /v1/down` | | [`Done`], and then the engine ends |
 //!
 //! Events are [`DeployEvent`]s, one JSON document a line, until the end. Whoever closes the connection
 //! before the switch gives up what was asked for. What is asked of one app is done one after the
 //! other, in the order of asking.
 //!
+//! Over TCP every request has `Authorization: Bearer TOKEN`; a token says whose apps there are for it.
+//! Whoever can open the Unix socket needs none.
+//!
 //! Anything else that goes wrong is an [`ApiError`] with a status of 400 and above.
 
 use std::path::PathBuf;
 
-use ace_types::{AppName, BuildId, Bytes, Domain, InstanceId, ReleaseNumber, Server, TenantName};
+use ace_types::{
+    AppName, BuildId, Bytes, Domain, InstanceId, Label, ReleaseNumber, Server, TenantName, TokenId,
+};
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
 
@@ -247,6 +255,7 @@ pub struct Scale {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct ConfigView {
     pub app: AppName,
+    pub tenant: TenantName,
     /// By name.
     pub variables: Vec<VariableView>,
 }
@@ -269,6 +278,7 @@ impl std::fmt::Debug for VariableView {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct LimitsView {
     pub app: AppName,
+    pub tenant: TenantName,
     pub limits: Vec<LimitView>,
 }
 
@@ -295,6 +305,7 @@ pub enum LimitOrigin {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct DomainsView {
     pub app: AppName,
+    pub tenant: TenantName,
     /// By name.
     pub domains: Vec<DomainView>,
 }
@@ -320,6 +331,7 @@ pub struct DomainChange {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct BuildsView {
     pub app: AppName,
+    pub tenant: TenantName,
     /// The newest first.
     pub builds: Vec<BuildView>,
 }
@@ -360,6 +372,7 @@ pub struct BuildLine {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ReleasesView {
     pub app: AppName,
+    pub tenant: TenantName,
     /// The newest first.
     pub releases: Vec<ReleaseView>,
     /// What they take on disk together.
@@ -454,6 +467,72 @@ pub struct PythonView {
 pub struct AddPython {
     /// An absolute path on the engine's machine.
     pub program: PathBuf,
+}
+
+/// What may be done with a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum TokenRole {
+    /// All that root on the engine's machine may, of every tenant and of the engine itself.
+    Admin,
+    /// Whatever there is to do with one tenant's apps.
+    Deploy,
+    /// To look at one tenant's apps and their logs, not at the values of their configuration.
+    Read,
+}
+
+/// A token that is asked for.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct NewToken {
+    pub role: TokenRole,
+    /// Whose apps it's for; of an admin's, none.
+    #[serde(default)]
+    pub tenant: Option<TenantName>,
+    /// What to know it by.
+    #[serde(default)]
+    pub label: Option<Label>,
+    /// How long it's good for, up to ten years; `None`: until it's revoked.
+    #[serde(default)]
+    pub expires_in_seconds: Option<u32>,
+}
+
+/// A token, without its secret.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenView {
+    pub id: TokenId,
+    pub label: Option<Label>,
+    pub role: TokenRole,
+    /// `None`: every tenant.
+    pub tenant: Option<TenantName>,
+    pub created_at: Timestamp,
+    /// To within five minutes.
+    pub last_used_at: Option<Timestamp>,
+    pub expires_at: Option<Timestamp>,
+}
+
+/// A token that has just been made.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CreatedToken {
+    pub token: TokenView,
+    /// What to send. It's told here and never again: the engine does not keep it.
+    pub secret: String,
+}
+
+impl std::fmt::Debug for CreatedToken {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("CreatedToken").field("token", &self.token).finish_non_exhaustive()
+    }
+}
+
+impl std::fmt::Display for TokenRole {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Admin => "admin",
+            Self::Deploy => "deploy",
+            Self::Read => "read",
+        })
+    }
 }
 
 /// What this kernel can enforce, and by which means.

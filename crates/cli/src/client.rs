@@ -1,14 +1,16 @@
-//! The API's client: one connection a call, over the engine's Unix socket.
+//! The API's client: one connection a call, over the engine's Unix socket or, with a token, over TCP.
 //!
 //! Every wait has a deadline, but for lines of a stream that is followed until somebody ends it.
 
+mod connect;
 mod stream;
 
 use std::future::Future;
 use std::io;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use crate::server::ServerAddress;
+use crate::token::Token;
 use ace_api::http::ApiError;
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
@@ -19,8 +21,6 @@ use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
-
 use stream::PatientStream;
 
 /// What a request carries.
@@ -39,21 +39,33 @@ const LINE_MAX_BYTES: usize = 4 << 20;
 /// Calls one engine.
 #[derive(Debug, Clone)]
 pub struct Client {
-    socket: PathBuf,
+    server: ServerAddress,
+    /// Shown over TCP alone.
+    token: Option<Token>,
+    /// Whether it may pass in clear text from machine to machine.
+    insecure: bool,
 }
 
 /// Why a call had no result.
 #[derive(Debug, thiserror::Error)]
 pub enum ClientError {
+    #[error("no engine listens at {}", where_and_way_out(server))]
+    NotRunning { server: ServerAddress },
+    #[error("you may not use the engine at {server}: run this as root, with sudo for instance")]
+    Denied { server: ServerAddress, source: io::Error },
+    #[error("the engine at {server} could not be reached")]
+    Unreachable { server: ServerAddress, source: io::Error },
     #[error(
-        "no engine listens at {}: start one with `ace server`, or name its socket with --server",
-        socket.display()
+        "{server} wants a token: set ACE_TOKEN, or name its file by --token-file; on the engine's machine, \
+         `ace token create` makes one"
     )]
-    NotRunning { socket: PathBuf },
-    #[error("you may not use the engine at {}: run this as root, with sudo for instance", socket.display())]
-    Denied { socket: PathBuf, source: io::Error },
-    #[error("the engine at {} could not be reached", socket.display())]
-    Unreachable { socket: PathBuf, source: io::Error },
+    NoToken { server: ServerAddress },
+    #[error(
+        "{server} is another machine, and the token would go there in clear text: use a tunnel (ssh -L \
+         8081:127.0.0.1:8081 HOST, then --server http://127.0.0.1:8081), or, where you trust the network, \
+         --insecure"
+    )]
+    ClearText { server: ServerAddress },
     #[error("the connection to the engine broke while {doing}; `ace status` says what is now")]
     Broken { doing: &'static str, source: Box<dyn std::error::Error + Send + Sync> },
     #[error("the engine gave no answer within {} s while {doing}", after.as_secs())]
@@ -72,6 +84,8 @@ impl ClientError {
             Self::NotRunning { .. } => "not_running",
             Self::Denied { .. } => "denied",
             Self::Unreachable { .. } => "unreachable",
+            Self::NoToken { .. } => "no_token",
+            Self::ClearText { .. } => "clear_text",
             Self::Broken { .. } => "broken_connection",
             Self::Slow { .. } => "no_answer",
             Self::Nonsense { .. } => "bad_answer",
@@ -89,13 +103,14 @@ impl ClientError {
 }
 
 impl Client {
-    pub fn new(socket: PathBuf) -> Self {
-        Self { socket }
+    /// `token` passes in clear text from machine to machine only where `insecure` says so.
+    pub fn new(server: ServerAddress, token: Option<Token>, insecure: bool) -> Self {
+        Self { server, token, insecure }
     }
 
-    /// The socket it calls.
-    pub fn socket(&self) -> &Path {
-        &self.socket
+    /// Whom it calls.
+    pub fn server(&self) -> &ServerAddress {
+        &self.server
     }
 
     /// Asks for the document at `path`.
@@ -171,10 +186,9 @@ impl Client {
 
     /// Sends a request on a connection of its own; an answer of 400 and above is an error.
     async fn send(&self, request: Request<RequestBody>) -> Result<Response<Incoming>, ClientError> {
-        let stream = within(CONNECT_DEADLINE, "connecting", async {
-            UnixStream::connect(&self.socket).await.map_err(|error| self.not_connected(error))
-        })
-        .await?;
+        let request = self.addressed(request)?;
+        let connect = connect::connect(&self.server, self.insecure);
+        let stream = within(CONNECT_DEADLINE, "connecting", connect).await?;
         let doing = "sending a request";
         let stream = TokioIo::new(PatientStream(stream));
         let (mut sender, connection) = hyper::client::conn::http1::handshake(stream)
@@ -189,15 +203,24 @@ impl Client {
         }
     }
 
-    fn not_connected(&self, source: io::Error) -> ClientError {
-        let socket = self.socket.clone();
-        match source.kind() {
-            io::ErrorKind::NotFound | io::ErrorKind::ConnectionRefused => {
-                ClientError::NotRunning { socket }
+    /// `request` with what the way to the engine asks for.
+    fn addressed(
+        &self,
+        mut request: Request<RequestBody>,
+    ) -> Result<Request<RequestBody>, ClientError> {
+        let host = match &self.server {
+            ServerAddress::Socket(_) => "ace",
+            ServerAddress::Http(authority) => {
+                let server = || self.server.clone();
+                let token = self.token.as_ref();
+                let token = token.ok_or_else(|| ClientError::NoToken { server: server() })?;
+                request.headers_mut().insert(header::AUTHORIZATION, token.header());
+                authority
             }
-            io::ErrorKind::PermissionDenied => ClientError::Denied { socket, source },
-            _ => ClientError::Unreachable { socket, source },
-        }
+        };
+        let host = HeaderValue::from_str(host).map_err(ClientError::broken("writing a request"))?;
+        request.headers_mut().insert(header::HOST, host);
+        Ok(request)
     }
 }
 
@@ -233,6 +256,18 @@ impl Lines {
     }
 }
 
+fn where_and_way_out(server: &ServerAddress) -> String {
+    match server {
+        ServerAddress::Socket(path) => {
+            let path = path.display();
+            format!("{path}: start one with `ace server`, or name its socket with --server")
+        }
+        ServerAddress::Http(authority) => {
+            format!("{server}: `ace server --api {authority}` would, on that machine")
+        }
+    }
+}
+
 /// The document that an answer is.
 async fn whole<T: DeserializeOwned>(answer: Response<Incoming>) -> Result<T, ClientError> {
     let body = Limited::new(answer.into_body(), DOCUMENT_MAX_BYTES).collect().await;
@@ -245,7 +280,7 @@ fn request(
     path: &str,
     body: RequestBody,
 ) -> Result<Request<RequestBody>, ClientError> {
-    let request = Request::builder().method(method).uri(path).header(header::HOST, "ace");
+    let request = Request::builder().method(method).uri(path);
     request.body(body).map_err(ClientError::broken("writing a request"))
 }
 
@@ -290,6 +325,11 @@ pub mod tests {
 
     use super::*;
 
+    /// A client of the engine at `socket`.
+    fn at(socket: std::path::PathBuf) -> Client {
+        Client::new(ServerAddress::Socket(socket), None, false)
+    }
+
     /// A client of an engine that answers one request with `answer` and closes.
     pub fn client_of(answer: impl Into<String>) -> (Client, tempfile::TempDir) {
         let answer = answer.into();
@@ -302,14 +342,23 @@ pub mod tests {
             let _ = stream.read(&mut request).await;
             stream.write_all(answer.as_bytes()).await.expect("an open connection");
         });
-        (Client::new(socket), folder)
+        (at(socket), folder)
     }
 
     #[tokio::test]
     async fn a_missing_socket_means_no_engine() {
-        let error = Client::new("/nonexistent/ace.sock".into()).get::<u8>("/v1/apps").await;
+        let error = at("/nonexistent/ace.sock".into()).get::<u8>("/v1/apps").await;
         let text = error.unwrap_err().to_string();
         assert!(text.contains("/nonexistent/ace.sock") && text.contains("`ace server`"), "{text}");
+    }
+
+    #[tokio::test]
+    async fn nothing_is_sent_over_tcp_without_a_token() {
+        let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+        let address = listener.local_addr().expect("an address").to_string();
+        let client = Client::new(ServerAddress::Http(address), None, false);
+        let error = client.get::<u8>("/v1/apps").await.unwrap_err();
+        assert!(matches!(error, ClientError::NoToken { .. }), "{error}");
     }
 
     #[tokio::test]

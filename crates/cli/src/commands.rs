@@ -21,3 +21,4 @@ pub mod shell;
 pub mod start;
 pub mod status;
 pub mod stop;
+pub mod token;

@@ -4,6 +4,7 @@
 //! A shell's script calls `ace` with [`VARIABLE`] set for each Tab. `commands::completions` prints the script.
 
 use std::ffi::OsStr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ace_api::http::AppView;
@@ -12,6 +13,7 @@ use clap_complete::env::{Bash, CompleteEnv, EnvCompleter, Fish, Shells, Zsh};
 
 use crate::client::{Client, within};
 use crate::server::ServerAddress;
+use crate::token::Token;
 
 /// Names the shell that asks.
 pub const VARIABLE: &str = "ACE_COMPLETE";
@@ -39,7 +41,12 @@ pub fn app() -> ArgValueCompleter {
 fn apps() -> Option<Vec<AppView>> {
     let named = std::env::var(crate::SERVER_VARIABLE).ok();
     let address: ServerAddress = named.as_deref().unwrap_or(crate::SERVER_DEFAULT).parse().ok()?;
-    let client = Client::new(address.socket().to_owned());
+    let file = std::env::var_os(crate::TOKEN_FILE_VARIABLE).map(PathBuf::from);
+    let token = match address {
+        ServerAddress::Http(_) => Token::find(file.as_deref()).ok()?,
+        ServerAddress::Socket(_) => None,
+    };
+    let client = Client::new(address, token, false);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
     runtime.block_on(within(ANSWER_WITHIN, "completing a name", client.get("/v1/apps"))).ok()
 }

@@ -7,12 +7,15 @@ use ace_api::http::ApiError;
 
 use crate::client::ClientError;
 use crate::pack::PackError;
+use crate::token::TokenError;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
 pub enum CommandError {
     #[error(transparent)]
     Client(#[from] ClientError),
+    #[error(transparent)]
+    Token(#[from] TokenError),
     #[error(transparent)]
     Pack(#[from] PackError),
     /// The engine did what it was asked and this was the outcome.
@@ -58,6 +61,7 @@ impl CommandError {
     fn code(&self) -> &'static str {
         match self {
             Self::Client(error) => error.code(),
+            Self::Token(_) => "no_token",
             Self::Pack(_) => "not_packed",
             Self::Outcome(_) | Self::Refused(_) | Self::Told | Self::Ended(_) => "refused",
             Self::NotRun(error) => error.code(),

@@ -20,10 +20,11 @@ mod operation;
 mod progress;
 mod server;
 mod session;
+mod token;
 mod variables;
 mod words;
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -33,19 +34,21 @@ use clap::{Args, Subcommand};
 
 use client::Client;
 use screen::Screen;
+use token::Token;
 
 pub use error::CommandError;
 pub use server::ServerAddress;
 
 /// Names the engine where `--server` does not.
 const SERVER_VARIABLE: &str = "ACE_SERVER";
+const TOKEN_FILE_VARIABLE: &str = "ACE_TOKEN_FILE";
 /// Where an engine listens unless told otherwise.
 const SERVER_DEFAULT: &str = "unix:/var/lib/ace/ace.sock";
 
 /// What every command takes.
 #[derive(Debug, Clone, Args)]
 pub struct Global {
-    /// Where the engine listens: unix:PATH, or the PATH alone
+    /// Where the engine listens: unix:PATH, or http://HOST:PORT with a token
     #[arg(
         long,
         global = true,
@@ -54,6 +57,14 @@ pub struct Global {
         default_value = SERVER_DEFAULT
     )]
     pub server: ServerAddress,
+
+    /// File with the token for http://; without it, the token is in ACE_TOKEN
+    #[arg(long, global = true, env = TOKEN_FILE_VARIABLE, value_name = "FILE")]
+    pub token_file: Option<PathBuf>,
+
+    /// Send the token in clear text to another machine, too
+    #[arg(long, global = true, env = "ACE_INSECURE")]
+    pub insecure: bool,
 
     /// Print one JSON document instead of text
     #[arg(long, global = true)]
@@ -81,6 +92,7 @@ pub enum Command {
     Shell(commands::shell::ShellArgs),
     Destroy(commands::destroy::DestroyArgs),
     Python(commands::python::PythonArgs),
+    Token(commands::token::TokenArgs),
     Doctor(commands::doctor::DoctorArgs),
     Down(commands::down::DownArgs),
     Completions(commands::completions::CompletionsArgs),
@@ -104,30 +116,7 @@ const STATUS_NOT_RUN: u8 = 255;
 /// that of a command in a container is its own.
 pub async fn run(command: Command, global: &Global, offline: Arc<dyn Offline>) -> ExitCode {
     let screen = Screen::new(global.json);
-    let client = Client::new(global.server.socket().to_owned());
-    let result = match command {
-        Command::Deploy(args) => commands::deploy::run(args, &client, &screen).await,
-        Command::Apps(args) => commands::apps::run(args, &client, &screen).await,
-        Command::Status(args) => commands::status::run(args, &client, &screen).await,
-        Command::Logs(args) => commands::logs::run(args, &client, &screen).await,
-        Command::Builds(args) => commands::builds::run(args, &client, &screen).await,
-        Command::Releases(args) => commands::releases::run(args, &client, &screen).await,
-        Command::Rollback(args) => commands::rollback::run(args, &client, &screen).await,
-        Command::Restart(args) => commands::restart::run(args, &client, &screen).await,
-        Command::Stop(args) => commands::stop::run(args, &client, &screen).await,
-        Command::Start(args) => commands::start::run(args, &client, &screen).await,
-        Command::Config(args) => commands::config::run(args, &client, &screen).await,
-        Command::Limits(args) => commands::limits::run(args, &client, &screen).await,
-        Command::Scale(args) => commands::scale::run(args, &client, &screen).await,
-        Command::Domains(args) => commands::domains::run(args, &client, &screen).await,
-        Command::Run(args) => commands::run::run(args, &client, &screen).await,
-        Command::Shell(args) => commands::shell::run(args, &client, &screen).await,
-        Command::Destroy(args) => commands::destroy::run(args, &client, &screen).await,
-        Command::Python(args) => commands::python::run(args, &client, &screen).await,
-        Command::Doctor(args) => commands::doctor::run(args, &client, &*offline, &screen).await,
-        Command::Down(args) => commands::down::run(args, &client, &*offline, &screen).await,
-        Command::Completions(args) => commands::completions::run(&args, &screen),
-    };
+    let result = run_command(command, global, &*offline, &screen).await;
     match result {
         Ok(()) => ExitCode::SUCCESS,
         // The reader has seen enough, as in `ace logs shop | head`.
@@ -144,5 +133,43 @@ pub async fn run(command: Command, global: &Global, offline: Arc<dyn Offline>) -
             screen.failure(&error.report());
             ExitCode::FAILURE
         }
+    }
+}
+
+async fn run_command(
+    command: Command,
+    global: &Global,
+    offline: &dyn Offline,
+    screen: &Screen,
+) -> Result<(), CommandError> {
+    let token = match global.server {
+        ServerAddress::Http(_) => Token::find(global.token_file.as_deref())?,
+        // Root's own: it needs none.
+        ServerAddress::Socket(_) => None,
+    };
+    let client = Client::new(global.server.clone(), token, global.insecure);
+    match command {
+        Command::Deploy(args) => commands::deploy::run(args, &client, screen).await,
+        Command::Apps(args) => commands::apps::run(args, &client, screen).await,
+        Command::Status(args) => commands::status::run(args, &client, screen).await,
+        Command::Logs(args) => commands::logs::run(args, &client, screen).await,
+        Command::Builds(args) => commands::builds::run(args, &client, screen).await,
+        Command::Releases(args) => commands::releases::run(args, &client, screen).await,
+        Command::Rollback(args) => commands::rollback::run(args, &client, screen).await,
+        Command::Restart(args) => commands::restart::run(args, &client, screen).await,
+        Command::Stop(args) => commands::stop::run(args, &client, screen).await,
+        Command::Start(args) => commands::start::run(args, &client, screen).await,
+        Command::Config(args) => commands::config::run(args, &client, screen).await,
+        Command::Limits(args) => commands::limits::run(args, &client, screen).await,
+        Command::Scale(args) => commands::scale::run(args, &client, screen).await,
+        Command::Domains(args) => commands::domains::run(args, &client, screen).await,
+        Command::Run(args) => commands::run::run(args, &client, screen).await,
+        Command::Shell(args) => commands::shell::run(args, &client, screen).await,
+        Command::Destroy(args) => commands::destroy::run(args, &client, screen).await,
+        Command::Python(args) => commands::python::run(args, &client, screen).await,
+        Command::Token(args) => commands::token::run(args, &client, screen).await,
+        Command::Doctor(args) => commands::doctor::run(args, &client, offline, screen).await,
+        Command::Down(args) => commands::down::run(args, &client, offline, screen).await,
+        Command::Completions(args) => commands::completions::run(&args, screen),
     }
 }

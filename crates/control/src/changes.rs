@@ -42,7 +42,8 @@ pub const SCALE_MAX: u16 = 16;
 #[derive(Debug, Clone)]
 pub struct Asked {
     pub app: AppName,
-    pub tenant: TenantName,
+    /// Whose app it has to be; `None`: anybody's. A new one is theirs, or the default tenant's.
+    pub tenant: Option<TenantName>,
     pub now: Timestamp,
     /// [`SCALE_MAX`] ids that no instance has had.
     pub fresh: Vec<InstanceId>,
@@ -55,6 +56,7 @@ pub struct Asked {
 /// What a build that has begun may use.
 #[derive(Debug, Clone, PartialEq)]
 pub struct BuildBegun {
+    pub tenant: TenantName,
     pub release: ReleaseNumber,
     /// The number of the build's range of user ids.
     pub build_ids: u32,
@@ -86,7 +88,7 @@ pub fn begin_deploy(
     let mut ops = vec![create(&IdsRow { index: build_ids, owner: IdsOwner::Build(build.clone()) })];
     let app = match state.app(&asked.app) {
         Some(row) => {
-            check_owner(row, asked)?;
+            check_owner(row, asked.tenant.as_ref())?;
             let app = AppRow { next_release: row.next_release.next(), ..AppRow::clone(row) };
             ops.push(row.replace(&app));
             app
@@ -98,8 +100,8 @@ pub fn begin_deploy(
         }
     };
     let release = ReleaseNumber(app.next_release.0 - 1);
-    ops.extend(building(state, asked, DeployKind::Deploy, release, build));
-    Ok((ops, BuildBegun { release, build_ids, python: app.python }))
+    ops.extend(building(state, asked, &app.tenant, DeployKind::Deploy, release, build));
+    Ok((ops, BuildBegun { tenant: app.tenant, release, build_ids, python: app.python }))
 }
 
 /// The build has ended well, and the app has something to run before its release starts. Returns that
@@ -211,9 +213,10 @@ fn finish(state: &State, app: &Row<AppRow>, deploy: &Row<DeployRow>, now: Timest
     ops
 }
 
-/// An app is to go: from this commit on it has no route, and nothing of it should run.
-pub fn begin_destroy(state: &State, app: &AppName) -> Option<Vec<Op>> {
-    let row = state.app(app)?;
+/// An app is to go: from this commit on it has no route, and nothing of it should run. `None` where
+/// there is none of that name, or not of `tenant`'s.
+pub fn begin_destroy(state: &State, app: &AppName, tenant: Option<&TenantName>) -> Option<Vec<Op>> {
+    let row = state.app(app).filter(|row| tenant.is_none_or(|tenant| row.tenant == *tenant))?;
     if row.destroying {
         return Some(Vec::new());
     }
@@ -259,13 +262,14 @@ pub fn replace_instance(
 fn building(
     state: &State,
     asked: &Asked,
+    tenant: &TenantName,
     kind: DeployKind,
     release: ReleaseNumber,
     build: &BuildId,
 ) -> [Op; 2] {
     let deploy = DeployRow {
         app: asked.app.clone(),
-        tenant: asked.tenant.clone(),
+        tenant: tenant.clone(),
         kind,
         release,
         build: Some(build.clone()),
@@ -274,7 +278,7 @@ fn building(
     };
     let build = BuildRow {
         app: asked.app.clone(),
-        tenant: asked.tenant.clone(),
+        tenant: tenant.clone(),
         number: release,
         id: build.clone(),
         started_at: asked.now,
@@ -328,20 +332,20 @@ fn running_deploy<'a>(
     app.zip(deploy).ok_or_else(|| Refusal::being_destroyed(name))
 }
 
-fn check_owner(app: &AppRow, asked: &Asked) -> Result<(), Refusal> {
-    if app.destroying {
-        Err(Refusal::being_destroyed(&app.name))
-    } else if app.tenant != asked.tenant {
-        Err(Refusal::name_taken(&app.name, &asked.tenant))
-    } else {
-        Ok(())
+/// What the owner of `app` alone may ask for, `tenant` asks for.
+pub fn check_owner(app: &AppRow, tenant: Option<&TenantName>) -> Result<(), Refusal> {
+    match tenant {
+        // First: that it's on its way out is nobody else's business.
+        Some(tenant) if app.tenant != *tenant => Err(Refusal::name_taken(&app.name, tenant)),
+        _ if app.destroying => Err(Refusal::being_destroyed(&app.name)),
+        _ => Ok(()),
     }
 }
 
 fn new_app(asked: &Asked, ids: u32) -> AppRow {
     AppRow {
         name: asked.app.clone(),
-        tenant: asked.tenant.clone(),
+        tenant: asked.tenant.clone().unwrap_or_default(),
         ids,
         python: None,
         next_release: ReleaseNumber(1),
@@ -473,7 +477,9 @@ mod tests {
         let mut state = Rows::default();
         let (ops, begun) = begin_deploy(&state, &asked("shop", 1), &build_id(1)).unwrap();
         state.commit(ops);
-        assert_eq!(begun, BuildBegun { release: ReleaseNumber(1), build_ids: 0, python: None });
+        let tenant = TenantName::default();
+        let wanted = BuildBegun { tenant, release: ReleaseNumber(1), build_ids: 0, python: None };
+        assert_eq!(begun, wanted);
         assert_eq!(state.app(&name("shop")).unwrap().ids, 1);
         assert_eq!(state.ids().count(), 2);
     }
@@ -591,7 +597,7 @@ mod tests {
     #[test]
     fn a_name_belongs_to_its_tenant() {
         let state = deployed(1);
-        let other = Asked { tenant: "other".parse().unwrap(), ..asked("shop", 1) };
+        let other = Asked { tenant: Some("other".parse().unwrap()), ..asked("shop", 1) };
         assert_eq!(
             begin_deploy(&state, &other, &build_id(9)).unwrap_err().error.code,
             "name_taken"
@@ -602,10 +608,10 @@ mod tests {
     fn a_destroyed_app_runs_nothing_and_a_deploy_under_way_ends() {
         let mut state = deployed(1);
         start(&mut state, 2);
-        state.commit(begin_destroy(&state, &name("shop")).unwrap());
+        state.commit(begin_destroy(&state, &name("shop"), None).unwrap());
         assert_eq!(instances(&state), [0; 0]);
         assert!(switch(&state, &name("shop"), at(7)).is_err());
-        assert_eq!(begin_destroy(&state, &name("shop")), Some(vec![]));
+        assert_eq!(begin_destroy(&state, &name("shop"), None), Some(vec![]));
         state.settle("shop", 8);
         state.commit(forget_app(&state, &name("shop")));
         assert!(state.is_empty());

@@ -8,7 +8,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ace_types::{AppName, error_chain};
+use ace_types::{AppName, TenantName, error_chain};
 
 use crate::changes;
 use crate::engine::Engine;
@@ -44,11 +44,15 @@ pub enum DestroyError {
     Records(#[source] Refusal),
 }
 
-/// Decides that `app` is to go, and gives up its deploys.
-pub async fn begin(engine: &Engine, app: &AppName) -> Result<(), Refusal> {
-    let change = |state: &_| match changes::begin_destroy(state, app) {
+/// Decides that `app`, where it's one of `tenant`'s, is to go, and gives up its deploys.
+pub async fn begin(
+    engine: &Engine,
+    app: &AppName,
+    tenant: Option<&TenantName>,
+) -> Result<(), Refusal> {
+    let change = |state: &_| match changes::begin_destroy(state, app, tenant) {
         Some(ops) => Ok((ops, ())),
-        None => Err(names::no_such_app(state, app)),
+        None => Err(names::no_such_app(state, app, tenant)),
     };
     let ((), revision) = engine.records.transact(change).await?;
     engine.lanes.cancel(app);

@@ -14,6 +14,7 @@ use tokio::sync::{Mutex, Semaphore, watch};
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
+use crate::attempts::Attempts;
 use crate::becomes_true;
 use crate::commands::Commands;
 use crate::config::ControlConfig;
@@ -65,6 +66,8 @@ pub struct Engine {
     pub builds: Semaphore,
     /// A permit for each operation that may be under way.
     pub operations: Arc<Semaphore>,
+    /// Wrong tokens, by where they came from.
+    pub attempts: Attempts,
     pub tasks: Tasks,
     /// The revision whose plan the node and the gateway have.
     pub applied: watch::Sender<Revision>,
@@ -95,6 +98,7 @@ impl Engine {
             upgrades: Upgrades::default(),
             builds: Semaphore::new(BUILDS),
             operations: Arc::new(Semaphore::new(OPERATIONS)),
+            attempts: Attempts::default(),
             tasks: Tasks::default(),
             applied: watch::Sender::new(Revision(0)),
             ending: watch::Sender::new(false),
@@ -162,10 +166,11 @@ pub fn new_instance_id() -> Result<InstanceId, Refusal> {
     random().map(InstanceId::from_random)
 }
 
-fn random() -> Result<[u8; 8], Refusal> {
-    let mut bytes = [0; 8];
-    // The kernel gives up to 256 bytes whole.
+/// Bytes that nobody can guess; up to 256 of them.
+pub fn random<const N: usize>() -> Result<[u8; N], Refusal> {
+    let mut bytes = [0; N];
+    // The kernel gives so many whole.
     getrandom(&mut bytes, GetRandomFlags::empty())
-        .map_err(|error| Refusal::engine("draw a random name", &std::io::Error::from(error)))?;
+        .map_err(|error| Refusal::engine("draw a random number", &std::io::Error::from(error)))?;
     Ok(bytes)
 }

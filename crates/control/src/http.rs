@@ -5,8 +5,12 @@
 
 mod builds;
 mod domains;
+mod gate;
 mod operations;
+mod route;
 mod settings;
+mod target;
+mod tokens;
 
 use std::convert::Infallible;
 use std::panic::AssertUnwindSafe;
@@ -15,15 +19,14 @@ use std::time::Duration;
 
 use ace_api::BuildError;
 use ace_api::http::{AddPython, AppView, DoctorReport, Done, LogLine, PythonView};
-use ace_types::{AppName, InstanceId, ReleaseNumber};
+use ace_types::{AppName, InstanceId, ReleaseNumber, TenantName};
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, Request, State};
-use axum::http::{StatusCode, header};
-use axum::middleware::{Next, from_fn};
+use axum::extract::{Query, Request, State};
+use axum::http::{Method, StatusCode, header};
+use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post, put};
-use axum::{Json, Router};
+use axum::{Extension, Json, Router};
 use futures_util::FutureExt;
 use futures_util::stream::unfold;
 use jiff::Timestamp;
@@ -31,15 +34,18 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use crate::caller::{Access, Caller};
 use crate::destroy::{self, GONE_MARGIN};
 use crate::engine::Engine;
 use crate::logs::{self, Filter, LogRequest};
-use crate::names;
 use crate::pythons;
 use crate::refusal::Refusal;
+use crate::rows::AppRow;
 use crate::run::run_command;
 use crate::views;
 use crate::wind_down;
+use route::Route;
+pub use target::Target;
 
 /// Lines that a log begins with unless asked for otherwise.
 const TAIL: usize = 100;
@@ -50,48 +56,81 @@ type Shared = State<Arc<Engine>>;
 
 /// Everything that the API answers.
 pub fn router(engine: Arc<Engine>) -> Router {
-    Router::new()
-        .route("/v1/apps", get(list_apps))
-        .route("/v1/apps/{app}", get(show_app).delete(destroy_app))
-        .route("/v1/apps/{app}/deploys", post(operations::deploy))
-        .route("/v1/apps/{app}/rollback", post(operations::roll_back))
-        .route("/v1/apps/{app}/restart", post(operations::restart))
-        .route("/v1/apps/{app}/stop", post(operations::stop))
-        .route("/v1/apps/{app}/start", post(operations::start))
-        .route("/v1/apps/{app}/scale", put(operations::scale))
-        .route("/v1/apps/{app}/config", get(settings::config).patch(operations::configure))
-        .route("/v1/apps/{app}/limits", get(settings::limits).patch(operations::limit))
-        .route("/v1/apps/{app}/domains", get(domains::list).patch(domains::change))
-        .route("/v1/apps/{app}/releases", get(settings::releases))
-        .route("/v1/apps/{app}/builds", get(builds::list))
-        .route("/v1/apps/{app}/builds/{release}", get(builds::show))
-        .route("/v1/apps/{app}/builds/{release}/log", get(builds::log))
-        .route("/v1/apps/{app}/logs", get(show_logs))
-        .route("/v1/apps/{app}/run", post(run_command))
-        .route("/v1/doctor", get(examine))
-        .route("/v1/pythons", get(list_pythons).post(add_python))
-        .route("/v1/down", post(bring_down))
+    routes()
+        .into_iter()
+        .fold(Router::new(), |router, route| route.add_to(router))
         .fallback(no_such_path)
         .method_not_allowed_fallback(no_such_method)
+        .layer(from_fn_with_state(Arc::clone(&engine), gate::identify))
         .layer(from_fn(answer_panics))
         .with_state(engine)
 }
 
-async fn list_apps(State(engine): Shared) -> Result<Json<Vec<AppView>>, Refusal> {
+fn routes() -> Vec<Route> {
+    use Access::{Admin, Deploy, Read};
+    use operations as op;
+    use settings as set;
+    const GET: Method = Method::GET;
+    const POST: Method = Method::POST;
+    const PUT: Method = Method::PUT;
+    const PATCH: Method = Method::PATCH;
+    const DELETE: Method = Method::DELETE;
+    vec![
+        Route::new(GET, "/v1/apps", Read, list_apps),
+        Route::new(GET, "/v1/apps/{app}", Read, show_app),
+        Route::new(DELETE, "/v1/apps/{app}", Deploy, destroy_app),
+        Route::new(POST, "/v1/apps/{app}/deploys", Deploy, op::deploy),
+        Route::new(POST, "/v1/apps/{app}/rollback", Deploy, op::roll_back),
+        Route::new(POST, "/v1/apps/{app}/restart", Deploy, op::restart),
+        Route::new(POST, "/v1/apps/{app}/stop", Deploy, op::stop),
+        Route::new(POST, "/v1/apps/{app}/start", Deploy, op::start),
+        Route::new(PUT, "/v1/apps/{app}/scale", Deploy, op::scale),
+        Route::new(GET, "/v1/apps/{app}/config", Read, set::config),
+        Route::new(PATCH, "/v1/apps/{app}/config", Deploy, op::configure),
+        Route::new(GET, "/v1/apps/{app}/limits", Read, set::limits),
+        Route::new(PATCH, "/v1/apps/{app}/limits", Deploy, op::limit),
+        Route::new(GET, "/v1/apps/{app}/releases", Read, set::releases),
+        Route::new(GET, "/v1/apps/{app}/builds", Read, builds::list),
+        Route::new(GET, "/v1/apps/{app}/builds/{release}", Read, builds::show),
+        Route::new(GET, "/v1/apps/{app}/builds/{release}/log", Read, builds::log),
+        Route::new(GET, "/v1/apps/{app}/domains", Read, domains::list),
+        Route::new(PATCH, "/v1/apps/{app}/domains", Deploy, domains::change),
+        Route::new(GET, "/v1/apps/{app}/logs", Read, show_logs),
+        Route::new(POST, "/v1/apps/{app}/run", Deploy, run_command),
+        Route::new(GET, "/v1/doctor", Admin, examine),
+        Route::new(GET, "/v1/pythons", Read, list_pythons),
+        Route::new(POST, "/v1/pythons", Admin, add_python),
+        Route::new(GET, "/v1/tokens", Admin, tokens::list),
+        Route::new(POST, "/v1/tokens", Admin, tokens::create),
+        Route::new(DELETE, "/v1/tokens/{token}", Admin, tokens::revoke),
+        Route::new(POST, "/v1/down", Admin, bring_down),
+    ]
+}
+
+#[derive(Deserialize)]
+struct AppsQuery {
+    tenant: Option<TenantName>,
+}
+
+async fn list_apps(
+    State(engine): Shared,
+    Extension(caller): Extension<Caller>,
+    query: Result<Query<AppsQuery>, QueryRejection>,
+) -> Result<Json<Vec<AppView>>, Refusal> {
+    let AppsQuery { tenant } = query?.0;
     let state = engine.records.state().await?;
-    let views = views::apps(&engine.config, &state, &engine.observed(), &engine.commands);
+    let is_meant = |app: &AppRow| {
+        caller.sees(app) && tenant.as_ref().is_none_or(|tenant| app.tenant == *tenant)
+    };
+    let views = views::apps(&engine.config, &state, &engine.observed(), &engine.commands, is_meant);
     Ok(Json(views.into_iter().map(|view| with_trouble(&engine, view)).collect()))
 }
 
-async fn show_app(
-    State(engine): Shared,
-    Path(app): Path<String>,
-) -> Result<Json<AppView>, Refusal> {
-    let app = app_name(&app)?;
+async fn show_app(State(engine): Shared, target: Target) -> Result<Json<AppView>, Refusal> {
     let state = engine.records.state().await?;
-    let view = views::app(&engine.config, &state, &engine.observed(), &engine.commands, &app);
-    let view = view.map(|view| Json(with_trouble(&engine, view)));
-    view.ok_or_else(|| names::no_such_app(&state, &app))
+    let app = target.row(&state)?;
+    let view = views::app(&engine.config, &state, &engine.observed(), &engine.commands, app);
+    Ok(Json(with_trouble(&engine, view)))
 }
 
 /// `view` with what is wrong with the app's Python.
@@ -100,22 +139,20 @@ fn with_trouble(engine: &Engine, view: AppView) -> AppView {
     AppView { python_trouble: view.release.and_then(trouble), ..view }
 }
 
-async fn destroy_app(
-    State(engine): Shared,
-    Path(app): Path<String>,
-) -> Result<Json<Done>, Refusal> {
-    let app = app_name(&app)?;
+async fn destroy_app(State(engine): Shared, target: Target) -> Result<Json<Done>, Refusal> {
     if engine.is_ending() {
         return Err(Refusal::ending());
     }
     // The instances' time to stop, and as much again for their files.
     let within = engine.config.stop_grace + GONE_MARGIN * 2;
-    let (task_engine, task_app) = (Arc::clone(&engine), app.clone());
+    let (task_engine, task_target) = (Arc::clone(&engine), target.clone());
     let work = in_background(&engine, async move {
-        destroy::begin(&task_engine, &task_app).await?;
-        destroy::run(task_engine, task_app).await;
+        let Target { name, tenant } = task_target;
+        destroy::begin(&task_engine, &name, tenant.as_ref()).await?;
+        destroy::run(task_engine, name).await;
         Ok(())
     });
+    let app = target.name;
     match timeout(within, work).await {
         Ok(done) => done?,
         Err(_) => return Err(still_being_destroyed(&app)),
@@ -138,10 +175,9 @@ struct LogQuery {
 
 async fn show_logs(
     State(engine): Shared,
-    Path(app): Path<String>,
+    target: Target,
     query: Result<Query<LogQuery>, QueryRejection>,
 ) -> Result<Response, Refusal> {
-    let app = app_name(&app)?;
     let LogQuery { follow, tail, since, release, instance } = query?.0;
     // Who names a time wants all from then on.
     let tail = tail.unwrap_or(if since.is_some() { logs::TAIL_MAX } else { TAIL });
@@ -150,9 +186,8 @@ async fn show_logs(
         return Err(Refusal::bad_request(message));
     }
     let state = engine.records.state().await?;
-    if state.app(&app).is_none() {
-        return Err(names::no_such_app(&state, &app));
-    }
+    target.row(&state)?;
+    let app = target.name;
     let filter = Filter { since, release, instance: instance.clone() };
     let request = LogRequest { app: app.clone(), filter, tail, follow };
     let found = logs::start(&engine, request).await;
@@ -168,8 +203,11 @@ async fn examine(State(engine): Shared) -> Result<Json<DoctorReport>, Refusal> {
     report.map(Json).map_err(|error| Refusal::engine("examine the machine", &error))
 }
 
-async fn list_pythons(State(engine): Shared) -> Result<Json<Vec<PythonView>>, Refusal> {
-    pythons::all(&engine).await.map(Json)
+async fn list_pythons(
+    State(engine): Shared,
+    Extension(caller): Extension<Caller>,
+) -> Result<Json<Vec<PythonView>>, Refusal> {
+    pythons::all(&engine, &caller).await.map(Json)
 }
 
 async fn add_python(State(engine): Shared, body: Bytes) -> Result<Json<PythonView>, Refusal> {
@@ -263,10 +301,6 @@ fn json_line<T: Serialize>(document: &T) -> Vec<u8> {
     let mut line = serde_json::to_vec(document).unwrap_or_default();
     line.push(b'\n');
     line
-}
-
-fn app_name(text: &str) -> Result<AppName, Refusal> {
-    text.parse().map_err(|error| Refusal::bad_app_name(text, &error))
 }
 
 fn no_such_instance(app: &AppName, instance: Option<&InstanceId>) -> Refusal {

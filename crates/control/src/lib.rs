@@ -1,4 +1,4 @@
-//! Decides what should be: the API on the Unix socket, and what follows from it.
+//! Decides what should be: the API, on the Unix socket and over TCP, and what follows from it.
 //!
 //! What is wanted stands in the store (`rows`). `changes` is every way it changes, `plan` what
 //! it means for node and gateway, both pure. `operation` and `destroy` carry one wish through;
@@ -11,7 +11,9 @@
 #![forbid(unsafe_code)]
 
 mod archive;
+mod attempts;
 mod build_log;
+mod caller;
 mod changes;
 mod commands;
 mod config;
@@ -27,6 +29,7 @@ mod logs;
 mod marks;
 mod names;
 mod operation;
+mod patience;
 mod plan;
 mod predeploy;
 mod pythons;
@@ -41,6 +44,7 @@ mod state;
 mod tasks;
 #[cfg(test)]
 mod testing;
+mod tokens;
 mod upgrades;
 mod views;
 
@@ -48,7 +52,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ace_types::NameError;
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 
 pub use config::ControlConfig;
@@ -60,6 +64,15 @@ pub use state::RowError;
 
 /// How long deploys may take to end once the engine is to stop.
 const WOUND_DOWN_WITHIN: Duration = Duration::from_secs(20);
+
+/// Where the API is served. The caller makes them, and removes them.
+#[derive(Debug)]
+pub struct Listeners {
+    /// Whoever can connect to it is trusted.
+    pub socket: UnixListener,
+    /// Whoever connects to it has to show a token.
+    pub tcp: Option<TcpListener>,
+}
 
 /// How the engine ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -81,15 +94,13 @@ pub enum ControlError {
     Recover(#[from] RecoverError),
 }
 
-/// Ends what an earlier engine left half done, then serves the API on `listener` and keeps the
+/// Ends what an earlier engine left half done, then serves the API on `listeners` and keeps the
 /// machine as it should be, until `stop` turns true, its sender is dropped, or the API is asked to
 /// bring everything down.
-///
-/// `listener` is the caller's to make and to remove; whoever can connect to it is trusted.
 pub async fn run(
     config: ControlConfig,
     parts: Parts,
-    listener: UnixListener,
+    listeners: Listeners,
     stop: watch::Receiver<bool>,
 ) -> Result<Outcome, ControlError> {
     check(&config)?;
@@ -101,7 +112,7 @@ pub async fn run(
 
     let end = watch::Sender::new(false);
     let router = http::router(Arc::clone(&engine));
-    let server = tokio::spawn(server::serve(listener, router, end.subscribe()));
+    let server = tokio::spawn(server::serve(listeners, router, end.subscribe()));
     let ended = tokio::select! {
         () = becomes_true(engine.is_down.subscribe()) => Outcome::Down,
         () = becomes_true(stop) => {

@@ -1,6 +1,6 @@
 //! Names that somebody may have meant.
 
-use ace_types::AppName;
+use ace_types::{AppName, TenantName};
 
 use crate::refusal::Refusal;
 use crate::state::State;
@@ -8,10 +8,11 @@ use crate::state::State;
 /// Names that are said at most.
 const NEAR_MAX: usize = 3;
 
-/// There is no app `name`; says which one may have been meant.
-pub fn no_such_app(state: &State, name: &AppName) -> Refusal {
+/// There is no app `name` for `tenant`, or for anybody; says which one of theirs may have been meant.
+pub fn no_such_app(state: &State, name: &AppName, tenant: Option<&TenantName>) -> Refusal {
     let mut near: Vec<(usize, AppName)> = state
         .apps()
+        .filter(|app| tenant.is_none_or(|tenant| app.tenant == *tenant))
         .map(|app| (distance(name.as_str(), app.name.as_str()), app.name.clone()))
         .filter(|(distance, other)| *distance <= 2 && *distance < other.as_str().len())
         .collect();
@@ -54,9 +55,12 @@ mod tests {
         let mut state = Rows::default();
         deploy(&mut state, "shop", 1);
         deploy(&mut state, "blog", 2);
-        let message = no_such_app(&state, &name("shpo")).error.message;
+        let message = no_such_app(&state, &name("shpo"), None).error.message;
         assert_eq!(message, "there is no app named \"shpo\"; did you mean \"shop\"?");
-        let message = no_such_app(&state, &name("x")).error.message;
+        let other = "other".parse().ok();
+        let message = no_such_app(&state, &name("shpo"), other.as_ref()).error.message;
+        assert_eq!(message, "there is no app named \"shpo\"; `ace apps` lists those there are");
+        let message = no_such_app(&state, &name("x"), None).error.message;
         assert_eq!(message, "there is no app named \"x\"; `ace apps` lists those there are");
     }
 }

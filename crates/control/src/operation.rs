@@ -48,7 +48,7 @@ const DRAINED_WITHIN: Duration = Duration::from_secs(30);
 pub struct Operation {
     engine: Arc<Engine>,
     app: AppName,
-    tenant: TenantName,
+    tenant: Option<TenantName>,
     work: Work,
     ticket: Ticket,
     events: mpsc::Sender<DeployEvent>,
@@ -64,7 +64,8 @@ pub enum Work {
 /// What is asked for.
 pub struct OperationRequest {
     pub app: AppName,
-    pub tenant: TenantName,
+    /// Whose app it has to be; `None`: anybody's. A new one is theirs, or the default tenant's.
+    pub tenant: Option<TenantName>,
     pub work: Work,
     pub ticket: Ticket,
     /// Held until it has ended. The engine's own operations need none.
@@ -127,8 +128,8 @@ async fn of_the_engines_own(
     wish: Wish,
 ) -> Result<(), ApiError> {
     let Some(ticket) = engine.lanes.enter(&app, usize::MAX) else { return Ok(()) };
-    let (tenant, work) = (TenantName::default(), Work::Wish(wish));
-    let mut events = start(engine, OperationRequest { app, tenant, work, ticket, admission: None });
+    let (tenant, work, admission) = (None, Work::Wish(wish), None);
+    let mut events = start(engine, OperationRequest { app, tenant, work, ticket, admission });
     let mut outcome = Ok(());
     while let Some(event) = events.recv().await {
         if let DeployEvent::Failed { error } = event {

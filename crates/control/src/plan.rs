@@ -329,7 +329,7 @@ mod tests {
         let mut state = Rows::default();
         deploy(&mut state, "shop", 1);
         deploy(&mut state, "blog", 3);
-        state.commit(changes::begin_destroy(&state, &name("shop")).unwrap());
+        state.commit(changes::begin_destroy(&state, &name("shop"), None).unwrap());
         let statuses = Statuses::from([status("shop", 1, InstanceState::Running)]);
         let plan = plan_at(0, &state, &statuses);
         assert_eq!(ids(&plan), [instance_id(3)]);

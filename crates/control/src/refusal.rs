@@ -5,7 +5,7 @@ use std::io;
 use ace_api::http::ApiError;
 use ace_types::{AppName, NameError, TenantName, error_chain};
 use axum::Json;
-use axum::http::StatusCode;
+use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
 use crate::records::RecordsError;
@@ -73,6 +73,23 @@ impl Refusal {
         Self::new(StatusCode::CONFLICT, "name_taken", message)
     }
 
+    /// No token came with the request.
+    pub fn no_token() -> Self {
+        let message = "show a token: Authorization: Bearer ace_…; `ace token create` makes one";
+        Self::new(StatusCode::UNAUTHORIZED, "no_token", message)
+    }
+
+    /// What came with it is no token, or none any more.
+    pub fn wrong_token() -> Self {
+        let message = "that token is good for nothing: it's wrong, has expired or was revoked";
+        Self::new(StatusCode::UNAUTHORIZED, "wrong_token", message)
+    }
+
+    pub fn forbidden() -> Self {
+        let message = "your token is not for that; ask whoever runs the engine for another";
+        Self::new(StatusCode::FORBIDDEN, "forbidden", message)
+    }
+
     pub fn ending() -> Self {
         let message = "the engine is about to stop; try again when it's back";
         Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", message)
@@ -97,7 +114,12 @@ impl From<RecordsError> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        (self.status, Json(self.error)).into_response()
+        let mut response = (self.status, Json(self.error)).into_response();
+        if self.status == StatusCode::UNAUTHORIZED {
+            let scheme = HeaderValue::from_static("Bearer realm=\"ace\"");
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);
+        }
+        response
     }
 }
 

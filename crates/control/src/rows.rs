@@ -2,10 +2,11 @@
 //!
 //! A row's shape is a promise to every later version of the engine, which will have to read it.
 
-use ace_api::http::{DeployKind, ReleaseCause};
+use ace_api::http::{DeployKind, ReleaseCause, TokenRole};
 use ace_api::{Built, Interpreter};
 use ace_types::{
-    AppName, BuildId, Config, Domain, InstanceId, LimitOverrides, ReleaseNumber, TenantName,
+    AppName, BuildId, Config, Domain, InstanceId, Label, LimitOverrides, ReleaseNumber, TenantName,
+    TokenId,
 };
 use jiff::Timestamp;
 use serde::{Deserialize, Serialize};
@@ -211,6 +212,21 @@ pub enum IdsOwner {
     Build(BuildId),
 }
 
+/// A token of the API's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenRow {
+    pub id: TokenId,
+    pub label: Option<Label>,
+    pub role: TokenRole,
+    /// An admin's has none: it's for all of them.
+    pub tenant: Option<TenantName>,
+    /// SHA-256 of its secret, in hexadecimal.
+    pub hash: String,
+    pub created_at: Timestamp,
+    pub last_used_at: Option<Timestamp>,
+    pub expires_at: Option<Timestamp>,
+}
+
 impl AppRow {
     pub fn key_of(name: &AppName) -> String {
         format!("{}{name}", Self::FOLDER)
@@ -258,6 +274,12 @@ impl InstanceRow {
     /// What the keys of an app's instances begin with.
     pub fn prefix(app: &AppName) -> String {
         format!("{}{app}/", Self::FOLDER)
+    }
+}
+
+impl TokenRow {
+    pub fn key_of(id: &TokenId) -> String {
+        format!("{}{id}", Self::FOLDER)
     }
 }
 
@@ -314,6 +336,14 @@ impl Record for IdsRow {
 
     fn key(&self) -> String {
         format!("{}{:05}", Self::FOLDER, self.index)
+    }
+}
+
+impl Record for TokenRow {
+    const FOLDER: &'static str = "tokens/";
+
+    fn key(&self) -> String {
+        Self::key_of(&self.id)
     }
 }
 

@@ -15,7 +15,7 @@ use ace_api::run::{
 use ace_api::{CommandControl, CommandEnd, CommandError, CommandIo, CommandOutput, CommandSpec};
 use ace_types::AppName;
 use axum::body::{Body, to_bytes};
-use axum::extract::{Path, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -27,7 +27,7 @@ use tokio::time::timeout;
 
 use crate::commands::{OF_AN_APP, Place, Starter};
 use crate::engine::{Engine, new_instance_id};
-use crate::names;
+use crate::http::Target;
 use crate::plan;
 use crate::refusal::Refusal;
 
@@ -61,10 +61,9 @@ exec sh
 /// Answers the request, and goes on in a task of its own.
 pub async fn run_command(
     State(engine): State<Arc<Engine>>,
-    Path(app): Path<String>,
+    target: Target,
     mut request: Request,
 ) -> Result<Response, Refusal> {
-    let app: AppName = app.parse().map_err(|error| Refusal::bad_app_name(&app, &error))?;
     if !asks_for_frames(request.headers()) {
         return Err(not_in_frames());
     }
@@ -73,8 +72,8 @@ pub async fn run_command(
     let body = body.map_err(|_| Refusal::bad_request("that is too long for a command"))?;
     let asked = serde_json::from_slice(&body)
         .map_err(|error| Refusal::bad_request(format!("that is no command: {error}")))?;
-    let (place, command) = admit(&engine, &app, asked).await?;
-    let session = Session { engine: Arc::clone(&engine), app, place, command };
+    let (place, command) = admit(&engine, &target, asked).await?;
+    let session = Session { engine: Arc::clone(&engine), app: target.name, place, command };
     engine.tasks.spawn(session.run(upgrade));
     let headers = [(header::CONNECTION, "upgrade"), (header::UPGRADE, PROTOCOL)];
     Ok((StatusCode::SWITCHING_PROTOCOLS, headers, Body::empty()).into_response())
@@ -83,31 +82,32 @@ pub async fn run_command(
 /// Checks what is asked for, and takes a place for it.
 async fn admit(
     engine: &Engine,
-    app: &AppName,
+    target: &Target,
     asked: RunRequest,
 ) -> Result<(Place, CommandSpec), Refusal> {
     if engine.is_ending() {
         return Err(Refusal::ending());
     }
-    let command = command(engine, app, asked).await?;
+    let command = command(engine, target, asked).await?;
     let place = engine.commands.enter(&command, Starter::Person);
-    let place = place.ok_or_else(|| too_many(app))?;
+    let place = place.ok_or_else(|| too_many(&target.name))?;
     // Whoever destroys the app meanwhile sees the place, or we see that it is being destroyed.
     let state = engine.records.state().await?;
-    match state.app(app) {
-        Some(row) if !row.destroying => Ok((place, command)),
-        _ => Err(Refusal::being_destroyed(app)),
+    match target.row(&state) {
+        Ok(row) if !row.destroying => Ok((place, command)),
+        _ => Err(Refusal::being_destroyed(&target.name)),
     }
 }
 
 /// What to run, in a container like those of the release that serves.
 async fn command(
     engine: &Engine,
-    app: &AppName,
+    target: &Target,
     asked: RunRequest,
 ) -> Result<CommandSpec, Refusal> {
     let state = engine.records.state().await?;
-    let row = state.app(app).ok_or_else(|| names::no_such_app(&state, app))?;
+    let row = target.row(&state)?;
+    let app = &row.name;
     let release = row.serving.and_then(|number| state.release(app, number));
     let release = release.ok_or_else(|| nothing_deployed(app))?;
     let like = plan::like_an_instance(&engine.config, row, release, new_instance_id()?);

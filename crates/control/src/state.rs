@@ -8,12 +8,12 @@ use std::ops::Deref;
 use std::sync::Arc;
 
 use ace_store::{Change, Expect, Op, Revision};
-use ace_types::{AppName, Domain, ReleaseNumber};
+use ace_types::{AppName, Domain, ReleaseNumber, TokenId};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use crate::rows::{
-    AppRow, BuildRow, DeployRow, DomainRow, IdsRow, InstanceRow, Record, ReleaseRow,
+    AppRow, BuildRow, DeployRow, DomainRow, IdsRow, InstanceRow, Record, ReleaseRow, TokenRow,
 };
 
 /// Every row there is. Cheap to clone.
@@ -28,6 +28,7 @@ pub struct State {
     domains: Table<DomainRow>,
     instances: Table<InstanceRow>,
     ids: Table<IdsRow>,
+    tokens: Table<TokenRow>,
 }
 
 /// A row and the commit that last wrote it, which a change to it must still find there.
@@ -116,6 +117,14 @@ impl State {
         self.ids.values().map(Arc::as_ref)
     }
 
+    pub fn token(&self, id: &TokenId) -> Option<&Row<TokenRow>> {
+        self.tokens.get(&TokenRow::key_of(id)).map(Arc::as_ref)
+    }
+
+    pub fn tokens(&self) -> impl Iterator<Item = &Row<TokenRow>> {
+        self.tokens.values().map(Arc::as_ref)
+    }
+
     /// Takes over one change.
     pub fn apply(&mut self, change: &Change) -> Result<(), RowError> {
         let folder = change.key.split_inclusive('/').next().unwrap_or_default();
@@ -127,6 +136,7 @@ impl State {
             DomainRow::FOLDER => apply(&mut self.domains, change),
             InstanceRow::FOLDER => apply(&mut self.instances, change),
             IdsRow::FOLDER => apply(&mut self.ids, change),
+            TokenRow::FOLDER => apply(&mut self.tokens, change),
             _ => Err(RowError::Unknown { key: change.key.clone() }),
         }
     }

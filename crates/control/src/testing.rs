@@ -7,9 +7,7 @@ use std::time::Duration;
 
 use ace_api::{Built, InstanceState, InstanceStatus, Interpreter, Program, Runtime, Serving};
 use ace_store::{Change, Op, Revision};
-use ace_types::{
-    AppName, AppYaml, BuildId, Bytes, IdRange, InstanceId, ReleaseNumber, Server, TenantName,
-};
+use ace_types::{AppName, AppYaml, BuildId, Bytes, IdRange, InstanceId, ReleaseNumber, Server};
 use jiff::Timestamp;
 
 use crate::changes::{self, Asked, Begun, Ending, SCALE_MAX, Wish};
@@ -94,14 +92,7 @@ pub fn fresh(n: u32) -> Vec<InstanceId> {
 }
 
 pub fn asked(app: &str, n: u32) -> Asked {
-    Asked {
-        app: name(app),
-        tenant: TenantName::default(),
-        now: at(0),
-        fresh: fresh(n),
-        ranges: 8,
-        first_range: 0,
-    }
+    Asked { app: name(app), tenant: None, now: at(0), fresh: fresh(n), ranges: 8, first_range: 0 }
 }
 
 /// Brings `app` through a deploy whose first instance is number `n`.

@@ -35,125 +35,20 @@ impl Observed {
     }
 }
 
-/// All apps, by name.
+/// All apps that are `meant`, by name.
 pub fn apps(
     config: &ControlConfig,
     state: &State,
     observed: &Observed,
     commands: &Commands,
+    is_meant: impl Fn(&AppRow) -> bool,
 ) -> Vec<AppView> {
-    state.apps().map(|app| view(config, state, observed, commands, app)).collect()
+    let meant = state.apps().filter(|row| is_meant(row));
+    meant.map(|row| app(config, state, observed, commands, row)).collect()
 }
 
-/// One app; `None` where there is none of that name.
+/// One app.
 pub fn app(
-    config: &ControlConfig,
-    state: &State,
-    observed: &Observed,
-    commands: &Commands,
-    name: &AppName,
-) -> Option<AppView> {
-    state.app(name).map(|app| view(config, state, observed, commands, app))
-}
-
-/// The configuration that the next release of `app` takes.
-pub fn config(app: &AppRow, reveal: bool) -> ConfigView {
-    let variable = |(name, value): (&str, &str)| VariableView {
-        name: name.to_owned(),
-        value: reveal.then(|| value.to_owned()),
-    };
-    ConfigView { app: app.name.clone(), variables: app.config.iter().map(variable).collect() }
-}
-
-/// The limits of `app`, whatever says so.
-pub fn limits(state: &State, app: &AppRow) -> LimitsView {
-    let release = app.serving.and_then(|number| state.release(&app.name, number));
-    let default = Limits::for_app();
-    let of_code = release.map_or(&default, |release| &release.built.app_yaml.limits);
-    let limits = app.limits.over(of_code);
-    let view = |key: LimitKey| LimitView {
-        name: key.name().to_owned(),
-        value: Limit::of(&limits, key).to_string(),
-        origin: match app.limits.has(key) {
-            true => LimitOrigin::Set,
-            false if Limit::of(of_code, key) == Limit::of(&default, key) => LimitOrigin::Default,
-            false => LimitOrigin::AppYaml,
-        },
-    };
-    LimitsView { app: app.name.clone(), limits: LimitKey::ALL.into_iter().map(view).collect() }
-}
-
-/// The domains of `app`.
-pub fn domains(state: &State, app: &AppRow) -> DomainsView {
-    let view = |row: &DomainRow| DomainView { name: row.name.clone(), added_at: row.added_at };
-    let domains = state.domains_of(&app.name).map(|row| view(row)).collect();
-    DomainsView { app: app.name.clone(), domains }
-}
-
-/// The builds of `app`.
-pub fn builds(state: &State, app: &AppRow) -> BuildsView {
-    let builds = state.builds_of(&app.name).rev().map(|row| build(row)).collect();
-    BuildsView { app: app.name.clone(), builds }
-}
-
-/// One build.
-pub fn build(row: &BuildRow) -> BuildView {
-    let (state, ended_at, error) = match &row.state {
-        BuildState::Building => (BuildResult::Building, None, None),
-        BuildState::Built { ended_at } => (BuildResult::Built, Some(*ended_at), None),
-        BuildState::Failed { ended_at, error } => {
-            (BuildResult::Failed, Some(*ended_at), Some(error.clone()))
-        }
-        BuildState::Unfit { ended_at, error } => {
-            (BuildResult::Unfit, Some(*ended_at), Some(error.clone()))
-        }
-    };
-    let (release, id, started_at) = (row.number, row.id.clone(), row.started_at);
-    BuildView { release, id, state, started_at, ended_at, error }
-}
-
-/// The releases of `app`.
-pub fn releases(state: &State, app: &AppRow) -> ReleasesView {
-    let name = &app.name;
-    let mut known = BTreeSet::new();
-    let view = |row: &ReleaseRow| release_view(app, row, &mut known);
-    // The oldest first: what several share counts where it came from.
-    let mut releases: Vec<ReleaseView> =
-        state.releases_of(name).map(|row| &**row).map(view).collect();
-    releases.reverse();
-    let size = Bytes(releases.iter().map(|release| release.size.0).sum());
-    ReleasesView { app: name.clone(), releases, size }
-}
-
-/// `known` are folders that have been counted.
-fn release_view(app: &AppRow, row: &ReleaseRow, known: &mut BTreeSet<PathBuf>) -> ReleaseView {
-    let built = &row.built;
-    let runtime = built.serving.runtime();
-    let environment = runtime.map(|runtime| (&runtime.environment, runtime.environment_size));
-    let folders = [Some((&built.code, built.code_size)), environment];
-    let new = folders.into_iter().flatten().filter(|(folder, _)| known.insert((*folder).clone()));
-    ReleaseView {
-        number: row.number,
-        cause: row.cause.clone(),
-        created_at: row.created_at,
-        serves: app.serving == Some(row.number),
-        python: runtime.map(|runtime| runtime.python.version.clone()),
-        size: Bytes(new.map(|(_, size)| size.0).sum()),
-        withdrawn: withdrawn(row),
-    }
-}
-
-fn withdrawn(row: &ReleaseRow) -> Option<WithdrawnView> {
-    let withdrawn = row.withdrawn.clone()?;
-    Some(WithdrawnView {
-        release: row.number,
-        to: withdrawn.to,
-        at: withdrawn.at,
-        reason: withdrawn.reason,
-    })
-}
-
-fn view(
     config: &ControlConfig,
     state: &State,
     observed: &Observed,
@@ -185,6 +80,111 @@ fn view(
         commands: commands.of(&app.name),
         last_deploy: state.deploy(&app.name).map(|deploy| deploy_view(deploy)),
     }
+}
+
+/// The configuration that the next release of `app` takes.
+pub fn config(app: &AppRow, reveal: bool) -> ConfigView {
+    let variable = |(name, value): (&str, &str)| VariableView {
+        name: name.to_owned(),
+        value: reveal.then(|| value.to_owned()),
+    };
+    ConfigView {
+        app: app.name.clone(),
+        tenant: app.tenant.clone(),
+        variables: app.config.iter().map(variable).collect(),
+    }
+}
+
+/// The limits of `app`, whatever says so.
+pub fn limits(state: &State, app: &AppRow) -> LimitsView {
+    let release = app.serving.and_then(|number| state.release(&app.name, number));
+    let default = Limits::for_app();
+    let of_code = release.map_or(&default, |release| &release.built.app_yaml.limits);
+    let limits = app.limits.over(of_code);
+    let view = |key: LimitKey| LimitView {
+        name: key.name().to_owned(),
+        value: Limit::of(&limits, key).to_string(),
+        origin: match app.limits.has(key) {
+            true => LimitOrigin::Set,
+            false if Limit::of(of_code, key) == Limit::of(&default, key) => LimitOrigin::Default,
+            false => LimitOrigin::AppYaml,
+        },
+    };
+    LimitsView {
+        app: app.name.clone(),
+        tenant: app.tenant.clone(),
+        limits: LimitKey::ALL.into_iter().map(view).collect(),
+    }
+}
+
+/// The domains of `app`.
+pub fn domains(state: &State, app: &AppRow) -> DomainsView {
+    let view = |row: &DomainRow| DomainView { name: row.name.clone(), added_at: row.added_at };
+    let domains = state.domains_of(&app.name).map(|row| view(row)).collect();
+    DomainsView { app: app.name.clone(), tenant: app.tenant.clone(), domains }
+}
+
+/// The builds of `app`.
+pub fn builds(state: &State, app: &AppRow) -> BuildsView {
+    let builds = state.builds_of(&app.name).rev().map(|row| build(row)).collect();
+    BuildsView { app: app.name.clone(), tenant: app.tenant.clone(), builds }
+}
+
+/// One build.
+pub fn build(row: &BuildRow) -> BuildView {
+    let (state, ended_at, error) = match &row.state {
+        BuildState::Building => (BuildResult::Building, None, None),
+        BuildState::Built { ended_at } => (BuildResult::Built, Some(*ended_at), None),
+        BuildState::Failed { ended_at, error } => {
+            (BuildResult::Failed, Some(*ended_at), Some(error.clone()))
+        }
+        BuildState::Unfit { ended_at, error } => {
+            (BuildResult::Unfit, Some(*ended_at), Some(error.clone()))
+        }
+    };
+    let (release, id, started_at) = (row.number, row.id.clone(), row.started_at);
+    BuildView { release, id, state, started_at, ended_at, error }
+}
+
+/// The releases of `app`.
+pub fn releases(state: &State, app: &AppRow) -> ReleasesView {
+    let name = &app.name;
+    let mut known = BTreeSet::new();
+    let view = |row: &ReleaseRow| release_view(app, row, &mut known);
+    // The oldest first: what several share counts where it came from.
+    let mut releases: Vec<ReleaseView> =
+        state.releases_of(name).map(|row| &**row).map(view).collect();
+    releases.reverse();
+    let size = Bytes(releases.iter().map(|release| release.size.0).sum());
+    ReleasesView { app: name.clone(), tenant: app.tenant.clone(), releases, size }
+}
+
+/// `known` are folders that have been counted.
+fn release_view(app: &AppRow, row: &ReleaseRow, known: &mut BTreeSet<PathBuf>) -> ReleaseView {
+    let built = &row.built;
+    let runtime = built.serving.runtime();
+    let environment = runtime.map(|runtime| (&runtime.environment, runtime.environment_size));
+    let folders = [Some((&built.code, built.code_size)), environment];
+    let new = folders.into_iter().flatten().filter(|(folder, _)| known.insert((*folder).clone()));
+    ReleaseView {
+        number: row.number,
+        cause: row.cause.clone(),
+        created_at: row.created_at,
+        serves: app.serving == Some(row.number),
+        python: runtime.map(|runtime| runtime.python.version.clone()),
+        size: Bytes(new.map(|(_, size)| size.0).sum()),
+        withdrawn: withdrawn(row),
+    }
+}
+
+fn withdrawn(row: &ReleaseRow) -> Option<WithdrawnView> {
+    let withdrawn = row.withdrawn.clone()?;
+    Some(WithdrawnView {
+        release: row.number,
+        to: withdrawn.to,
+        at: withdrawn.at,
+        reason: withdrawn.reason,
+    })
 }
 
 fn served_by(serving: &Serving) -> ServedBy {
@@ -277,9 +277,15 @@ mod tests {
 
     use crate::testing::{Rows, at, config, deploy, name, status};
 
+    fn view(state: &State, statuses: &Statuses) -> AppView {
+        let row = state.app(&name("shop")).unwrap();
+        let statuses = Arc::new(statuses.clone());
+        let observed = Observed { statuses, ..Observed::default() };
+        app(&config(), state, &observed, &Commands::default(), row)
+    }
+
     fn word(state: &State, statuses: Statuses) -> AppState {
-        let observed = Observed { statuses: Arc::new(statuses), ..Observed::default() };
-        app(&config(), state, &observed, &Commands::default(), &name("shop")).unwrap().state
+        view(state, &statuses).state
     }
 
     #[test]
@@ -299,7 +305,7 @@ mod tests {
         for (instance, wanted) in cases {
             assert_eq!(word(&state, Statuses::from([status("shop", 1, instance)])), wanted);
         }
-        state.commit(changes::begin_destroy(&state, &name("shop")).unwrap());
+        state.commit(changes::begin_destroy(&state, &name("shop"), None).unwrap());
         assert_eq!(word(&state, Statuses::new()), AppState::Destroying);
     }
 
@@ -318,9 +324,7 @@ mod tests {
         deploy(&mut state, "shop", 1);
         state.begin("shop", 2);
         state.settle("shop", 7);
-        let view =
-            app(&config(), &state, &Observed::default(), &Commands::default(), &name("shop"))
-                .unwrap();
+        let view = view(&state, &Statuses::new());
         assert_eq!(view.url, "http://shop.localhost:8080");
         assert_eq!((view.release, view.deployed_at), (Some(ReleaseNumber(1)), Some(at(0))));
         assert_eq!(view.python.as_deref(), Some("3.13.1"));

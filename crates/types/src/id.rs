@@ -78,6 +78,12 @@ random_id!(
     8
 );
 
+random_id!(
+    /// One token of the API's. Not secret.
+    TokenId,
+    8
+);
+
 /// The number of a release within its app: 1, 2, 3…
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]

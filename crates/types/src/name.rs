@@ -25,6 +25,20 @@ pub struct TenantName(String);
 #[serde(try_from = "String", into = "String")]
 pub struct HostName(String);
 
+/// What a person calls a thing that has a name of its own: 1 to 64 characters, no control characters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
+pub struct Label(String);
+
+/// Why a string is not a label.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum LabelError {
+    #[error("a label has 1 to {LABEL_CHARS_MAX} characters, this one has {len}")]
+    Length { len: usize },
+    #[error("a label can't have control characters in it")]
+    Control,
+}
+
 /// Why a string is not a name.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum NameError {
@@ -41,6 +55,7 @@ pub enum NameError {
 const APP_NAME_MAX: usize = 40;
 const LABEL_MAX: usize = 63;
 const HOST_MAX: usize = 253;
+const LABEL_CHARS_MAX: usize = 64;
 
 /// Checks one label; `offset` in an error is counted in bytes from the label's start.
 fn check_label(label: &str, max: usize) -> Result<(), NameError> {
@@ -61,22 +76,22 @@ fn check_label(label: &str, max: usize) -> Result<(), NameError> {
 }
 
 macro_rules! string_type {
-    ($name:ident, $check:expr) => {
+    ($name:ident, $error:ty, $check:expr) => {
         impl $name {
             pub fn as_str(&self) -> &str {
                 &self.0
             }
         }
         impl FromStr for $name {
-            type Err = NameError;
-            fn from_str(text: &str) -> Result<Self, NameError> {
+            type Err = $error;
+            fn from_str(text: &str) -> Result<Self, $error> {
                 $check(text)?;
                 Ok(Self(text.to_owned()))
             }
         }
         impl TryFrom<String> for $name {
-            type Error = NameError;
-            fn try_from(text: String) -> Result<Self, NameError> {
+            type Error = $error;
+            fn try_from(text: String) -> Result<Self, $error> {
                 $check(&text)?;
                 Ok(Self(text))
             }
@@ -99,13 +114,21 @@ macro_rules! string_type {
     };
 }
 
-string_type!(AppName, |text: &str| check_label(text, APP_NAME_MAX));
-string_type!(TenantName, |text: &str| check_label(text, APP_NAME_MAX));
-string_type!(HostName, |text: &str| {
+string_type!(AppName, NameError, |text: &str| check_label(text, APP_NAME_MAX));
+string_type!(TenantName, NameError, |text: &str| check_label(text, APP_NAME_MAX));
+string_type!(HostName, NameError, |text: &str| {
     if text.len() > HOST_MAX {
         return Err(NameError::Long { max: HOST_MAX, len: text.len() });
     }
     text.split('.').try_for_each(|label| check_label(label, LABEL_MAX))
+});
+
+string_type!(Label, LabelError, |text: &str| {
+    match text.chars().count() {
+        1..=LABEL_CHARS_MAX if text.chars().any(char::is_control) => Err(LabelError::Control),
+        1..=LABEL_CHARS_MAX => Ok(()),
+        len => Err(LabelError::Length { len }),
+    }
 });
 
 impl Default for TenantName {
@@ -174,6 +197,15 @@ mod tests {
     fn a_folder_suggests_a_name() {
         assert_eq!(AppName::suggest("My_Shop  2!").map(String::from), Ok("my-shop-2".to_owned()));
         assert_eq!(AppName::suggest("__"), Err(NameError::Empty));
+    }
+
+    #[test]
+    fn a_label_is_a_short_line() {
+        assert!("Ada's laptop, \u{e4}".parse::<Label>().is_ok());
+        assert!("\u{e4}".repeat(64).parse::<Label>().is_ok());
+        assert_eq!("a\u{1b}[1m".parse::<Label>(), Err(LabelError::Control));
+        assert_eq!("".parse::<Label>(), Err(LabelError::Length { len: 0 }));
+        assert_eq!("a".repeat(65).parse::<Label>(), Err(LabelError::Length { len: 65 }));
     }
 
     #[test]

@@ -2,6 +2,7 @@
 
 use ace_api::InstanceState;
 use ace_api::http::{AppState, AppView, ServedBy};
+use ace_types::TenantName;
 use clap::Args;
 
 use crate::client::Client;
@@ -14,10 +15,15 @@ use crate::screen::{self, Screen, Style};
 Examples:
   ace apps          a table
   ace apps --json   a list of objects, each with a `name`")]
-pub struct AppsArgs {}
+pub struct AppsArgs {
+    /// Only this tenant's
+    #[arg(long, value_name = "NAME")]
+    tenant: Option<TenantName>,
+}
 
-pub async fn run(_: AppsArgs, client: &Client, screen: &Screen) -> Result<(), CommandError> {
-    let apps: Vec<AppView> = client.get("/v1/apps").await?;
+pub async fn run(args: AppsArgs, client: &Client, screen: &Screen) -> Result<(), CommandError> {
+    let query = args.tenant.map_or(String::new(), |tenant| format!("?tenant={tenant}"));
+    let apps: Vec<AppView> = client.get(&format!("/v1/apps{query}")).await?;
     Ok(screen.show(&apps, || render(&apps, screen))?)
 }
 
@@ -25,14 +31,20 @@ fn render(apps: &[AppView], screen: &Screen) -> String {
     if apps.is_empty() {
         return "No apps yet. Deploy the folder with your index.py:  ace deploy DIR".to_owned();
     }
-    let rows = apps.iter().map(|app| row(app, screen)).collect();
-    screen.table(&["NAME", "STATE", "RELEASE", "INSTANCES", "URL"], rows)
+    // With one tenant alone, its name would be noise.
+    let tenants = apps.iter().any(|app| app.tenant != TenantName::default());
+    let rows = apps.iter().map(|app| row(app, tenants, screen)).collect();
+    let head = ["NAME", "STATE", "RELEASE", "INSTANCES", "URL"];
+    match tenants {
+        true => screen.table(&[&head[..], &["TENANT"]].concat(), rows),
+        false => screen.table(&head, rows),
+    }
 }
 
-fn row(app: &AppView, screen: &Screen) -> Vec<String> {
+fn row(app: &AppView, with_tenant: bool, screen: &Screen) -> Vec<String> {
     let running = |state: &InstanceState| matches!(state, InstanceState::Running);
     let ready = app.instances.iter().filter(|instance| running(&instance.state)).count();
-    vec![
+    let mut row = vec![
         app.name.to_string(),
         state(app.state, screen),
         app.release.map_or("-".to_owned(), |release| release.to_string()),
@@ -41,7 +53,9 @@ fn row(app: &AppView, screen: &Screen) -> Vec<String> {
             _ => format!("{ready}/{}", app.instances.len()),
         },
         screen::escape(&app.url),
-    ]
+    ];
+    row.extend(with_tenant.then(|| app.tenant.to_string()));
+    row
 }
 
 /// An app's state in one word, in its colour.
@@ -64,6 +78,15 @@ mod tests {
     #[test]
     fn no_apps_says_what_to_do() {
         assert!(render(&[], &Screen::plain()).contains("ace deploy"));
+    }
+
+    #[test]
+    fn tenants_are_named_where_there_are_several() {
+        let shop = crate::commands::status::tests::shop();
+        let other = AppView { tenant: "acme".parse().expect("a name"), ..shop.clone() };
+        let table = render(&[shop, other], &Screen::plain());
+        let last: Vec<_> = table.lines().map(|line| line.split(' ').next_back()).collect();
+        assert_eq!(last, [Some("TENANT"), Some("default"), Some("acme")]);
     }
 
     #[test]

@@ -160,7 +160,8 @@ mod tests {
             build(3, BuildResult::Unfit, Some("it ended\x1b[2J\nTraceback")),
             build(2, BuildResult::Built, None),
         ];
-        let view = BuildsView { app: "shop".parse().expect("a name"), builds };
+        let view =
+            BuildsView { app: "shop".parse().expect("a name"), tenant: Default::default(), builds };
         assert_eq!(
             render(&view, &Screen::plain(), at(120)),
             "RELEASE  BUILD     AGE    TOOK        RESULT\n\

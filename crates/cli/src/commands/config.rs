@@ -5,7 +5,7 @@ use std::io::Read;
 use std::path::PathBuf;
 
 use ace_api::http::{ConfigView, VariableView};
-use ace_types::{AppName, Config, ConfigChange};
+use ace_types::{AppName, Config, ConfigChange, TenantName};
 use clap::Args;
 use http::Method;
 
@@ -56,6 +56,10 @@ pub struct ConfigArgs {
     #[arg(long, value_name = "FILE")]
     file: Option<PathBuf>,
 
+    /// Whose app it is, where this makes it
+    #[arg(long, value_name = "NAME")]
+    tenant: Option<TenantName>,
+
     /// Show values
     #[arg(long, conflicts_with_all = ["set", "unset", "stdin", "file"])]
     reveal: bool,
@@ -70,12 +74,13 @@ pub async fn run(args: ConfigArgs, client: &Client, screen: &Screen) -> Result<(
         let view: ConfigView = client.get(&format!("/v1/apps/{app}/config{query}")).await?;
         return Ok(screen.show(&view, || render(&view))?);
     }
+    let path = args.tenant.as_ref().map_or("config".to_owned(), |it| format!("config?tenant={it}"));
     let change = tokio::task::spawn_blocking(move || change(args));
     let change = change.await.map_err(std::io::Error::other)??;
     let request = Request {
         app: &app,
         method: Method::PATCH,
-        path: "config",
+        path: &path,
         document: change,
         name: "change of configuration",
     };
@@ -150,7 +155,8 @@ mod tests {
 
     fn view(value: Option<&str>) -> ConfigView {
         let variable = VariableView { name: "KEY".to_owned(), value: value.map(str::to_owned) };
-        ConfigView { app: "shop".parse().expect("a name"), variables: vec![variable] }
+        let (app, tenant) = ("shop".parse().expect("a name"), Default::default());
+        ConfigView { app, tenant, variables: vec![variable] }
     }
 
     #[test]

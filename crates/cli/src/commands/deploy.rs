@@ -40,9 +40,9 @@ pub struct DeployArgs {
     #[arg(long, value_name = "NAME", add = completion::app())]
     app: Option<AppName>,
 
-    /// Whose app it is
-    #[arg(long, value_name = "NAME", default_value_t)]
-    tenant: TenantName,
+    /// Whose app it is; without it, whose it has been, or the tenant's named default
+    #[arg(long, value_name = "NAME")]
+    tenant: Option<TenantName>,
 
     /// Show all that the app and its server print while they start
     #[arg(short, long)]
@@ -60,7 +60,8 @@ pub async fn run(args: DeployArgs, client: &Client, screen: &Screen) -> Result<(
     announce(&plan, &app, screen);
     let mut progress = Progress::new(screen, "sending", verbose);
     let (body, packing) = pack::stream(plan);
-    let path = format!("/v1/apps/{app}/deploys?tenant={tenant}");
+    let query = tenant.map_or(String::new(), |tenant| format!("?tenant={tenant}"));
+    let path = format!("/v1/apps/{app}/deploys{query}");
     let deploy = follow(client, &path, body, packing, &mut progress);
     let ended = tokio::select! {
         ended = deploy => ended,

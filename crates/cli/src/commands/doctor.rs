@@ -3,10 +3,10 @@
 use ace_api::http::{ApiError, DoctorCheck, DoctorReport, Verdict};
 use clap::Args;
 
-use crate::Offline;
 use crate::client::{Client, ClientError};
 use crate::error::CommandError;
 use crate::screen::{self, Screen, Style};
+use crate::{Offline, ServerAddress};
 
 /// Check what this machine can enforce, and say how to mend what it can't
 #[derive(Debug, Clone, Args)]
@@ -25,7 +25,7 @@ pub async fn run(
     screen: &Screen,
 ) -> Result<(), CommandError> {
     let report: DoctorReport = match client.get("/v1/doctor").await {
-        Err(ClientError::NotRunning { .. }) => {
+        Err(ClientError::NotRunning { server: ServerAddress::Socket(_) }) => {
             screen.note("No engine listens; this is what the machine itself says.");
             offline.doctor().await.map_err(CommandError::Offline)?
         }

@@ -94,7 +94,11 @@ mod tests {
         let app = crate::commands::status::tests::shop();
         let at = |second| Timestamp::from_second(second).expect("a time");
         let domain = DomainView { name: "*.example.com".parse().expect("a name"), added_at: at(0) };
-        let view = DomainsView { app: app.name.clone(), domains: vec![domain] };
+        let view = DomainsView {
+            app: app.name.clone(),
+            tenant: Default::default(),
+            domains: vec![domain],
+        };
         assert_eq!(
             render(&app, &view, &Screen::plain(), at(90)),
             "NAME                        ADDED\n\

@@ -33,13 +33,15 @@ pub async fn run(
     screen: &Screen,
 ) -> Result<(), CommandError> {
     let done = match client.document(Method::POST, "/v1/down", STOP_DEADLINE).await {
-        Err(ClientError::NotRunning { .. }) => {
-            let data = ServerAddress::data(client.socket());
+        Err(ClientError::NotRunning { server: ServerAddress::Socket(socket) }) => {
+            let data = ServerAddress::data(&socket);
             Done { message: offline.down(data).await.map_err(CommandError::Offline)? }
         }
         answer => {
             let done = answer?;
-            wait_for_end(client.socket()).await?;
+            if let ServerAddress::Socket(socket) = client.server() {
+                wait_for_end(socket).await?;
+            }
             done
         }
     };

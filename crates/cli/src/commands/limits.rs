@@ -89,6 +89,7 @@ mod tests {
             origin,
         };
         let view = LimitsView {
+            tenant: Default::default(),
             app: "shop".parse().expect("a name"),
             limits: vec![
                 limit("cpu", "1", LimitOrigin::Default),

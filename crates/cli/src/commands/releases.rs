@@ -97,6 +97,7 @@ mod tests {
             reason: "after 4 s: the app server ended with status 1".to_owned(),
         };
         let view = ReleasesView {
+            tenant: Default::default(),
             app: "shop".parse().expect("a name"),
             releases: vec![
                 ReleaseView { withdrawn: Some(died), ..release(3, ReleaseCause::Deployed) },
@@ -120,7 +121,8 @@ mod tests {
     #[test]
     fn an_app_without_releases_says_what_to_do() {
         let app = "shop".parse().expect("a name");
-        let view = ReleasesView { app, releases: Vec::new(), size: Bytes(0) };
+        let view =
+            ReleasesView { app, tenant: Default::default(), releases: Vec::new(), size: Bytes(0) };
         let text = render(&view, &Screen::plain(), at(0));
         assert!(text.contains("ace deploy DIR --app shop"), "{text}");
     }

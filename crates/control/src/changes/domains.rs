@@ -2,7 +2,7 @@
 
 use ace_api::http::DomainChange;
 use ace_store::Op;
-use ace_types::{AppName, Domain, HostName};
+use ace_types::{AppName, Domain, HostName, TenantName};
 use axum::http::StatusCode;
 use jiff::Timestamp;
 
@@ -14,15 +14,17 @@ use crate::state::{Row, State, create};
 /// Domains that an app may have.
 const DOMAINS_MAX: usize = 100;
 
-/// Does all of `change` to the domains of `app`. `own` is the domain below which the engine gives each app its name.
+/// Does all of `change` to the domains of `app`, if it's one of `tenant`'s. `own` is the domain below which the engine gives each app its name.
 pub fn change_domains(
     state: &State,
     app: &AppName,
+    tenant: Option<&TenantName>,
     own: &HostName,
     change: &DomainChange,
     now: Timestamp,
 ) -> Result<Vec<Op>, Refusal> {
-    let row = state.app(app).ok_or_else(|| names::no_such_app(state, app))?;
+    let theirs = state.app(app).filter(|row| tenant.is_none_or(|tenant| row.tenant == *tenant));
+    let row = theirs.ok_or_else(|| names::no_such_app(state, app, tenant))?;
     if row.destroying {
         return Err(Refusal::being_destroyed(app));
     }
@@ -121,7 +123,7 @@ mod tests {
     /// Changes the domains of `app`; says the error's code.
     fn change(state: &mut Rows, app: &str, add: &str, remove: &str) -> Result<(), String> {
         let change = DomainChange { add: domains(add), remove: domains(remove) };
-        let ops = change_domains(state, &name(app), &config().domain, &change, at(0));
+        let ops = change_domains(state, &name(app), None, &config().domain, &change, at(0));
         state.commit(ops.map_err(|refusal| refusal.error.code)?);
         Ok(())
     }
@@ -183,7 +185,7 @@ mod tests {
             ["apps.example.com", "blog.apps.example.com", "*.apps.example.com", "*.example.com"]
         {
             let change = DomainChange { add: domains(reserved), ..DomainChange::default() };
-            let refused = change_domains(&state, &name("shop"), &own, &change, at(0));
+            let refused = change_domains(&state, &name("shop"), None, &own, &change, at(0));
             assert_eq!(refused.unwrap_err().error.code, "domain_reserved", "{reserved}");
         }
         change(&mut state, "shop", "example.com", "").unwrap();
@@ -198,7 +200,7 @@ mod tests {
         change(&mut state, "shop", &many(100), "").unwrap();
         assert_eq!(change(&mut state, "shop", "x.com", "").unwrap_err(), "too_many_domains");
         change(&mut state, "shop", "x.com", "n0.com").unwrap();
-        state.commit(begin_destroy(&state, &name("shop")).unwrap());
+        state.commit(begin_destroy(&state, &name("shop"), None).unwrap());
         assert_eq!(change(&mut state, "shop", "y.com", "").unwrap_err(), "being_destroyed");
         state.commit(forget_app(&state, &name("shop")));
         assert_eq!(state.domains().count(), 0);

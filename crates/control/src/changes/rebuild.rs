@@ -31,18 +31,18 @@ pub fn begin_rebuild(
     kind: DeployKind,
     build: &BuildId,
 ) -> Result<(Vec<Op>, BuildBegun), Refusal> {
-    let app = state.app(&asked.app).ok_or_else(|| names::no_such_app(state, &asked.app))?;
-    // It's the engine that asks, for whoever has the app.
-    let asked = &Asked { tenant: app.tenant.clone(), ..asked.clone() };
-    check_owner(app, asked)?;
+    let tenant = asked.tenant.as_ref();
+    let app = state.app(&asked.app).ok_or_else(|| names::no_such_app(state, &asked.app, tenant))?;
+    check_owner(app, tenant)?;
     let build_ids = free_ranges(state, asked).next().ok_or_else(no_ranges)?;
     let release = app.next_release;
     let mut ops = vec![
         create(&IdsRow { index: build_ids, owner: IdsOwner::Build(build.clone()) }),
         app.replace(&AppRow { next_release: release.next(), ..AppRow::clone(app) }),
     ];
-    ops.extend(building(state, asked, kind, release, build));
-    Ok((ops, BuildBegun { release, build_ids, python: app.python.clone() }))
+    ops.extend(building(state, asked, &app.tenant, kind, release, build));
+    let (tenant, python) = (app.tenant.clone(), app.python.clone());
+    Ok((ops, BuildBegun { tenant, release, build_ids, python }))
 }
 
 impl Rebuilt {

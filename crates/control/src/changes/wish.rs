@@ -99,12 +99,10 @@ pub fn begin(
     let Some(app) = state.app(&asked.app) else {
         return match wish {
             Wish::Configure(change) => configure_new(state, asked, change),
-            _ => Err(names::no_such_app(state, &asked.app)),
+            _ => Err(no_such_app(state, asked)),
         };
     };
-    if app.destroying {
-        return Err(Refusal::being_destroyed(&app.name));
-    }
+    super::check_owner(app, asked.tenant.as_ref())?;
     let on = On { state, asked, app, rebuilt };
     let (mut ops, begun) = match wish {
         Wish::Rollback { to } => on.roll_back(*to),
@@ -366,10 +364,14 @@ fn configure_new(state: &State, asked: &Asked, change: &ConfigChange) -> Begins 
     let config =
         app.config.with(change).map_err(|error| Refusal::bad_request(error.to_string()))?;
     if config.is_empty() {
-        return Err(names::no_such_app(state, &asked.app));
+        return Err(no_such_app(state, asked));
     }
     let ops = create_app(&AppRow { config, ..app }).into();
     Ok((ops, Begun::Noted(kept_for_first(&asked.app))))
+}
+
+fn no_such_app(state: &State, asked: &Asked) -> Refusal {
+    names::no_such_app(state, &asked.app, asked.tenant.as_ref())
 }
 
 fn kept_for_first(app: &AppName) -> String {

@@ -16,10 +16,10 @@ use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
 use super::settings::view_of;
-use super::{Shared, app_name, json_line, lines};
+use super::target::Target;
+use super::{Shared, json_line, lines};
 use crate::build_log::BuildLogReader;
 use crate::engine::Engine;
-use crate::names;
 use crate::refusal::Refusal;
 use crate::rows::{BuildRow, BuildState, DeployState};
 use crate::state::{self, Row};
@@ -36,32 +36,40 @@ pub struct LogQuery {
     follow: bool,
 }
 
-type BuildPath = Result<Path<(String, ReleaseNumber)>, PathRejection>;
-
-pub async fn list(
-    State(engine): Shared,
-    Path(app): Path<String>,
-) -> Result<Json<BuildsView>, Refusal> {
-    view_of(&engine, &app, views::builds).await
+/// The release in a path; its app is the [`Target`].
+#[derive(Deserialize)]
+pub struct OfRelease {
+    release: ReleaseNumber,
 }
 
-pub async fn show(State(engine): Shared, path: BuildPath) -> Result<Json<BuildView>, Refusal> {
-    let Path((app, release)) = path?;
-    let (app, state) = (app_name(&app)?, engine.records.state().await?);
-    Ok(Json(views::build(find(&state, &app, release)?)))
+type ReleasePath = Result<Path<OfRelease>, PathRejection>;
+
+pub async fn list(State(engine): Shared, target: Target) -> Result<Json<BuildsView>, Refusal> {
+    view_of(&engine, &target, views::builds).await
+}
+
+pub async fn show(
+    State(engine): Shared,
+    target: Target,
+    path: ReleasePath,
+) -> Result<Json<BuildView>, Refusal> {
+    let state = engine.records.state().await?;
+    Ok(Json(views::build(find(&state, &target, path?.release)?)))
 }
 
 pub async fn log(
     State(engine): Shared,
-    path: BuildPath,
+    target: Target,
+    path: ReleasePath,
     query: Result<Query<LogQuery>, QueryRejection>,
 ) -> Result<Response, Refusal> {
-    let Path((app, release)) = path?;
-    let (app, state) = (app_name(&app)?, engine.records.state().await?);
-    let build = find(&state, &app, release)?.id.clone();
+    let LogQuery { follow } = query?.0;
+    let state = engine.records.state().await?;
+    let build = find(&state, &target, path?.release)?.id.clone();
+    let app = target.name;
     let (sender, found) = mpsc::channel(QUEUE);
     let reading = Reading { path: engine.config.build_log(&build), app, build, engine, sender };
-    tokio::spawn(reading.run(query?.0.follow));
+    tokio::spawn(reading.run(follow));
     Ok(lines(found, |lines: Vec<String>| {
         lines.into_iter().flat_map(|line| json_line(&BuildLine { line })).collect()
     }))
@@ -140,15 +148,13 @@ impl Reading {
     }
 }
 
-/// The build that `release` of `app` is of, or was to be.
+/// The build that `release` of the app is of, or was to be.
 fn find<'a>(
     state: &'a state::State,
-    app: &AppName,
+    target: &Target,
     release: ReleaseNumber,
 ) -> Result<&'a Row<BuildRow>, Refusal> {
-    if state.app(app).is_none() {
-        return Err(names::no_such_app(state, app));
-    }
+    let app = &target.row(state)?.name;
     let shared = || {
         let build = &state.release(app, release)?.build;
         state.builds_of(app).find(|row| row.id == *build)

@@ -6,14 +6,15 @@ use ace_api::http::{Rollback, Scale};
 use ace_types::{AppName, TenantName};
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
-use axum::extract::{Path, Query, State};
+use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::{Shared, app_name, json_line, lines};
+use super::target::Target;
+use super::{Shared, json_line, lines};
 use crate::archive::{self, Archive};
 use crate::changes::Wish;
 use crate::engine::{Engine, new_build_id};
@@ -26,24 +27,31 @@ const OPERATIONS_OF_AN_APP: usize = 9;
 type Answer = Result<Response, Refusal>;
 
 #[derive(Deserialize)]
-pub struct DeployQuery {
+pub struct OwnerQuery {
     tenant: Option<String>,
+}
+
+impl OwnerQuery {
+    fn tenant(&self) -> Result<Option<TenantName>, Refusal> {
+        let tenant = self.tenant.as_deref().map(str::parse).transpose();
+        tenant.map_err(|error| {
+            let message = format!("that can't be a tenant's name: {error}");
+            Refusal::new(StatusCode::BAD_REQUEST, "bad_name", message)
+        })
+    }
 }
 
 pub async fn deploy(
     State(engine): Shared,
-    Path(app): Path<String>,
-    query: Result<Query<DeployQuery>, QueryRejection>,
+    target: Target,
+    query: Result<Query<OwnerQuery>, QueryRejection>,
     headers: HeaderMap,
     body: Body,
 ) -> Answer {
-    let app = app_name(&app)?;
-    engine.config.host(&app).map_err(|error| Refusal::bad_app_name(app.as_str(), &error))?;
-    let tenant = tenant_name(query?.0.tenant)?;
+    let target = target.of(query?.tenant()?)?;
+    check_host(&engine, &target)?;
     let state = engine.records.state().await?;
-    if state.app(&app).is_some_and(|row| row.destroying) {
-        return Err(Refusal::being_destroyed(&app));
-    }
+    target.check_name(&state)?;
     let admission = admit(&engine)?;
     if content_length(&headers).is_some_and(|length| length > archive::SIZE_MAX.0) {
         return Err(archive::too_large());
@@ -51,53 +59,77 @@ pub async fn deploy(
     let build = new_build_id()?;
     let archive = Archive::receive(&engine.config.archives(), &build, body).await?;
     let work = Work::Deploy(Source { build, archive });
-    start_work(&engine, app, tenant, work, admission)
+    start_work(&engine, target, work, admission)
 }
 
-pub async fn roll_back(State(engine): Shared, Path(app): Path<String>, body: Bytes) -> Answer {
+pub async fn roll_back(State(engine): Shared, target: Target, body: Bytes) -> Answer {
     let Rollback { release } = document(&body)?;
-    grant(&engine, &app, Wish::Rollback { to: release })
+    grant(&engine, target, Wish::Rollback { to: release }).await
 }
 
-pub async fn restart(State(engine): Shared, Path(app): Path<String>) -> Answer {
-    grant(&engine, &app, Wish::Restart)
+pub async fn restart(State(engine): Shared, target: Target) -> Answer {
+    grant(&engine, target, Wish::Restart).await
 }
 
-pub async fn stop(State(engine): Shared, Path(app): Path<String>) -> Answer {
-    grant(&engine, &app, Wish::Stop)
+pub async fn stop(State(engine): Shared, target: Target) -> Answer {
+    grant(&engine, target, Wish::Stop).await
 }
 
-pub async fn start(State(engine): Shared, Path(app): Path<String>) -> Answer {
-    grant(&engine, &app, Wish::Start)
+pub async fn start(State(engine): Shared, target: Target) -> Answer {
+    grant(&engine, target, Wish::Start).await
 }
 
-pub async fn scale(State(engine): Shared, Path(app): Path<String>, body: Bytes) -> Answer {
+pub async fn scale(State(engine): Shared, target: Target, body: Bytes) -> Answer {
     let Scale { instances } = document(&body)?;
-    grant(&engine, &app, Wish::Scale { instances })
+    grant(&engine, target, Wish::Scale { instances }).await
 }
 
-pub async fn configure(State(engine): Shared, Path(app): Path<String>, body: Bytes) -> Answer {
-    grant(&engine, &app, Wish::Configure(secret_document(&body)?))
+pub async fn configure(
+    State(engine): Shared,
+    target: Target,
+    query: Result<Query<OwnerQuery>, QueryRejection>,
+    body: Bytes,
+) -> Answer {
+    let target = target.of(query?.tenant()?)?;
+    let wish = Wish::Configure(secret_document(&body)?);
+    let state = engine.records.state().await?;
+    // It may make the app.
+    target.check_name(&state)?;
+    begin(&engine, target, wish)
 }
 
-pub async fn limit(State(engine): Shared, Path(app): Path<String>, body: Bytes) -> Answer {
-    grant(&engine, &app, Wish::Limit(document(&body)?))
+pub async fn limit(State(engine): Shared, target: Target, body: Bytes) -> Answer {
+    let change = document(&body)?;
+    grant(&engine, target, Wish::Limit(change)).await
 }
 
-fn grant(engine: &Arc<Engine>, app: &str, wish: Wish) -> Answer {
-    let app = app_name(app)?;
-    engine.config.host(&app).map_err(|error| Refusal::bad_app_name(app.as_str(), &error))?;
+/// Begins `wish` on an app that there is.
+async fn grant(engine: &Arc<Engine>, target: Target, wish: Wish) -> Answer {
+    let state = engine.records.state().await?;
+    // Before it takes a place among those that wait.
+    target.row(&state)?;
+    begin(engine, target, wish)
+}
+
+fn begin(engine: &Arc<Engine>, target: Target, wish: Wish) -> Answer {
+    check_host(engine, &target)?;
     let admission = admit(engine)?;
-    start_work(engine, app, TenantName::default(), Work::Wish(wish), admission)
+    start_work(engine, target, Work::Wish(wish), admission)
+}
+
+/// With the engine's domain behind it, not every name is a host's.
+fn check_host(engine: &Engine, target: &Target) -> Result<(), Refusal> {
+    let host = engine.config.host(&target.name);
+    host.map(|_| ()).map_err(|error| Refusal::bad_app_name(target.name.as_str(), &error))
 }
 
 fn start_work(
     engine: &Arc<Engine>,
-    app: AppName,
-    tenant: TenantName,
+    target: Target,
     work: Work,
     admission: OwnedSemaphorePermit,
 ) -> Answer {
+    let Target { name: app, tenant } = target;
     let ticket = engine.lanes.enter(&app, OPERATIONS_OF_AN_APP).ok_or_else(|| queue_full(&app))?;
     // Only now: an upload may have taken minutes.
     if engine.is_ending() {
@@ -112,7 +144,7 @@ fn admit(engine: &Arc<Engine>) -> Result<OwnedSemaphorePermit, Refusal> {
 }
 
 /// The document in a request's body; an empty one is the document without any field.
-pub(super) fn document<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
+pub fn document<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     let body = if body.is_empty() { b"{}" } else { body };
     serde_json::from_slice(body).map_err(|error| {
         Refusal::bad_request(format!("that is not what is asked for here: {error}"))
@@ -122,14 +154,6 @@ pub(super) fn document<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
 /// As [`document`]. What is wrong with it is not told in the parser's words, which may quote it.
 fn secret_document<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
     document(body).map_err(|_| Refusal::bad_request("that is not what is asked for here"))
-}
-
-fn tenant_name(text: Option<String>) -> Result<TenantName, Refusal> {
-    let Some(text) = text else { return Ok(TenantName::default()) };
-    text.parse().map_err(|error| {
-        let message = format!("that can't be a tenant's name: {error}");
-        Refusal::new(StatusCode::BAD_REQUEST, "bad_name", message)
-    })
 }
 
 fn content_length(headers: &HeaderMap) -> Option<u64> {

@@ -67,7 +67,7 @@ impl Operation {
         let ids = self.engine.config.id_range(begun.build_ids).ok_or_else(broken)?;
         let request = BuildRequest {
             id: source.build.clone(),
-            tenant: self.tenant.clone(),
+            tenant: begun.tenant.clone(),
             app: self.app.clone(),
             ids,
             archive: source.archive.path().to_owned(),

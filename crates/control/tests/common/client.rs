@@ -1,6 +1,7 @@
 //! A client of the API: a connection for each request.
 
 use std::io::{Read, Write};
+use std::net::SocketAddr;
 use std::path::Path;
 
 use ace_api::CommandOutput;
@@ -11,10 +12,10 @@ use ace_api::run::{
 use bytes::Bytes;
 use http_body_util::{BodyExt, Full};
 use hyper::body::Incoming;
-use hyper::{Request, Response, StatusCode};
+use hyper::{HeaderMap, Request, Response, StatusCode};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
-use tokio::net::UnixStream;
+use tokio::net::{TcpStream, UnixStream};
 
 use super::{SOON, block_on};
 
@@ -48,6 +49,34 @@ pub fn send(socket: &Path, method: &str, path: &str, body: &str) -> Answer {
             let response = begin(socket, method, path, body).await;
             let status = response.status();
             Answer { status, body: response.into_body().collect().await.unwrap().to_bytes() }
+        })
+        .await
+        .unwrap()
+    })
+}
+
+/// A whole answer, with its headers, to a request over TCP; `token` is what it shows.
+pub fn send_tcp(
+    address: SocketAddr,
+    token: Option<&str>,
+    method: &str,
+    path: &str,
+    body: &str,
+) -> (Answer, HeaderMap) {
+    let mut request = Request::builder().method(method).uri(path).header("host", "ace");
+    if let Some(token) = token {
+        request = request.header("authorization", format!("Bearer {token}"));
+    }
+    let request = request.body(Full::new(Bytes::copy_from_slice(body.as_bytes()))).unwrap();
+    block_on(async {
+        tokio::time::timeout(SOON, async {
+            let stream = TcpStream::connect(address).await.unwrap();
+            let (mut sender, connection) =
+                hyper::client::conn::http1::handshake(TokioIo::new(stream)).await.unwrap();
+            tokio::spawn(connection);
+            let (head, body) = sender.send_request(request).await.unwrap().into_parts();
+            let body = body.collect().await.unwrap().to_bytes();
+            (Answer { status: head.status, body }, head.headers)
         })
         .await
         .unwrap()

@@ -19,16 +19,17 @@ pub mod client;
 pub mod fakes;
 pub mod mortal;
 
+use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ace_api::http::{AppState, AppView, DoctorReport, ServedBy};
-use ace_control::{ControlConfig, Outcome, Parts};
+use ace_control::{ControlConfig, Listeners, Outcome, Parts};
 use ace_store::{SqliteStore, Store};
 use ace_types::IdRange;
 use tempfile::TempDir;
-use tokio::net::UnixListener;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -51,6 +52,8 @@ pub struct Life {
     runtime: Option<Runtime>,
     pub gateway: Arc<FakeGateway>,
     pub socket: PathBuf,
+    /// Where the API is served with tokens.
+    pub tcp: SocketAddr,
     stop: watch::Sender<bool>,
     ended: Option<JoinHandle<Outcome>>,
 }
@@ -94,12 +97,14 @@ impl Machine {
         let socket = self.path("ace.sock");
         let _ = std::fs::remove_file(&socket);
         let _entered = runtime.enter();
-        let listener = UnixListener::bind(&socket).unwrap();
+        let tcp = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
+        let address = tcp.local_addr().unwrap();
+        let listeners = Listeners { socket: UnixListener::bind(&socket).unwrap(), tcp: Some(tcp) };
         let (stop, stopped) = watch::channel(false);
         let config = config(self.folder.path());
-        let run = async move { ace_control::run(config, parts, listener, stopped).await.unwrap() };
+        let run = async move { ace_control::run(config, parts, listeners, stopped).await.unwrap() };
         let ended = Some(runtime.spawn(run));
-        Life { runtime: Some(runtime), gateway, socket, stop, ended }
+        Life { runtime: Some(runtime), gateway, socket, tcp: address, stop, ended }
     }
 
     /// What stands in a folder of the machine's.
