@@ -3,8 +3,9 @@
 #![forbid(unsafe_code)]
 
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
-use ace_testkit::{AppFolder, Engine, Output};
+use ace_testkit::{AppFolder, Engine, Output, eventually};
 use anyhow::{Context, Result, ensure};
 
 /// Somebody elsewhere, with a token in their environment.
@@ -79,6 +80,8 @@ fn an_admin_elsewhere_may_do_all_that_root_may() -> Result<()> {
     ensure!(listed.stdout.contains("admin") && !listed.stdout.contains(&token), "{listed:?}");
     admin.ace(&["doctor"])?.ok()?;
     admin.ace(&["down"])?.ok()?;
+    let gone = || (!engine.socket().exists()).then_some(());
+    eventually("the engine's end", Duration::from_secs(60), gone)?;
     engine.down()
 }
 
