@@ -30,6 +30,7 @@
 //! | `POST /v1/tokens` | [`NewToken`] | [`CreatedToken`] |
 //! | `DELETE /v1/tokens/{token}` | | [`Done`] |
 //! | `POST /v1/down` | | [`Done`], and then the engine ends |
+//! | `GET /metrics` | | the OpenMetrics text format: see docs/METRICS.md |
 //!
 //! Events are [`DeployEvent`]s, one JSON document a line, until the end. Whoever closes the connection
 //! before the switch gives up what was asked for. What is asked of one app is done one after the
@@ -216,6 +217,24 @@ pub enum DeployKind {
     Scale {
         instances: u16,
     },
+}
+
+impl DeployKind {
+    /// In one word that stays, for programs; as `name` in its JSON.
+    pub fn word(&self) -> &'static str {
+        match self {
+            Self::Deploy => "deploy",
+            Self::Rollback => "rollback",
+            Self::Retreat { .. } => "retreat",
+            Self::Configure => "configure",
+            Self::Limit => "limit",
+            Self::Rebuild => "rebuild",
+            Self::Restart => "restart",
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Scale { .. } => "scale",
+        }
+    }
 }
 
 impl std::fmt::Display for DeployKind {

@@ -20,6 +20,7 @@ use crate::commands::Commands;
 use crate::config::ControlConfig;
 use crate::lanes::Lanes;
 use crate::marks::Marks;
+use crate::metrics::Tally;
 use crate::records::{Records, RecordsError};
 use crate::refusal::Refusal;
 use crate::tasks::Tasks;
@@ -69,6 +70,9 @@ pub struct Engine {
     /// Wrong tokens, by where they came from.
     pub attempts: Attempts,
     pub tasks: Tasks,
+    /// What this engine has done.
+    pub tally: Arc<Tally>,
+    pub started_at: Timestamp,
     /// The revision whose plan the node and the gateway have.
     pub applied: watch::Sender<Revision>,
     /// No new work is begun any more, and what can be given up is.
@@ -84,6 +88,7 @@ pub struct Engine {
 
 impl Engine {
     pub async fn new(config: ControlConfig, parts: Parts) -> Result<Self, RecordsError> {
+        let tally = Arc::<Tally>::default();
         Ok(Self {
             config,
             node: parts.node,
@@ -91,7 +96,7 @@ impl Engine {
             builder: parts.builder,
             doctor: parts.doctor,
             clock: parts.clock,
-            records: Records::open(parts.store).await?,
+            records: Records::open(parts.store, Arc::clone(&tally)).await?,
             lanes: Lanes::default(),
             commands: Arc::default(),
             retreats: Marks::default(),
@@ -100,6 +105,8 @@ impl Engine {
             operations: Arc::new(Semaphore::new(OPERATIONS)),
             attempts: Attempts::default(),
             tasks: Tasks::default(),
+            started_at: Timestamp::now(),
+            tally,
             applied: watch::Sender::new(Revision(0)),
             ending: watch::Sender::new(false),
             is_down: watch::Sender::new(false),

@@ -6,6 +6,7 @@
 mod builds;
 mod domains;
 mod gate;
+mod metrics;
 mod operations;
 mod route;
 mod settings;
@@ -63,6 +64,7 @@ pub fn router(engine: Arc<Engine>) -> Router {
         .method_not_allowed_fallback(no_such_method)
         .layer(from_fn_with_state(Arc::clone(&engine), gate::identify))
         .layer(from_fn(answer_panics))
+        .layer(from_fn_with_state(Arc::clone(&engine), metrics::count))
         .with_state(engine)
 }
 
@@ -104,6 +106,7 @@ fn routes() -> Vec<Route> {
         Route::new(POST, "/v1/tokens", Admin, tokens::create),
         Route::new(DELETE, "/v1/tokens/{token}", Admin, tokens::revoke),
         Route::new(POST, "/v1/down", Admin, bring_down),
+        Route::new(GET, "/metrics", Admin, metrics::show),
     ]
 }
 

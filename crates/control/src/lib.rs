@@ -27,7 +27,9 @@ mod log_file;
 mod log_line;
 mod logs;
 mod marks;
+mod metrics;
 mod names;
+mod notices;
 mod operation;
 mod patience;
 mod plan;
@@ -109,6 +111,7 @@ pub async fn run(
     *engine.reconciler.lock().await = Some(tokio::spawn(reconcile::reconcile(Arc::clone(&engine))));
     recover::resume_destructions(&engine).await?;
     engine.tasks.spawn(upgrades::watch(Arc::clone(&engine)));
+    engine.tasks.spawn(notices::watch(Arc::clone(&engine)));
 
     let end = watch::Sender::new(false);
     let router = http::router(Arc::clone(&engine));

@@ -153,6 +153,7 @@ impl Operation {
             }
             Err(refusal) => (None, Err(refusal)),
         };
+        self.count(&outcome);
         match outcome {
             Ok(Reached::Switched(release, revision)) => {
                 self.after_the_switch(release, revision).await;
@@ -168,6 +169,15 @@ impl Operation {
                 self.tell(DeployEvent::Failed { error: refusal.error }).await;
             }
         }
+    }
+
+    fn count(&self, outcome: &Result<Reached, Refusal>) {
+        let (result, duration) = match outcome {
+            Ok(Reached::Switched(..)) => ("done", Some(self.asked.elapsed())),
+            Ok(Reached::Noted(_)) => ("noted", None),
+            Err(_) => ("failed", None),
+        };
+        self.engine.tally.operation(self.work.kind().word(), result, duration);
     }
 
     /// Waits for the app's turn, then for room to build, if that is needed.
@@ -351,9 +361,13 @@ impl Operation {
 impl Work {
     /// What it is, in a word.
     fn name(&self) -> String {
+        self.kind().to_string()
+    }
+
+    fn kind(&self) -> DeployKind {
         match self {
-            Self::Deploy(_) => DeployKind::Deploy.to_string(),
-            Self::Wish(wish) => wish.kind().to_string(),
+            Self::Deploy(_) => DeployKind::Deploy,
+            Self::Wish(wish) => wish.kind(),
         }
     }
 }

@@ -4,11 +4,12 @@
 //! committed only if nobody has changed a row it looked at, and worked out anew otherwise.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ace_store::{Change, Changes, CommitError, Op, ReadError, Revision, Store, Watch};
 use tokio::sync::Mutex;
 
+use crate::metrics::Tally;
 use crate::refusal::Refusal;
 use crate::state::{RowError, State};
 
@@ -21,6 +22,8 @@ const PAUSE: Duration = Duration::from_millis(5);
 /// before.
 pub struct Records {
     store: Arc<dyn Store>,
+    /// Counts the commits.
+    tally: Arc<Tally>,
     /// The state as it was last seen.
     state: Mutex<Arc<State>>,
 }
@@ -40,9 +43,9 @@ pub enum RecordsError {
 
 impl Records {
     /// Reads all rows.
-    pub async fn open(store: Arc<dyn Store>) -> Result<Self, RecordsError> {
+    pub async fn open(store: Arc<dyn Store>, tally: Arc<Tally>) -> Result<Self, RecordsError> {
         let state = Mutex::new(Arc::new(read_all(store.as_ref()).await?));
-        Ok(Self { store, state })
+        Ok(Self { store, tally, state })
     }
 
     /// All rows as they are now.
@@ -79,7 +82,10 @@ impl Records {
             if ops.is_empty() {
                 return Ok((said, state.revision));
             }
-            match self.store.commit(ops).await {
+            let began = Instant::now();
+            let committed = self.store.commit(ops).await;
+            self.tally.committed(began.elapsed());
+            match committed {
                 Ok(revision) => return Ok((said, revision)),
                 Err(CommitError::Conflict { .. }) => tokio::time::sleep(PAUSE).await,
                 Err(error) => return Err(RecordsError::from(error).into()),

@@ -2,6 +2,7 @@
 //! to have run before that starts.
 
 use std::pin::pin;
+use std::time::Instant;
 
 use ace_api::http::{DeployEvent, DeployPhase};
 use ace_api::{BuildError, BuildRequest, Built, Serving};
@@ -75,6 +76,7 @@ impl Operation {
         };
         let mut log = BuildLog::create(&self.engine.config.build_log(&source.build)).await;
         let (lines, said) = mpsc::channel(EVENTS);
+        let began = Instant::now();
         let work = async {
             tokio::select! {
                 built = self.engine.builder.build(request, lines) => {
@@ -83,7 +85,9 @@ impl Operation {
                 refusal = self.given_up() => Err(refusal),
             }
         };
-        self.hear_out(work, said, &mut log).await
+        let built = self.hear_out(work, said, &mut log).await;
+        self.engine.tally.built(began.elapsed());
+        built
     }
 
     /// Runs what the app wants to have run before the new release starts.

@@ -1,6 +1,6 @@
 //! What is done before a release starts whose Python has changed since its environment was made.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ace_api::http::DeployPhase;
 use ace_api::{BuildError, Interpreter, PythonState, RebuildRequest};
@@ -75,6 +75,7 @@ impl Operation {
         let line = format!("the Python of release {of} was upgraded: rebuilding its environment");
         self.log(&mut log, line).await;
         let (lines, said) = mpsc::channel(EVENTS);
+        let began = Instant::now();
         let work = async {
             tokio::select! {
                 built = self.engine.builder.rebuild(request, lines) => built.map_err(|error| {
@@ -84,7 +85,9 @@ impl Operation {
                 refusal = self.given_up() => Err(refusal),
             }
         };
-        let built = self.hear_out(work, said, &mut log).await?;
+        let built = self.hear_out(work, said, &mut log).await;
+        self.engine.tally.built(began.elapsed());
+        let built = built?;
         drop(room);
         Ok(Rebuilt { of, release: begun.release, build, built })
     }

@@ -1,0 +1,300 @@
+//! Tells in an app's log, and in the engine's, what has befallen its instances: that one ended, was held
+//! back, ran out of memory, processes or space.
+//!
+//! What is told is worked out by [`Watch::look`] from what node and kernel say, and each thing is told of an
+//! instance once a minute at most, with what has come together by then. Dropped lines of output are told by the
+//! log itself.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use ace_api::{InstanceState, InstanceStatus, InstanceUsage, NodeUsage, SpaceUsage};
+use ace_types::{AppName, Bytes, InstanceId};
+use jiff::Timestamp;
+use tokio::time::sleep;
+
+use crate::engine::Engine;
+use crate::journal;
+use crate::plan::Statuses;
+
+/// How often the kernel's counts are looked at.
+const LOOK_EVERY: Duration = Duration::from_secs(5);
+/// How soon the same may be told again of one instance.
+const AGAIN_AFTER: Duration = Duration::from_secs(60);
+/// How long an instance is held back in a minute before that is worth telling.
+const HELD_BACK_USEC: u64 = 6_000_000;
+/// What is left of a file system that counts as full.
+const LEFT_BYTES: u64 = 64 << 10;
+
+/// Tells what befalls instances, until the engine ends.
+pub async fn watch(engine: Arc<Engine>) {
+    let mut statuses = engine.node.statuses();
+    let mut watch = Watch::since(&statuses.borrow_and_update(), &engine.node.usage());
+    loop {
+        tokio::select! {
+            changed = statuses.changed() => if changed.is_err() { return },
+            () = sleep(LOOK_EVERY) => {}
+            () = engine.ended() => return,
+        }
+        let now = Arc::clone(&statuses.borrow_and_update());
+        for notice in watch.look(&now, &engine.node.usage(), Instant::now()) {
+            let Notice { app, instance, text } = notice;
+            tracing::warn!(%app, %instance, "{text}");
+            journal::write(&engine.config, &app, &format!("instance {instance} {text}")).await;
+        }
+    }
+}
+
+/// Something that an app's operator should know.
+#[derive(Debug, Clone, PartialEq, Eq)]
+struct Notice {
+    app: AppName,
+    instance: InstanceId,
+    text: String,
+}
+
+/// What has been told of every instance.
+#[derive(Debug, Default)]
+struct Watch {
+    told: BTreeMap<InstanceId, Told>,
+}
+
+/// What has been told of one instance.
+#[derive(Debug, Default)]
+struct Told {
+    memory_kills: Count,
+    pids_refused: Count,
+    held_back: Option<Instant>,
+    /// When each place was last told to be full; see [`places`].
+    full: [Option<Instant>; 3],
+    /// Since when it was in the last bad state that was told.
+    end: Option<Timestamp>,
+}
+
+/// A count of the kernel's, as far as it has been told.
+#[derive(Debug, Default)]
+struct Count {
+    told: u64,
+    at: Option<Instant>,
+}
+
+impl Watch {
+    /// Takes what has been by now as told.
+    fn since(statuses: &Statuses, usage: &NodeUsage) -> Self {
+        let told = statuses.iter().map(|(id, status)| {
+            let usage = usage.instances.get(id);
+            let count =
+                |of: fn(&InstanceUsage) -> u64| Count { told: usage.map_or(0, of), at: None };
+            let told = Told {
+                memory_kills: count(|usage| usage.memory_kills),
+                pids_refused: count(|usage| usage.pids_refused),
+                end: has_ended(status).then_some(status.since),
+                ..Told::default()
+            };
+            (id.clone(), told)
+        });
+        Self { told: told.collect() }
+    }
+
+    /// What is to be told now.
+    fn look(&mut self, statuses: &Statuses, usage: &NodeUsage, now: Instant) -> Vec<Notice> {
+        self.told.retain(|id, _| statuses.contains_key(id));
+        let mut notices = Vec::new();
+        for (id, status) in statuses {
+            let told = self.told.entry(id.clone()).or_default();
+            let mut texts: Vec<String> = told.end(status).into_iter().collect();
+            if let Some(usage) = usage.instances.get(id) {
+                texts.extend(told.usage(usage, now));
+            }
+            // Reasons may hold words of the app's own.
+            let notice = |text: String| Notice {
+                app: status.app.clone(),
+                instance: id.clone(),
+                text: text.replace(char::is_control, " "),
+            };
+            notices.extend(texts.into_iter().map(notice));
+        }
+        notices
+    }
+}
+
+impl Told {
+    /// That it has ended by itself, and what comes next.
+    fn end(&mut self, status: &InstanceStatus) -> Option<String> {
+        if !has_ended(status) || self.end == Some(status.since) {
+            return None;
+        }
+        self.end = Some(status.since);
+        let reason = status.last_end.as_ref().map(ToString::to_string).unwrap_or_default();
+        Some(match status.state {
+            InstanceState::Crashed { retry_at } => {
+                let pause = retry_at.duration_since(status.since).as_secs();
+                format!("ended: {reason}; it starts again {pause} s after that")
+            }
+            _ => format!("did not start: {reason}"),
+        })
+    }
+
+    fn usage(&mut self, usage: &InstanceUsage, now: Instant) -> Vec<String> {
+        let mut texts = Vec::new();
+        if let Some(kills) = self.memory_kills.due(usage.memory_kills, now) {
+            texts.push(killed(kills, usage));
+        }
+        if let Some(refused) = self.pids_refused.due(usage.pids_refused, now) {
+            let limit = usage.pids_limit;
+            texts.push(format!(
+                "was refused {refused} processes or threads: the limit is {limit} (pids)"
+            ));
+        }
+        let held_back = usage.throttled_last_minute_usec;
+        if held_back >= HELD_BACK_USEC && is_due(self.held_back, now) {
+            self.held_back = Some(now);
+            let cores = usage.cpu_limit_millicores as f64 / 1000.0;
+            texts.push(format!(
+                "was held back for {} s in the last minute: it used up its share, {cores} of a \
+                 core (cpu)",
+                held_back / 1_000_000
+            ));
+        }
+        for (told, (place, key, space)) in self.full.iter_mut().zip(places(usage)) {
+            if let Some(size) = space.filter(is_full).map(|space| Bytes(space.size_bytes))
+                && is_due(*told, now)
+            {
+                *told = Some(now);
+                texts.push(format!("has {place} full: there is room for {size} ({key})"));
+            }
+        }
+        texts
+    }
+}
+
+impl Count {
+    /// By how much `count` has grown since that was told, if it's time to tell it.
+    fn due(&mut self, count: u64, now: Instant) -> Option<u64> {
+        // In a new container the kernel counts from zero.
+        self.told = if count < self.told { 0 } else { self.told };
+        let growth = count - self.told;
+        if growth == 0 || !is_due(self.at, now) {
+            return None;
+        }
+        (self.told, self.at) = (count, Some(now));
+        Some(growth)
+    }
+}
+
+fn has_ended(status: &InstanceStatus) -> bool {
+    matches!(status.state, InstanceState::Crashed { .. } | InstanceState::Failed)
+}
+
+fn is_due(told: Option<Instant>, now: Instant) -> bool {
+    told.is_none_or(|told| now.duration_since(told) >= AGAIN_AFTER)
+}
+
+fn killed(count: u64, usage: &InstanceUsage) -> String {
+    let limit = Bytes(usage.memory_limit_bytes);
+    let processes = match count {
+        1 => "a process".to_owned(),
+        n => format!("{n} processes"),
+    };
+    format!("lost {processes} for lack of memory: the limit is {limit} (memory)")
+}
+
+/// Where it can write, and the limit's name.
+fn places(usage: &InstanceUsage) -> [(&'static str, &'static str, Option<SpaceUsage>); 3] {
+    [
+        ("/tmp", "tmp", usage.tmp),
+        ("/dev/shm", "shm", usage.shm),
+        ("/ace/data", "volume", usage.volume),
+    ]
+}
+
+fn is_full(space: &SpaceUsage) -> bool {
+    space.size_bytes.saturating_sub(space.used_bytes) < LEFT_BYTES.min(space.size_bytes / 100)
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use ace_api::EndReason;
+
+    use super::*;
+    use crate::testing::{at, status};
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn usage(id: &InstanceId, of: InstanceUsage) -> NodeUsage {
+        NodeUsage { instances: BTreeMap::from([(id.clone(), of)]), ..NodeUsage::default() }
+    }
+
+    fn running() -> (InstanceId, Statuses) {
+        let (id, status) = status("shop", 1, InstanceState::Running);
+        (id.clone(), Statuses::from([(id, status)]))
+    }
+
+    fn texts(notices: Vec<Notice>) -> Vec<String> {
+        notices.into_iter().map(|notice| notice.text).collect()
+    }
+
+    #[test]
+    fn lost_processes_are_told_once_a_minute_together() {
+        let (id, statuses) = running();
+        let (mut watch, start) = (Watch::default(), Instant::now());
+        let mut look = |kills, seconds| {
+            let used = InstanceUsage {
+                memory_kills: kills,
+                memory_limit_bytes: 64 << 20,
+                ..InstanceUsage::default()
+            };
+            texts(watch.look(&statuses, &usage(&id, used), start + SECOND * seconds))
+        };
+        let lost = |what| format!("lost {what} for lack of memory: the limit is 64M (memory)");
+        assert_eq!(look(1, 0), [lost("a process")]);
+        assert_eq!(look(2, 30), [""; 0]);
+        assert_eq!(look(4, 60), [lost("3 processes")]);
+        assert_eq!(look(4, 120), [""; 0]);
+        assert_eq!(look(1, 180), [lost("a process")], "a new container counts anew");
+    }
+
+    #[test]
+    fn what_was_before_the_engine_is_not_told() {
+        let (id, statuses) = running();
+        let used = usage(&id, InstanceUsage { pids_refused: 9, ..InstanceUsage::default() });
+        let mut watch = Watch::since(&statuses, &used);
+        assert_eq!(watch.look(&statuses, &used, Instant::now()), []);
+    }
+
+    #[test]
+    fn an_end_is_told_with_what_comes_next() {
+        let (id, mut crashed) = status("shop", 1, InstanceState::Crashed { retry_at: at(12) });
+        crashed.since = at(8);
+        crashed.last_end = Some(EndReason::Exited { status: 1 });
+        let statuses = Statuses::from([(id, crashed)]);
+        let mut watch = Watch::default();
+        let text = "ended: the app server ended with status 1; it starts again 4 s after that";
+        let mut look = || texts(watch.look(&statuses, &NodeUsage::default(), Instant::now()));
+        assert_eq!(look(), [text]);
+        assert_eq!(look(), [""; 0]);
+    }
+
+    #[test]
+    fn being_held_back_and_full_places_are_told() {
+        let (id, statuses) = running();
+        let full = SpaceUsage { used_bytes: 64 << 20, size_bytes: 64 << 20 };
+        let used = InstanceUsage {
+            throttled_last_minute_usec: 12_345_678,
+            cpu_limit_millicores: 500,
+            tmp: Some(full),
+            volume: Some(SpaceUsage { used_bytes: 1 << 20, ..full }),
+            ..InstanceUsage::default()
+        };
+        let told = texts(Watch::default().look(&statuses, &usage(&id, used), Instant::now()));
+        assert_eq!(
+            told,
+            [
+                "was held back for 12 s in the last minute: it used up its share, 0.5 of a core (cpu)",
+                "has /tmp full: there is room for 64M (tmp)",
+            ]
+        );
+    }
+}
