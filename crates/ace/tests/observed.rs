@@ -105,7 +105,7 @@ fn an_app_that_meets_its_limits_is_told_everywhere() -> Result<()> {
         ensure!(metric(&engine, count)? > 0.0, "{count}");
     }
     let log = || Ok::<_, anyhow::Error>(engine.ace(&["logs", "shop", "--tail", "10000"])?.stdout);
-    for told in ["for lack of memory", "processes or threads", "dropped: the log's limit"] {
+    for told in ["for lack of memory", "the limit is 30 (pids)", "dropped: the log's limit"] {
         eventually(told, SOON, || log().ok()?.contains(told).then_some(()))?;
     }
     let shown = engine.ace(&["status", "shop"])?.ok()?.stdout;

@@ -307,6 +307,19 @@ pub struct LimitView {
     pub name: String,
     pub value: String,
     pub origin: LimitOrigin,
+    /// What the app uses of it, in the same words; the instance that uses most. `None` where nobody
+    /// measures it.
+    pub used: Option<String>,
+    /// How often it was met since the engine started; `None` where nobody counts it.
+    pub met: Option<LimitMet>,
+}
+
+/// How often a limit was met.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LimitMet {
+    pub count: u64,
+    /// What is counted: `processes ended`.
+    pub what: String,
 }
 
 /// Who says what a limit is.

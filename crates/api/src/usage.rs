@@ -37,6 +37,8 @@ pub struct InstanceUsage {
     pub memory_limit_bytes: u64,
     /// Processes that the kernel ended for going past the limit.
     pub memory_kills: u64,
+    /// The last of them, where the kernel's log tells of it.
+    pub last_memory_kill: Option<MemoryKill>,
     /// Processes and threads.
     pub pids: u64,
     pub pids_limit: u64,
@@ -50,6 +52,15 @@ pub struct InstanceUsage {
     pub volume: Option<SpaceUsage>,
     /// Lines of output that its log had no room for.
     pub log_lines_dropped: u64,
+}
+
+/// A process that the kernel ended for want of memory.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MemoryKill {
+    /// Its name, which it may have chosen itself: may hold control characters.
+    pub process: String,
+    /// What it had in memory.
+    pub memory_bytes: u64,
 }
 
 /// How full a file system is.

@@ -143,9 +143,11 @@ impl Told {
         }
         if let Some(refused) = self.pids_refused.due(usage.pids_refused, now) {
             let limit = usage.pids_limit;
-            texts.push(format!(
-                "was refused {refused} processes or threads: the limit is {limit} (pids)"
-            ));
+            let what = match refused {
+                1 => "a process or thread".to_owned(),
+                n => format!("{n} processes or threads"),
+            };
+            texts.push(format!("was refused {what}: the limit is {limit} (pids)"));
         }
         let held_back = usage.throttled_last_minute_usec;
         if held_back >= HELD_BACK_USEC && is_due(self.held_back, now) {
@@ -197,7 +199,10 @@ fn killed(count: u64, usage: &InstanceUsage) -> String {
         1 => "a process".to_owned(),
         n => format!("{n} processes"),
     };
-    format!("lost {processes} for lack of memory: the limit is {limit} (memory)")
+    let last = usage.last_memory_kill.as_ref().map_or(String::new(), |kill| {
+        format!("; the last was {:?} with {}", kill.process, Bytes::mib(kill.memory_bytes >> 20))
+    });
+    format!("lost {processes} for lack of memory: the limit is {limit} (memory){last}")
 }
 
 /// Where it can write, and the limit's name.

@@ -1,16 +1,17 @@
 //! Apps as the API shows them, worked out from the rows and what is.
 
+mod limits;
+
 use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use ace_api::http::{
     AppState, AppView, BuildResult, BuildView, BuildsView, ConfigView, DeployView, DomainView,
-    DomainsView, InstanceView, LimitOrigin, LimitView, LimitsView, ReleaseView, ReleasesView,
-    ServedBy, VariableView, WithdrawnView,
+    DomainsView, InstanceView, ReleaseView, ReleasesView, ServedBy, VariableView, WithdrawnView,
 };
 use ace_api::{Gateway, InstanceState, InstanceStatus, Node, NodeUsage, Program, Serving, Traffic};
-use ace_types::{AppName, Bytes, Limit, LimitKey, Limits};
+use ace_types::{AppName, Bytes};
 
 use crate::commands::Commands;
 use crate::config::ControlConfig;
@@ -19,6 +20,7 @@ use crate::rows::{
     AppRow, BuildRow, BuildState, DeployRow, DeployState, DomainRow, InstanceRole, ReleaseRow,
 };
 use crate::state::State;
+pub use limits::limits;
 
 /// What node and gateway say of how it is.
 #[derive(Debug, Clone, Default)]
@@ -92,28 +94,6 @@ pub fn config(app: &AppRow, reveal: bool) -> ConfigView {
         app: app.name.clone(),
         tenant: app.tenant.clone(),
         variables: app.config.iter().map(variable).collect(),
-    }
-}
-
-/// The limits of `app`, whatever says so.
-pub fn limits(state: &State, app: &AppRow) -> LimitsView {
-    let release = app.serving.and_then(|number| state.release(&app.name, number));
-    let default = Limits::for_app();
-    let of_code = release.map_or(&default, |release| &release.built.app_yaml.limits);
-    let limits = app.limits.over(of_code);
-    let view = |key: LimitKey| LimitView {
-        name: key.name().to_owned(),
-        value: Limit::of(&limits, key).to_string(),
-        origin: match app.limits.has(key) {
-            true => LimitOrigin::Set,
-            false if Limit::of(of_code, key) == Limit::of(&default, key) => LimitOrigin::Default,
-            false => LimitOrigin::AppYaml,
-        },
-    };
-    LimitsView {
-        app: app.name.clone(),
-        tenant: app.tenant.clone(),
-        limits: LimitKey::ALL.into_iter().map(view).collect(),
     }
 }
 

@@ -24,16 +24,16 @@ fn an_app_s_requests_and_instances_have_series_of_its_name() {
     let machine = Machine::new();
     let life = machine.live();
     deploy(&life.socket, "shop", "run");
-    let (id, status) = life.node.only();
+    let (id, status) = machine.node.only();
     let traffic = AppTraffic {
         ended: StatusCounts { server_errors: 3, ..StatusCounts::default() },
         ..AppTraffic::default()
     };
     life.gateway.traffic.lock().unwrap().apps.insert(status.app.clone(), traffic);
     let used = InstanceUsage { memory_bytes: 5 << 20, ..InstanceUsage::default() };
-    life.node.usage.lock().unwrap().instances.insert(id, used);
+    machine.node.usage.lock().unwrap().instances.insert(id, used);
     let sum = AppUsage { throttled_usec: 2_500_000, ..AppUsage::default() };
-    life.node.usage.lock().unwrap().apps.insert(status.app, sum);
+    machine.node.usage.lock().unwrap().apps.insert(status.app, sum);
 
     let of = |series: &str| value(&life, series);
     assert_eq!(of("ace_app_requests_total{app=\"shop\",status=\"5xx\"}"), Some(3.0));
@@ -65,11 +65,11 @@ fn an_app_s_log_says_what_befell_its_instances() {
     let machine = Machine::new();
     let life = machine.live();
     deploy(&life.socket, "shop", "run");
-    let (id, _) = life.node.only();
+    let (id, _) = machine.node.only();
     let used =
         InstanceUsage { memory_kills: 2, memory_limit_bytes: 64 << 20, ..InstanceUsage::default() };
-    life.node.usage.lock().unwrap().instances.insert(id.clone(), used);
-    life.node.all_become(InstanceState::Running);
+    machine.node.usage.lock().unwrap().instances.insert(id.clone(), used);
+    machine.node.all_become(InstanceState::Running);
     let log = || {
         let answer = get(&life.socket, "/v1/apps/shop/logs");
         String::from_utf8(answer.body.to_vec()).unwrap()
@@ -77,7 +77,7 @@ fn an_app_s_log_says_what_befell_its_instances() {
     let lost =
         format!("instance {id} lost 2 processes for lack of memory: the limit is 64M (memory)");
     eventually("the log tells of lost processes", || log().contains(&lost));
-    life.node.crash(1);
+    machine.node.crash(1);
     let ended = format!("instance {id} ended: {}", EndReason::Exited { status: 1 });
     eventually("the log tells of the end", || log().contains(&ended));
 }

@@ -30,6 +30,7 @@ use crate::meter::{Meters, Reading};
 use crate::old_logs::OldLogs;
 use crate::record::{InstanceFolder, Record};
 use crate::shape::{self, Surroundings};
+use crate::victims::Victims;
 
 /// What all instances of a node share.
 pub struct World {
@@ -41,6 +42,7 @@ pub struct World {
     pub nameservers: Vec<Ipv4Addr>,
     pub old_logs: OldLogs,
     pub meters: Meters,
+    pub victims: Victims,
     /// What commands were run.
     pub command_logs: OldLogs,
 }

@@ -8,7 +8,9 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ace_api::{EndReason, InstanceSpec, InstanceState, InstanceStatus, Program};
+use ace_api::{
+    EndReason, InstanceSpec, InstanceState, InstanceStatus, InstanceUsage, MemoryKill, Program,
+};
 use ace_sandbox::listeners;
 use ace_types::error_chain;
 use ace_upstream::{ProbeOutcome, probe};
@@ -44,6 +46,7 @@ pub struct Instance {
     life: Life,
     container: Option<Container>,
     memory_kills: u64,
+    last_memory_kill: Option<MemoryKill>,
     gauge: Gauge,
     probe: Option<Probe>,
     mend_at: Instant,
@@ -75,6 +78,7 @@ impl Instance {
             life,
             container: None,
             memory_kills: 0,
+            last_memory_kill: None,
             gauge: Gauge::new(),
             probe: None,
             mend_at: Instant::now() + MEND_PAUSE,
@@ -185,8 +189,14 @@ impl Instance {
         let (limits, now) = (&self.spec.limits, std::time::Instant::now());
         let (usage, growth) = self.gauge.take(reading, limits, now, Timestamp::now());
         let kills = usage.memory_kills;
-        self.world.meters.note(&self.spec.id, &self.spec.app, usage, growth);
         let before = std::mem::replace(&mut self.memory_kills, kills);
+        if kills > before {
+            let (world, id) = (Arc::clone(&self.world), self.spec.id.clone());
+            let last = blocking(move || world.victims.last_of(&id)).await;
+            self.last_memory_kill = last.or(self.last_memory_kill.take());
+        }
+        let usage = InstanceUsage { last_memory_kill: self.last_memory_kill.clone(), ..usage };
+        self.world.meters.note(&self.spec.id, &self.spec.app, usage, growth);
         kills != before
     }
 
@@ -293,6 +303,7 @@ impl Instance {
         if let Err(error) = self.world.old_logs.keep(&spec.app, id, spec.release, &log) {
             tracing::warn!(instance = %id, "could not keep its log: {error}");
         }
+        self.world.victims.forget(&self.spec.id);
         if let Err(error) = self.folder.remove() {
             tracing::warn!(instance = %self.spec.id, "could not remove its folder: {error}");
         }

@@ -24,6 +24,7 @@ mod record;
 mod server;
 mod shape;
 mod streams;
+mod victims;
 
 pub use addresses::{AddressLease, AddressPool};
 pub use node::{ContainerNode, NodeConfig, NodeError};

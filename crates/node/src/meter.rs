@@ -175,6 +175,7 @@ impl Gauge {
             memory_peak_bytes: kernel.memory_peak_bytes,
             memory_limit_bytes: limits.memory.0,
             memory_kills: kernel.memory_kills,
+            last_memory_kill: None,
             pids: kernel.pids,
             pids_limit: limits.pids.into(),
             pids_refused: kernel.pids_refused,

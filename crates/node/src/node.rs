@@ -26,6 +26,7 @@ use crate::instance::Instance;
 use crate::meter::Meters;
 use crate::old_logs::OldLogs;
 use crate::record::{self, InstanceFolder, Record};
+use crate::victims::Victims;
 
 /// How often the node looks again without being told of a change.
 const RESYNC: Duration = Duration::from_secs(5);
@@ -86,6 +87,7 @@ impl ContainerNode {
     /// A node that has adopted every instance that outlived the engine before. It stops none of
     /// them before it has been told what should run.
     pub async fn start(config: NodeConfig) -> Result<Arc<Self>, NodeError> {
+        let victims = Victims::new(config.engine.clone());
         let world = World {
             engine: config.engine,
             launcher: config.launcher,
@@ -94,6 +96,7 @@ impl ContainerNode {
             nameservers: config.nameservers,
             old_logs: OldLogs::new(config.old_logs, OLD_LOGS_KEPT),
             meters: Meters::default(),
+            victims,
             command_logs: OldLogs::new(config.command_logs, COMMAND_LOGS_KEPT),
         };
         let node = Arc::new_cyclic(|itself| Self {

@@ -16,6 +16,7 @@ mod failure;
 pub mod firewall;
 mod id_map;
 mod init;
+pub mod kernel_log;
 pub mod launch;
 mod launcher;
 pub mod listeners;

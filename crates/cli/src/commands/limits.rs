@@ -15,7 +15,7 @@ use crate::screen::{self, Screen};
 #[derive(Debug, Clone, Args)]
 #[command(after_help = "\
 Examples:
-  ace limits shop                      what they are, and who says so
+  ace limits shop                      what they are, what is used, who says so
   ace limits shop cpu=0.5 memory=1G    from now on, whatever app.yaml says
   ace limits shop --reset memory       what app.yaml says, or the default
 
@@ -67,9 +67,19 @@ fn render(view: &LimitsView, screen: &Screen) -> String {
             LimitOrigin::AppYaml => "app.yaml",
             LimitOrigin::Set => "ace limits",
         };
-        vec![screen::escape(&limit.name), screen::escape(&limit.value), origin.to_owned()]
+        let met = limit.met.as_ref().filter(|met| met.count > 0);
+        vec![
+            screen::escape(&limit.name),
+            screen::escape(&limit.value),
+            limit.used.as_deref().map_or("-".to_owned(), screen::escape),
+            met.map_or("-".to_owned(), |met| {
+                format!("{} {}", met.count, screen::escape(&met.what))
+            }),
+            origin.to_owned(),
+        ]
     };
-    screen.table(&["LIMIT", "VALUE", "SET BY"], view.limits.iter().map(row).collect())
+    screen
+        .table(&["LIMIT", "VALUE", "USED", "MET", "SET BY"], view.limits.iter().map(row).collect())
 }
 
 fn pair(text: &str) -> Result<(String, String), String> {
@@ -79,6 +89,8 @@ fn pair(text: &str) -> Result<(String, String), String> {
 
 #[cfg(test)]
 mod tests {
+    use ace_api::http::LimitMet;
+
     use super::*;
 
     #[test]
@@ -87,18 +99,24 @@ mod tests {
             name: name.to_owned(),
             value: value.to_owned(),
             origin,
+            used: None,
+            met: None,
         };
+        let met = LimitMet { count: 3, what: "processes ended".to_owned() };
+        let memory = limit("memory", "1G", LimitOrigin::Set);
         let view = LimitsView {
             tenant: Default::default(),
             app: "shop".parse().expect("a name"),
             limits: vec![
                 limit("cpu", "1", LimitOrigin::Default),
-                limit("memory", "1G", LimitOrigin::Set),
+                LimitView { used: Some("990M".to_owned()), met: Some(met), ..memory },
             ],
         };
         assert_eq!(
             render(&view, &Screen::plain()),
-            "LIMIT   VALUE  SET BY\ncpu     1      default\nmemory  1G     ace limits"
+            "LIMIT   VALUE  USED  MET                SET BY\n\
+             cpu     1      -     -                  default\n\
+             memory  1G     990M  3 processes ended  ace limits"
         );
     }
 }

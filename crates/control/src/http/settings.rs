@@ -33,7 +33,8 @@ pub async fn config(
 }
 
 pub async fn limits(State(engine): Shared, target: Target) -> Result<Json<LimitsView>, Refusal> {
-    view_of(&engine, &target, views::limits).await
+    let observed = engine.observed();
+    view_of(&engine, &target, |state, app| views::limits(state, &observed, app)).await
 }
 
 pub async fn releases(

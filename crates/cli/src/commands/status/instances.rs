@@ -23,7 +23,7 @@ pub fn requests(traffic: &AppTraffic) -> String {
     let pace = match (recent.p50_usec, recent.p99_usec) {
         (Some(p50), Some(p99)) => {
             let (p50, p99) = (span(p50), span(p99));
-            format!(", half within {p50}, 99 % within {p99}")
+            format!(", p50 {p50}, p99 {p99}")
         }
         _ => String::new(),
     };
@@ -32,7 +32,7 @@ pub fn requests(traffic: &AppTraffic) -> String {
         _ => format!(", {} failed", percent(recent.server_error_percent())),
     };
     let waiting = if *waiting > 0 { format!(", {waiting} waiting") } else { String::new() };
-    format!("{} a second{pace}{failed}; {under_way} under way{waiting}", rate(recent))
+    format!("{} a second{pace}{failed}, {under_way} under way{waiting}", rate(recent))
 }
 
 fn table(instances: &[InstanceView], screen: &Screen, now: Timestamp) -> String {
@@ -90,10 +90,15 @@ fn remarks(instance: &InstanceView, now: Timestamp) -> Vec<String> {
     if let InstanceState::Crashed { retry_at } = state {
         say(format!("crash loop, next start in {}", ago(now, *retry_at)));
     }
+    let last_kill = usage.as_ref().and_then(|usage| usage.last_memory_kill.as_ref());
+    let last_kill = last_kill.map_or(String::new(), |kill| {
+        let name = screen::escape(&kill.process);
+        format!("; the last was \"{name}\" with {}", size(kill.memory_bytes))
+    });
     match memory_kills {
         0 => {}
-        1 => say("lost a process for lack of memory (memory)".to_owned()),
-        n => say(format!("lost {n} processes for lack of memory (memory)")),
+        1 => say(format!("lost a process for lack of memory (memory){last_kill}")),
+        n => say(format!("lost {n} processes for lack of memory (memory){last_kill}")),
     }
     let Some(usage) = usage else { return remarks };
     match usage.pids_refused {
@@ -171,7 +176,7 @@ fn span(usec: u64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use ace_api::{EndReason, InstanceTraffic, SpaceUsage};
+    use ace_api::{EndReason, InstanceTraffic, MemoryKill, SpaceUsage};
     use ace_types::Bytes;
 
     use super::*;
@@ -235,12 +240,16 @@ mod tests {
         instance.memory_kills = 2;
         let full = SpaceUsage { used_bytes: 64 << 20, size_bytes: 64 << 20 };
         instance.usage.as_mut().expect("usage").tmp = Some(full);
-        instance.usage.as_mut().expect("usage").log_lines_dropped = 9;
+        let usage = instance.usage.as_mut().expect("usage");
+        usage.log_lines_dropped = 9;
+        usage.last_memory_kill =
+            Some(MemoryKill { process: "python".to_owned(), memory_bytes: 60 << 20 });
         let told = text(instance);
         for line in [
             "abcd1234 last ended: out of memory: its limit is 512M (memory)",
             "abcd1234 crash loop, next start in 32 s",
-            "abcd1234 lost 2 processes for lack of memory (memory)",
+            "abcd1234 lost 2 processes for lack of memory (memory); the last was \"python\"",
+            "    with 60M",
             "abcd1234 printed 9 lines more than its log takes (log)",
             "abcd1234 has 64M of 64M used in /tmp",
         ] {
@@ -252,9 +261,9 @@ mod tests {
     fn an_app_says_what_came_in_the_last_minute() {
         let recent = busy().traffic.expect("traffic").recent;
         let traffic = AppTraffic { recent, under_way: 4, ..AppTraffic::default() };
-        let line = "12.3 a second, half within 12 ms, 99 % within 3.1 s, 0.4 % failed; 4 under way";
+        let line = "12.3 a second, p50 12 ms, p99 3.1 s, 0.4 % failed, 4 under way";
         assert_eq!(requests(&traffic), line);
-        assert_eq!(requests(&AppTraffic::default()), "0.0 a second; 0 under way");
+        assert_eq!(requests(&AppTraffic::default()), "0.0 a second, 0 under way");
     }
 
     #[test]

@@ -1,0 +1,133 @@
+//! An app's limits: what they are, who says so, how near the app is to them.
+
+use ace_api::InstanceUsage;
+use ace_api::http::{LimitMet, LimitOrigin, LimitView, LimitsView};
+use ace_types::{Bytes, Limit, LimitKey, Limits};
+
+use super::Observed;
+use crate::rows::AppRow;
+use crate::state::State;
+
+/// The limits of `app`, whatever says so.
+pub fn limits(state: &State, observed: &Observed, app: &AppRow) -> LimitsView {
+    let release = app.serving.and_then(|number| state.release(&app.name, number));
+    let default = Limits::for_app();
+    let of_code = release.map_or(&default, |release| &release.built.app_yaml.limits);
+    let limits = app.limits.over(of_code);
+    let view = |key: LimitKey| LimitView {
+        name: key.name().to_owned(),
+        value: Limit::of(&limits, key).to_string(),
+        origin: match app.limits.has(key) {
+            true => LimitOrigin::Set,
+            false if Limit::of(of_code, key) == Limit::of(&default, key) => LimitOrigin::Default,
+            false => LimitOrigin::AppYaml,
+        },
+        used: used(key, app, observed),
+        met: met(key, app, observed),
+    };
+    LimitsView {
+        app: app.name.clone(),
+        tenant: app.tenant.clone(),
+        limits: LimitKey::ALL.into_iter().map(view).collect(),
+    }
+}
+
+/// What the app uses of `key`; its instance that uses most.
+fn used(key: LimitKey, app: &AppRow, observed: &Observed) -> Option<String> {
+    let most = |of: fn(&InstanceUsage) -> Option<u64>| {
+        let of_app = observed.statuses.iter().filter(|(_, status)| status.app == app.name);
+        of_app.filter_map(|(id, _)| of(observed.usage.instances.get(id)?)).max()
+    };
+    match key {
+        LimitKey::Cpu => {
+            most(|it| Some(it.cpu_millicores)).map(|used| (used as f64 / 1e3).to_string())
+        }
+        LimitKey::Memory => most(|it| Some(it.memory_bytes)).map(size),
+        LimitKey::Pids => most(|it| Some(it.pids)).map(|used| used.to_string()),
+        LimitKey::Tmp => most(|it| it.tmp.map(|space| space.used_bytes)).map(size),
+        LimitKey::Shm => most(|it| it.shm.map(|space| space.used_bytes)).map(size),
+        LimitKey::Connections => {
+            observed.traffic.apps.get(&app.name).map(|traffic| traffic.under_way.to_string())
+        }
+        LimitKey::Files | LimitKey::Log | LimitKey::Body | LimitKey::Timeout => None,
+    }
+}
+
+/// How often the app has met `key`.
+fn met(key: LimitKey, app: &AppRow, observed: &Observed) -> Option<LimitMet> {
+    let usage = observed.usage.apps.get(&app.name);
+    let refused = observed.traffic.apps.get(&app.name).map(|traffic| traffic.refused);
+    let (count, what) = match key {
+        LimitKey::Cpu => (usage?.throttled_usec / 1_000_000, "seconds held back"),
+        LimitKey::Memory => (usage?.memory_kills, "processes ended"),
+        LimitKey::Pids => (usage?.pids_refused, "processes refused"),
+        LimitKey::Log => (usage?.log_lines_dropped, "lines dropped"),
+        LimitKey::Connections => (refused?.connections, "requests refused"),
+        LimitKey::Body => (refused?.body, "requests refused"),
+        LimitKey::Timeout => (refused?.timeout, "requests given up"),
+        LimitKey::Tmp | LimitKey::Shm | LimitKey::Files => return None,
+    };
+    Some(LimitMet { count, what: what.to_owned() })
+}
+
+/// To the whole unit that says enough: `120M`, not `125829121`.
+fn size(bytes: u64) -> String {
+    match bytes {
+        0x10_0000.. => Bytes::mib(bytes >> 20).to_string(),
+        0 => "0".to_owned(),
+        _ => Bytes::kib(bytes.div_ceil(1024)).to_string(),
+    }
+}
+
+#[cfg(test)]
+#[allow(clippy::unwrap_used)]
+mod tests {
+    use std::collections::BTreeMap;
+    use std::sync::Arc;
+
+    use ace_api::{AppTraffic, AppUsage, InstanceState, NodeUsage, Traffic};
+
+    use super::*;
+    use crate::testing::{Rows, deploy, name, status};
+
+    #[test]
+    fn a_limit_says_what_is_used_of_it_and_how_often_it_was_met() {
+        let mut state = Rows::default();
+        deploy(&mut state, "shop", 1);
+        let (id, status) = status("shop", 1, InstanceState::Running);
+        let usage =
+            InstanceUsage { memory_bytes: 120 << 20, cpu_millicores: 250, ..Default::default() };
+        let sum = AppUsage { memory_kills: 3, ..AppUsage::default() };
+        let mut traffic = AppTraffic { under_way: 7, ..AppTraffic::default() };
+        traffic.refused.body = 2;
+        let observed = Observed {
+            statuses: Arc::new(BTreeMap::from([(id.clone(), status)])),
+            usage: NodeUsage {
+                instances: BTreeMap::from([(id, usage)]),
+                apps: BTreeMap::from([(name("shop"), sum)]),
+            },
+            traffic: Traffic {
+                apps: BTreeMap::from([(name("shop"), traffic)]),
+                ..Traffic::default()
+            },
+        };
+        let view = limits(&state, &observed, state.app(&name("shop")).unwrap());
+        let of = |name: &str| {
+            let limit = view.limits.iter().find(|limit| limit.name == name).unwrap().clone();
+            (limit.used, limit.met.map(|met| (met.count, met.what)))
+        };
+        assert_eq!(of("cpu"), (Some("0.25".to_owned()), Some((0, "seconds held back".to_owned()))));
+        assert_eq!(
+            of("memory"),
+            (Some("120M".to_owned()), Some((3, "processes ended".to_owned())))
+        );
+        assert_eq!(of("connections").0.as_deref(), Some("7"));
+        assert_eq!(of("body"), (None, Some((2, "requests refused".to_owned()))));
+        assert_eq!(of("files"), (None, None));
+    }
+
+    #[test]
+    fn sizes_are_whole() {
+        assert_eq!([0, 1, 1 << 20, (5 << 30) + 7].map(size), ["0", "1K", "1M", "5G"]);
+    }
+}
