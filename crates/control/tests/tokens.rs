@@ -138,6 +138,7 @@ fn a_role_bounds_what_a_token_may_do() {
     assert_eq!(all("GET", "/v1/pythons", ""), [ok(), ok(), ok()]);
     assert_eq!(all("GET", "/v1/doctor", ""), [forbidden(), forbidden(), ok()]);
     assert_eq!(all("GET", "/v1/tokens", ""), [forbidden(), forbidden(), ok()]);
+    assert_eq!(all("GET", "/metrics", ""), [forbidden(), forbidden(), ok()]);
     for token in [&reader, &deployer] {
         assert_eq!(ask(&life, token, "POST", "/v1/tokens", r#"{"role": "admin"}"#), forbidden());
         assert_eq!(ask(&life, token, "POST", "/v1/down", ""), forbidden());
