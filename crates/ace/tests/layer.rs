@@ -43,6 +43,31 @@ fn an_app_writes_beside_its_code_until_its_end() -> Result<()> {
 }
 
 #[test]
+fn what_is_to_be_kept_outlives_instances_and_releases() -> Result<()> {
+    let engine = Engine::start(env!("CARGO_BIN_EXE_ace"))?;
+    let app = AppFolder::new(VISITS)?;
+    app.write("media/logo.txt", "from the source")?;
+    let made = "import sqlite3; sqlite3.connect('visits.db').execute('create table visits (at)')";
+    app.write("app.yaml", &format!("volume: 64M\nkeep: [instance, media]\npredeploy: |\n  cd instance; python -c \"{made}\"\n"))?;
+    engine.deploy(app.path(), "visits")?.ok()?;
+    let visits = || engine.get("visits", "/").map(|answer| answer.text());
+    assert_eq!(visits()?, "2");
+    let run = |script| engine.ace(&["run", "visits", "--", "sh", "-c", script])?.ok();
+    run("echo from a visitor > media/photo.txt")?;
+
+    engine.ace(&["restart", "visits"])?.ok()?;
+    assert_eq!(visits()?, "4");
+    app.write("media/logo.txt", "from another release")?;
+    app.write("app.yaml", "volume: 64M\nkeep: [instance, media]\n")?;
+    engine.deploy(app.path(), "visits")?.ok()?;
+    assert_eq!(visits()?, "6");
+    engine.ace(&["rollback", "visits"])?.ok()?;
+    assert_eq!(visits()?, "8");
+    assert_eq!(run("cat media/*")?.stdout, "from the sourcefrom a visitor\n");
+    Ok(())
+}
+
+#[test]
 fn a_command_says_what_goes_with_it() -> Result<()> {
     let engine = Engine::start(env!("CARGO_BIN_EXE_ace"))?;
     let app = AppFolder::saying("hello")?;

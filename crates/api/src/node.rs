@@ -85,6 +85,9 @@ pub struct VolumeSpec {
     /// The image file. Made at first use.
     pub image: PathBuf,
     pub size: Bytes,
+    /// See [`ace_types::AppYaml::keep`].
+    #[serde(default)]
+    pub keep: Vec<String>,
 }
 
 /// One instance as it is.

@@ -370,6 +370,7 @@ fn process(
         argv,
         env,
         working_directory,
+        keep: None,
         socket: None,
         open_files_max: limits.files,
         file_size_max: Some(SCRATCH_MAX),

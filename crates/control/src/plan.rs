@@ -112,7 +112,11 @@ fn spec(
         threads: yaml.threads,
         env: environment(release),
         limits: release.limits.over(&yaml.limits),
-        volume: yaml.volume.map(|size| VolumeSpec { image: config.volume(&row.app), size }),
+        volume: yaml.volume.map(|size| VolumeSpec {
+            image: config.volume(&row.app),
+            size,
+            keep: yaml.keep.clone(),
+        }),
         health: yaml.health.clone(),
         host: config.host(&row.app).ok()?.to_string(),
         startup: yaml.startup,

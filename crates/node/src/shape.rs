@@ -4,17 +4,23 @@ use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use ace_api::{CommandSpec, InstanceSpec, Program, Runtime};
+use ace_api::{CommandSpec, InstanceSpec, Program, Runtime, VolumeSpec};
 use ace_sandbox::ContainerSpec;
 use ace_sandbox::cgroup::Cgroup;
 use ace_sandbox::spec::{
-    Bind, Layer, LogSpec, NetworkSpec, OutputSpec, ProcessSpec, RootSpec, SignalTarget, SocketUse,
-    Tmpfs, VolumeMount,
+    Bind, Keep, Layer, LogSpec, NetworkSpec, OutputSpec, ProcessSpec, RootSpec, SignalTarget,
+    SocketUse, Tmpfs, VolumeMount,
 };
 use ace_types::Bytes;
 use ace_types::limits::TMP_INODES;
 
 use crate::server;
+
+/// Where an app finds its code and its volume.
+const CODE: &str = "/ace/code";
+const VOLUME: &str = "/ace/data";
+/// What is kept of the code lies in this folder of the volume.
+const KEPT: &str = ".keep";
 
 /// What the reports of a server's start may take: a page for each worker that makes one.
 const REPORT_BYTES: u64 = 64 << 10;
@@ -56,7 +62,8 @@ pub fn container(spec: &InstanceSpec, surroundings: Surroundings) -> ContainerSp
         process: ProcessSpec {
             argv: server::command(spec),
             env: server::environment(spec),
-            working_directory: "/ace/code".into(),
+            working_directory: CODE.into(),
+            keep: spec.volume.as_ref().map(keep),
             socket: Some(socket_use(spec)),
             open_files_max: spec.limits.files,
             file_size_max: None, // The volume and /tmp are bounded as a whole.
@@ -125,7 +132,7 @@ fn root(
     let limits = &spec.limits;
     let code = Layer {
         source: spec.code.clone(),
-        target: "/ace/code".into(),
+        target: CODE.into(),
         size: limits.tmp,
         inodes: TMP_INODES,
     };
@@ -137,10 +144,19 @@ fn root(
             Tmpfs { target: "/dev/shm".into(), size: limits.shm, inodes: 1024 },
             Tmpfs { target: "/ace/run".into(), size: Bytes(REPORT_BYTES), inodes: REPORT_INODES },
         ],
-        volume: volume_device.map(|device| VolumeMount { device, target: "/ace/data".into() }),
+        volume: volume_device.map(|device| VolumeMount { device, target: VOLUME.into() }),
         files: Vec::new(),
         terminals: 0,
         nameservers,
+    }
+}
+
+/// What of the code is kept on `volume`.
+fn keep(volume: &VolumeSpec) -> Keep {
+    Keep {
+        code: CODE.into(),
+        store: Path::new(VOLUME).join(KEPT),
+        paths: volume.keep.iter().map(PathBuf::from).collect(),
     }
 }
 

@@ -7,6 +7,7 @@
 
 mod forward;
 mod found;
+mod keep;
 mod output;
 mod privileges;
 mod tenant;
@@ -55,7 +56,7 @@ const REAP_DEADLINE: Duration = Duration::from_secs(5);
 const ANSWERS_DEADLINE: Duration = Duration::from_secs(2);
 
 /// What somebody can do about files that are gone with their container.
-const WAY_TO_KEEP: &str = "what is in /ace/data is kept (\"volume:\" in app.yaml)";
+const WAY_TO_KEEP: &str = "\"volume:\" and \"keep:\" in app.yaml keep it";
 
 /// A container's init.
 pub struct Init {

@@ -110,6 +110,7 @@ pub struct ProcessSpec {
     /// The whole environment.
     pub env: Vec<(String, String)>,
     pub working_directory: PathBuf,
+    pub keep: Option<Keep>,
     /// What becomes of the listening socket, where one is handed over.
     pub socket: Option<SocketUse>,
     pub open_files_max: u32,
@@ -117,6 +118,19 @@ pub struct ProcessSpec {
     pub file_size_max: Option<Bytes>,
     /// Who gets the signals that init passes on.
     pub signals: SignalTarget,
+}
+
+/// Paths of a layer that outlive it. Before the program starts, and with its rights alone, each is
+/// replaced by a link to the same path in `store`; where that is not there yet, it begins as what the
+/// layer has at the path or, without that, as a folder or, for a name with an extension, a file.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Keep {
+    /// The layer's target.
+    pub code: PathBuf,
+    /// A folder that outlives the container; it's made.
+    pub store: PathBuf,
+    /// Relative to both, without `.` and `..`; none is in another.
+    pub paths: Vec<PathBuf>,
 }
 
 /// Who takes the connections of the listening socket.

@@ -45,6 +45,10 @@ pub struct AppYaml {
     pub limits: Limits,
     /// The disk that outlives instances, at `/ace/data`.
     pub volume: Option<Bytes>,
+    /// Folders and files of the code that lie on the volume, which there is then: relative to the code,
+    /// without `.` and `..`, no `/` at either end; none is in another.
+    #[serde(default)]
+    pub keep: Vec<String>,
     /// The path that must answer 2xx or 3xx before a new instance counts as ready.
     pub health: Option<String>,
     /// How long a new instance may take to its first answer.
@@ -158,6 +162,7 @@ impl Default for AppYaml {
             threads: 4,
             limits: Limits::for_app(),
             volume: None,
+            keep: Vec::new(),
             health: None,
             startup: Duration::from_secs(60),
             predeploy: None,

@@ -12,11 +12,11 @@ use rustix::process::{
 };
 use rustix::termios::tcsetpgrp;
 
-use super::privileges;
+use super::{keep, privileges};
 use crate::cgroup;
 use crate::failure::{Failure, Step};
 use crate::seccomp::Filter;
-use crate::spec::ProcessSpec;
+use crate::spec::{Keep, ProcessSpec};
 use crate::sys::{self, Fork};
 
 /// What a shell says of a program that it can't run.
@@ -36,6 +36,7 @@ pub struct Tenant {
     arguments: Vec<CString>,
     environment: Vec<CString>,
     working_directory: PathBuf,
+    keep: Option<Keep>,
     input: Input,
     /// The listening socket, and the number it is to have. Init keeps it open while it lives.
     socket: Option<(OwnedFd, i32)>,
@@ -68,6 +69,7 @@ impl Tenant {
             arguments,
             environment: environment.collect::<Result<_, _>>().step("read the environment")?,
             working_directory: spec.working_directory.clone(),
+            keep: spec.keep.clone(),
             input,
             socket,
             app_groups,
@@ -147,6 +149,7 @@ impl Tenant {
         umask(Mode::WGRP | Mode::WOTH);
         // Without keyrings in the kernel there is none to leave.
         let _ = sys::join_new_keyring();
+        self.keep.as_ref().map_or(Ok(()), keep::link)?;
         chdir(&self.working_directory)
             .step(format!("enter {}", self.working_directory.display()))?;
         sys::reset_signals().step("reset signals")?;

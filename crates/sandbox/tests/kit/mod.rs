@@ -140,6 +140,7 @@ impl Kit {
                 argv,
                 env: vec![("PATH".to_owned(), "/usr/bin:/bin".to_owned())],
                 working_directory: "/".into(),
+                keep: None,
                 socket: None,
                 open_files_max: 1024,
                 file_size_max: None,

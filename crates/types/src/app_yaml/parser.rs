@@ -6,6 +6,7 @@
 
 use std::fmt;
 use std::marker::PhantomData;
+use std::path::Path;
 
 use serde::de::{Deserialize, Deserializer, IgnoredAny, MapAccess, Visitor};
 use serde_saphyr::{Location, Spanned};
@@ -24,6 +25,8 @@ const REWRITES_MAX: usize = 32;
 /// The most error pages in one file.
 const ERRORS_MAX: usize = 32;
 /// The most environment variables in one file.
+const KEEP_MAX: usize = 32;
+
 const ENV_MAX: usize = 256;
 
 /// Why a text is no `app.yaml`: every mistake in it, in the order of the file; never empty.
@@ -251,6 +254,7 @@ struct AppSection {
     threads: Option<Scalar>,
     limits: Option<Section<LimitsSection>>,
     volume: Option<Scalar>,
+    keep: Vec<Scalar>,
     health: Option<Scalar>,
     startup: Option<Scalar>,
     predeploy: Option<Scalar>,
@@ -271,6 +275,7 @@ impl Content for AppSection {
         "threads",
         "limits",
         "volume",
+        "keep",
         "health",
         "startup",
         "predeploy",
@@ -292,6 +297,7 @@ impl Content for AppSection {
             "threads" => self.threads = Some(map.next_value()?),
             "limits" => self.limits = map.next_value()?,
             "volume" => self.volume = Some(map.next_value()?),
+            "keep" => self.keep = map.next_value::<Option<_>>()?.unwrap_or_default(),
             "health" => self.health = Some(map.next_value()?),
             "startup" => self.startup = Some(map.next_value()?),
             "predeploy" => self.predeploy = Some(map.next_value()?),
@@ -442,12 +448,40 @@ impl Check {
         self.set(&mut app.processes, raw.processes, values::processes);
         self.set(&mut app.threads, raw.threads, values::threads);
         self.set(&mut app.volume, raw.volume, values::volume);
+        app.keep = self.keep(raw.keep, app.volume.is_some());
         self.set(&mut app.health, raw.health, |text| values::health(text).map(Some));
         self.set(&mut app.startup, raw.startup, values::startup);
         self.set(&mut app.predeploy, raw.predeploy, values::predeploy);
         self.limits(&mut app.limits, raw.limits);
         self.env(&mut app, raw.env);
         app
+    }
+
+    fn keep(&mut self, raw: Vec<Scalar>, has_volume: bool) -> Vec<String> {
+        let mut paths: Vec<String> = Vec::new();
+        for raw in raw {
+            let place = raw.referenced;
+            let mut path = String::new();
+            self.set(&mut path, Some(raw), values::keep);
+            let is_in = |path: &str, other: &str| Path::new(path).starts_with(other);
+            let other = paths.iter().find(|it| is_in(it, &path) || is_in(&path, it));
+            let mistake = match other {
+                _ if path.is_empty() => continue,
+                Some(other) => format!("keep: {path:?} and {other:?} are one in the other"),
+                None if !has_volume => {
+                    "keep: there is no volume to keep it on; add a line such as \"volume: 1G\""
+                        .to_owned()
+                }
+                None if paths.len() == KEEP_MAX => format!("more than {KEEP_MAX} paths of keep"),
+                None => {
+                    paths.push(path);
+                    continue;
+                }
+            };
+            self.mistakes.push(Mistake::at(place, mistake));
+            break;
+        }
+        paths
     }
 
     fn limits(&mut self, limits: &mut Limits, raw: Option<Section<LimitsSection>>) {
@@ -787,6 +821,20 @@ mod tests {
             refusal("static: [{path: /a}]").starts_with("app.yaml:1:10: this static rule needs")
         );
         assert!(refusal("static: [{path: /a, files: a}, {path: /a, files: b}]").contains("taken"));
+    }
+
+    #[test]
+    fn what_is_kept_is_in_the_app_and_on_a_volume() {
+        let app = read("volume: 1G\nkeep: [instance/, ./site/media, db.sqlite3]\n");
+        assert_eq!(app.keep, ["instance", "site/media", "db.sqlite3"]);
+        assert!(refusal("keep: [media]\n").contains("add a line such as \"volume: 1G\""));
+        for bad in ["/etc", "../x", "a/../b", ".", "./", "\"\"", "a//b"] {
+            let said = refusal(&format!("volume: 1G\nkeep: [{bad}]\n"));
+            assert!(said.starts_with("app.yaml:2:8: keep: "), "{bad}: {said}");
+        }
+        assert!(
+            refusal("volume: 1G\nkeep: [a, ab, a/b]\n").contains("\"a/b\" and \"a\" are one in")
+        );
     }
 
     #[test]

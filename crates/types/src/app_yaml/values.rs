@@ -128,6 +128,23 @@ pub fn volume(text: &str) -> Result<Option<Bytes>, String> {
     size("volume", text, Bytes::mib(16), Bytes::gib(16 * 1024)).map(Some)
 }
 
+/// A path that is kept on the volume, as in [`super::AppYaml::keep`].
+pub fn keep(text: &str) -> Result<String, String> {
+    let error = |wrong: &str| Err(format!("keep: {text:?} {wrong}"));
+    if text.starts_with('/') {
+        return error("begins with \"/\"; name what is in the app's folder");
+    }
+    let inside = text.strip_prefix("./").unwrap_or(text);
+    let inside = inside.strip_suffix('/').unwrap_or(inside);
+    if matches!(inside, "" | ".") {
+        return error("is the whole app; name what it writes");
+    }
+    match unfit_path(inside) {
+        Some(wrong) => error(wrong),
+        None => Ok(inside.to_owned()),
+    }
+}
+
 /// A path that a probe asks for.
 pub fn health(text: &str) -> Result<String, String> {
     let fits = text.starts_with('/')
