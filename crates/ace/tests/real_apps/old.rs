@@ -41,6 +41,37 @@ fn a_wiki_on_python_2_7() -> Result<()> {
     })
 }
 
+/// It keeps its calendars beside its code.
+#[test]
+fn a_calendar_on_python_3_6() -> Result<()> {
+    put_to_use(
+        "radicale2",
+        |app| fill_calendar(app, "/work.ics/"),
+        |app| {
+            shows(
+                &query_calendar(app, "/work.ics/")?,
+                &["<href>/work.ics/1.ics</href>", "SUMMARY:Meet"],
+            )
+        },
+    )
+}
+
+/// It makes the repository that it shows beside its code.
+#[test]
+#[ignore = "fetches a whole application from the package index"]
+fn a_site_of_repositories_on_python_3_8() -> Result<()> {
+    put_to_use(
+        "klaus",
+        |_| Ok(()),
+        |app| {
+            shows(&app.get("/")?, &["Our code", "/shop/"])?;
+            shows(&app.get("/shop/")?, &["Open the shop"])?;
+            shows(&app.get("/shop/blob/master/README.md")?, &["A shop"])?;
+            expect_status(&app.get("/shop/blob/master/none")?, 404)
+        },
+    )
+}
+
 #[test]
 #[ignore = "fetches a whole application from the package index"]
 fn a_calendar_on_python_2_7() -> Result<()> {

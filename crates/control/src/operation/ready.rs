@@ -161,12 +161,14 @@ fn origin(instance: &InstanceId, status: &InstanceStatus) -> Origin {
     Origin { instance: Some(instance.clone()), release: Some(status.release) }
 }
 
-/// The end of the instance's log, where there is one.
+/// The end of what the instance has printed, where there is anything.
 async fn last_words(instance: &InstanceId, status: &InstanceStatus) -> Option<String> {
     let folder = status.log.clone();
     let origin = origin(instance, status);
     let read = move || Follower::from_end(origin, folder, LAST_WORDS);
     let (lines, _): (Vec<LogLine>, _) = tokio::task::spawn_blocking(read).await.ok()?.ok()?;
-    let lines: Vec<String> = lines.into_iter().map(|line| line.text).collect();
+    // The log's own remarks tell nothing of why it ended.
+    let printed = lines.into_iter().filter(|line| line.stream != "ace");
+    let lines: Vec<String> = printed.map(|line| line.text).collect();
     (!lines.is_empty()).then(|| lines.join("\n"))
 }
