@@ -116,7 +116,7 @@ fn what_is_written_has_no_power() {
              for name in 'opaque', 'redirect', 'metacopy':\n\
              \x20   print(refused(os.setxattr, 'pkg', f'trusted.overlay.{name}', b'y'))\n\
              shutil.copy('/usr/bin/id', 'id'); os.chmod('id', 0o6755)\n\
-             os.setxattr('id', 'user.overlay.redirect', b'/etc/passwd')\n\
+             refused(os.setxattr, 'id', 'user.overlay.redirect', b'/etc/passwd')\n\
              print(subprocess.run(['./id', '-u'], stdout=-1).stdout)\n\
              print(os.listxattr('index.py'), os.path.exists('/proc/1/fd/0'))\n\
              print([l.split()[5] for l in open('/proc/self/mountinfo') if l.split()[4] == '/ace/code'])",
