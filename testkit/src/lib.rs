@@ -6,15 +6,18 @@
 #![forbid(unsafe_code)]
 
 pub mod app;
+pub mod connection;
 pub mod engine;
 pub mod http;
 pub mod leftovers;
+pub mod load;
 
 mod seed;
 
 pub use app::AppFolder;
 pub use engine::{Engine, Output};
 pub use http::Answer;
+pub use load::Load;
 
 use std::time::{Duration, Instant};
 

@@ -21,7 +21,7 @@ use server::ServerArgs;
 ///
 /// Every app runs in a container of its own, with limits on by default.
 #[derive(Parser)]
-#[command(name = "ace", version, arg_required_else_help = true, after_help = EXAMPLES)]
+#[command(name = "ace", version, after_help = EXAMPLES)]
 struct Arguments {
     #[command(flatten)]
     global: ace_cli::Global,
@@ -60,9 +60,20 @@ fn main() -> ExitCode {
         return run();
     }
     ace_cli::completion::answer(Arguments::command);
+    if std::env::args_os().len() < 2 {
+        return help();
+    }
     let arguments = Arguments::parse();
     match start_runtime() {
         Ok(runtime) => runtime.block_on(run(arguments)),
+        Err(error) => fail(&error.into()),
+    }
+}
+
+/// What a bare `ace` says. clap would see an argument in a variable that is set, and miss the command.
+fn help() -> ExitCode {
+    match Arguments::command().print_help() {
+        Ok(()) => ExitCode::from(2),
         Err(error) => fail(&error.into()),
     }
 }

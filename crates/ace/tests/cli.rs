@@ -62,3 +62,17 @@ fn an_error_is_a_document_where_json_was_asked_for() {
     assert_eq!(document["error"]["code"], "not_running");
     assert_eq!(text(&output.stderr), "");
 }
+
+#[test]
+fn a_bare_ace_shows_its_help_whatever_is_set() {
+    let bare = Command::new(env!("CARGO_BIN_EXE_ace")).env("ACE_SERVER", "/x").output();
+    let bare = bare.expect("the program starts");
+    assert_eq!(bare.status.code(), Some(2));
+    assert!(text(&bare.stdout).contains("Commands:"), "{bare:?}");
+}
+
+#[test]
+fn quiet_is_quiet_and_says_errors_all_the_same() {
+    let output = ace(&["--server", "/nonexistent/ace.sock", "apps", "-q"]);
+    assert!(text(&output.stderr).starts_with("error: no engine listens"));
+}

@@ -180,3 +180,29 @@ fn destroy_removes_an_app_with_all_it_has() -> Result<()> {
     assert_eq!(gone, false, "a new app of the name has a new volume");
     Ok(())
 }
+
+/// Ends its server, master and all, some time after it has begun to answer.
+const SHORT_LIVED: &str = "\
+import os, signal, threading
+threading.Timer(2, os.kill, (os.getppid(), signal.SIGKILL)).start()
+";
+
+#[test]
+fn a_release_that_dies_in_its_first_minute_is_taken_back_and_said_to_be() -> Result<()> {
+    let engine = engine()?;
+    let shop = AppFolder::saying("one")?;
+    engine.deploy(shop.path(), "shop")?.ok()?;
+    shop.write("index.py", &format!("{SHORT_LIVED}{}", app::saying("two")))?;
+    engine.deploy(shop.path(), "shop")?.ok()?;
+    eventually("the way back", Duration::from_secs(60), || {
+        let app = engine.status("shop").ok()?;
+        (app["release"] == 1 && app["withdrawn"]["release"] == 2).then_some(())
+    })?;
+    assert_eq!(engine.get("shop", "/")?.text(), "one");
+    let said = |arguments: &[&str]| engine.ace(arguments)?.ok().map(|output| output.stdout);
+    assert!(said(&["status", "shop"])?.contains("release 2 died after "));
+    assert!(said(&["releases", "shop"])?.contains("the engine rolled back to release 1"));
+    let journal = || said(&["logs", "shop"]).ok().filter(|log| log.contains("release 2 died"));
+    eventually("a line in the log", Duration::from_secs(20), journal)?;
+    Ok(())
+}

@@ -69,6 +69,10 @@ pub struct Global {
     /// Print one JSON document instead of text
     #[arg(long, global = true)]
     pub json: bool,
+
+    /// Print results and errors alone, nothing on the way there
+    #[arg(short, long, global = true)]
+    pub quiet: bool,
 }
 
 /// The commands.
@@ -115,7 +119,7 @@ const STATUS_NOT_RUN: u8 = 255;
 /// Runs `command` to its end. The status is 0, or 1 if it failed, and then standard error says why;
 /// that of a command in a container is its own.
 pub async fn run(command: Command, global: &Global, offline: Arc<dyn Offline>) -> ExitCode {
-    let screen = Screen::new(global.json);
+    let screen = Screen::new(global.json, global.quiet);
     let result = run_command(command, global, &*offline, &screen).await;
     match result {
         Ok(()) => ExitCode::SUCCESS,

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use ace_api::http::{ApiError, DeployEvent, DeployPhase};
+use ace_api::http::{ApiError, AppView, DeployEvent, DeployPhase};
 use ace_types::{AppName, ReleaseNumber};
 use http::Method;
 use serde::Serialize;
@@ -14,6 +14,11 @@ use crate::screen::{self, Screen};
 
 /// It may wait for others, which build for 15 minutes each without a word.
 pub const SILENCE_MAX: Duration = Duration::from_secs(60 * 60);
+
+/// How long the engine may take to say what became of something that was given up.
+const FATE_WITHIN: Duration = Duration::from_secs(10);
+/// How often it's asked.
+const FATE_EVERY: Duration = Duration::from_millis(100);
 
 /// How it went well; the document that `--json` prints.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -82,7 +87,7 @@ async fn follow<T: Serialize>(
     let phase = progress.finish();
     match ended {
         Err(CommandError::Interrupted(_)) => {
-            Err(CommandError::Interrupted(interruption(request.app, request.name, phase)))
+            Err(interruption(client, request.app, request.name, phase).await)
         }
         Err(CommandError::Outcome(error)) => {
             Err(CommandError::Outcome(progress.what_is_left_to_show(error)))
@@ -121,25 +126,84 @@ pub async fn read_events(
     }
 }
 
-/// What Ctrl-C in `phase` means for those who use the app.
-pub fn interruption(app: &AppName, name: &str, phase: Option<DeployPhase>) -> String {
-    match phase {
-        Some(DeployPhase::Switching) => {
-            format!("stopped watching; the {name} is past its switch already: ace status {app}")
+/// What Ctrl-C in `phase` has come to, for those who use the app.
+///
+/// The engine is asked: it may have been past the switch before it noticed that nobody listens any more.
+pub async fn interruption(
+    client: &Client,
+    app: &AppName,
+    name: &str,
+    phase: Option<DeployPhase>,
+) -> CommandError {
+    let fate = match phase {
+        // It had not begun.
+        None | Some(DeployPhase::Queued) => Some(Fate::GivenUp),
+        Some(_) => tokio::time::timeout(FATE_WITHIN, fate(client, app)).await.ok().flatten(),
+    };
+    CommandError::Interrupted(match fate {
+        Some(Fate::GivenUp) => format!("the {name} was given up; what served before still serves"),
+        Some(Fate::Done(release)) => {
+            format!("it was too late to give the {name} up: release {release} serves")
         }
-        _ => format!("the {name} was given up; what served before still serves"),
+        None => format!("stopped watching; what became of the {name} tells: ace status {app}"),
+    })
+}
+
+/// What became of something that was given up, or was meant to be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fate {
+    GivenUp,
+    /// This serves.
+    Done(ReleaseNumber),
+}
+
+/// Waits until it's decided what becomes of the newest operation on `app`; `None` where nobody can tell.
+async fn fate(client: &Client, app: &AppName) -> Option<Fate> {
+    loop {
+        let view: AppView = client.get(&format!("/v1/apps/{app}")).await.ok()?;
+        if let Some(fate) = decided(&view) {
+            return Some(fate);
+        }
+        tokio::time::sleep(FATE_EVERY).await;
+    }
+}
+
+fn decided(app: &AppView) -> Option<Fate> {
+    let (newest, serving) = (app.last_deploy.as_ref()?, app.release);
+    // While the old instances end, it's not over, but what serves has changed already.
+    let has_moved = app.deployed_at.is_some_and(|at| at >= newest.started_at);
+    match (&newest.error, newest.ended_at) {
+        (Some(_), _) => Some(Fate::GivenUp),
+        (None, Some(_)) => serving.map(Fate::Done),
+        (None, None) if has_moved => serving.map(Fate::Done),
+        (None, None) => None,
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use ace_api::http::{DeployKind, DeployView};
+
     use super::*;
 
     #[test]
-    fn ctrl_c_before_the_switch_changes_nothing() {
-        let app = "shop".parse().expect("a name");
-        let told = |phase| interruption(&app, "rollback", Some(phase));
-        assert!(told(DeployPhase::Starting).contains("still serves"));
-        assert!(told(DeployPhase::Switching).contains("ace status shop"));
+    fn what_became_of_it_is_what_the_engine_says() {
+        let at = |second| jiff::Timestamp::from_second(second).expect("a time");
+        let app = |ended: Option<i64>, error: Option<&str>, deployed: i64| AppView {
+            deployed_at: Some(at(deployed)),
+            last_deploy: Some(DeployView {
+                kind: DeployKind::Deploy,
+                release: ReleaseNumber(3),
+                started_at: at(10),
+                ended_at: ended.map(at),
+                error: error.map(str::to_owned),
+                code: None,
+            }),
+            ..crate::commands::status::tests::shop()
+        };
+        assert_eq!(decided(&app(None, None, 5)), None);
+        assert_eq!(decided(&app(Some(11), Some("given up"), 5)), Some(Fate::GivenUp));
+        assert_eq!(decided(&app(None, None, 11)), Some(Fate::Done(ReleaseNumber(3))));
+        assert_eq!(decided(&app(Some(12), None, 11)), Some(Fate::Done(ReleaseNumber(3))));
     }
 }

@@ -17,6 +17,7 @@ use serde::Serialize;
 #[derive(Debug, Clone, Copy)]
 pub struct Screen {
     json: bool,
+    quiet: bool,
     out_colour: bool,
     err_colour: bool,
     err_terminal: bool,
@@ -39,12 +40,13 @@ pub enum Style {
 
 impl Screen {
     /// Looks once whether the standard streams are terminals and whether `NO_COLOR` is set.
-    pub fn new(json: bool) -> Self {
+    pub fn new(json: bool, quiet: bool) -> Self {
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let plain = set("NO_COLOR") || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
         let err_terminal = io::stderr().is_terminal();
         Self {
             json,
+            quiet,
             out_colour: !plain && io::stdout().is_terminal(),
             err_colour: !plain && err_terminal,
             err_terminal,
@@ -57,6 +59,7 @@ impl Screen {
     pub fn plain() -> Self {
         Self {
             json: false,
+            quiet: false,
             out_colour: false,
             err_colour: false,
             err_terminal: false,
@@ -71,7 +74,7 @@ impl Screen {
 
     /// Whether progress can be drawn in place.
     pub fn draws(&self) -> bool {
-        self.err_terminal && !self.json
+        self.err_terminal && !self.json && !self.quiet
     }
 
     /// Prints the command's result: `value` as JSON, or `text`, to which a line end is added.
@@ -95,8 +98,16 @@ impl Screen {
         out.flush()
     }
 
-    /// Says something about the way to the result, on standard error; nothing in JSON mode.
+    /// Says something about the way to the result, on standard error; nothing in JSON mode, or where it's to
+    /// be quiet.
     pub fn note(&self, text: &str) {
+        if !self.quiet {
+            self.complain(text);
+        }
+    }
+
+    /// Says what went wrong, on standard error; nothing in JSON mode.
+    pub fn complain(&self, text: &str) {
         if !self.json {
             // Nobody is left to be told that standard error is gone.
             let _ = writeln!(io::stderr().lock(), "{text}");
@@ -116,7 +127,7 @@ impl Screen {
         if let Some(detail) = &error.detail {
             let _ = write!(text, "\n{}", indent(&escape_lines(detail)));
         }
-        self.note(&text);
+        self.complain(&text);
     }
 
     /// A table without rules, a heading above each column. Cells may be painted.

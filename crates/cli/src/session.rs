@@ -49,7 +49,7 @@ pub async fn run(
         Ok(CommandEnd::Exited { status: 0 }) => Ok(()),
         Ok(end) => {
             if !matches!(end, CommandEnd::Exited { .. } | CommandEnd::Signalled { .. }) {
-                screen.note(&format!("{} {end}", screen.paint_err(Style::Error, "error:")));
+                screen.complain(&format!("{} {end}", screen.paint_err(Style::Error, "error:")));
             }
             Err(CommandError::Ended(end.status()))
         }

@@ -70,9 +70,7 @@ pub async fn run(args: DeployArgs, client: &Client, screen: &Screen) -> Result<(
     let phase = progress.finish();
     match ended {
         Ok(moved) => Ok(screen.show(&moved, || success(&moved, screen))?),
-        Err(CommandError::Interrupted(_)) => {
-            Err(CommandError::Interrupted(interruption(&app, NAME, phase)))
-        }
+        Err(CommandError::Interrupted(_)) => Err(interruption(client, &app, NAME, phase).await),
         Err(CommandError::Outcome(error)) => {
             Err(CommandError::Outcome(progress.what_is_left_to_show(error)))
         }

@@ -43,7 +43,10 @@ fn render(view: &ReleasesView, screen: &Screen, now: Timestamp) -> String {
     let withdrawn = view.releases.iter().filter_map(|release| release.withdrawn.as_ref());
     let mut parts = vec![table];
     parts.extend(withdrawn.map(|withdrawn| withdrawn_text(withdrawn, screen, now)));
-    parts.push(format!("{} on disk together", readable(view.size)));
+    parts.push(format!(
+        "{} on disk together; kept are the last ten and those in use",
+        readable(view.size)
+    ));
     parts.join("\n\n")
 }
 
@@ -114,7 +117,7 @@ mod tests {
              1         2 min  12.0 MiB  3.13.1  deployed\n\n\
              release 3 died after 4 s: the app server ended with status 1; the engine rolled back to \
              release 2 1 min ago\n\n\
-             24.0 MiB on disk together"
+             24.0 MiB on disk together; kept are the last ten and those in use"
         );
     }
 

@@ -26,7 +26,7 @@ pub struct ScaleArgs {
     app: AppName,
 
     /// 1 to 16
-    #[arg(value_name = "N", value_parser = clap::value_parser!(u16).range(1..=16))]
+    #[arg(value_name = "N", value_parser = count)]
     instances: Option<u16>,
 }
 
@@ -48,6 +48,14 @@ pub async fn run(args: ScaleArgs, client: &Client, screen: &Screen) -> Result<()
         format!("{app} has {} ({seconds:.1} s)", counted(instances))
     };
     operation::run(request, client, screen, success).await
+}
+
+fn count(text: &str) -> Result<u16, String> {
+    match text.parse() {
+        Ok(0) => Err("an app has 1 to 16 instances; for none: ace stop APP".to_owned()),
+        Ok(count @ 1..=16) => Ok(count),
+        _ => Err("an app has 1 to 16 instances".to_owned()),
+    }
 }
 
 fn counted(instances: u16) -> String {
