@@ -72,6 +72,23 @@ fn nothing_else_that_is_done_to_an_app_loses_a_request() -> Result<()> {
 }
 
 #[test]
+fn an_app_that_is_stopped_and_started_says_so_and_breaks_nothing_off() -> Result<()> {
+    let (engine, _shop) = with_shop()?;
+    let load = Load::start(engine.address()?, "shop", 1);
+    for _ in 0..3 {
+        load.may_be_stopped(true);
+        engine.ace(&["stop", "shop"])?.ok()?;
+        engine.ace(&["start", "shop"])?.ok()?;
+        load.may_be_stopped(false);
+        let answered = engine.get("shop", "/")?;
+        ensure!(answered.status == 200, "after its start: {}", answered.status);
+    }
+    let tally = load.end()?.ok()?;
+    ensure!(tally.stopped > 0, "nobody was told that it was stopped");
+    Ok(())
+}
+
+#[test]
 fn a_killed_engine_costs_what_was_under_way_and_nothing_after() -> Result<()> {
     let (mut engine, shop) = with_shop()?;
     let before = Load::start(engine.address()?, "shop", 1);

@@ -5,10 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ace_types::HostName;
-use http::header::{ACCEPT, ACCEPT_ENCODING, CONTENT_LENGTH, LOCATION};
+use http::header::{ACCEPT, ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, EXPECT, LOCATION};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
-use hyper::body::Incoming;
+use http_body_util::{BodyExt, Limited};
+use hyper::body::{Body as _, Incoming};
 use hyper::upgrade::OnUpgrade;
 
 use crate::access::{Ledger, RequestRecord};
@@ -26,6 +27,11 @@ use crate::server::Lease;
 use crate::spool::Spool;
 use crate::statics::Asked;
 use crate::{headers, http2, rewrite, statics, target, tunnel};
+
+/// How much of a body that nobody wants is read, so that its client gets the answer, and keeps its connection.
+const DISCARDED_MAX_BYTES: usize = 1 << 20;
+/// How long that may take.
+const DISCARDED_WITHIN: Duration = Duration::from_secs(2);
 
 /// What every request is handled with.
 #[derive(Debug)]
@@ -64,7 +70,7 @@ struct AppRequest<'a> {
     origin: Origin,
     place: Place,
     parts: Parts,
-    body: Incoming,
+    body: Option<Incoming>,
 }
 
 impl Service {
@@ -79,30 +85,40 @@ impl Service {
         let origin = self.proxies.origin(client.address, self.address.port(), &mut parts.headers);
         let mut record = RequestRecord::begin(&self.ledger, &origin, &parts, client.state);
         let reader = Reader::of(&parts);
+        let is_http2 = parts.version == Version::HTTP_2;
+        let waits_to_send = parts.headers.contains_key(EXPECT);
+        let mut body = Some(body);
         let result = match refusal {
             Some(failure) => Err(failure),
-            None => self.answer(origin, parts, body, &mut record).await,
+            None => self.answer(origin, parts, &mut body, &mut record).await,
         };
         let result = if is_websocket { result.and_then(Reply::over_http2) } else { result };
-        let Reply { response, tunnel } = match result {
+        let Reply { mut response, tunnel } = match result {
             Ok(reply) => reply,
             Err(failure) => {
                 record.failed(&failure);
                 error_page(&failure, &reader, &record).await.into()
             }
         };
+        // A stream of HTTP/2 can end in between, a connection can't: what is left would be the next request.
+        let unread = body.filter(|body| !is_http2 && !body.is_end_stream());
+        if let Some(unread) = unread
+            && (waits_to_send || !discard(unread).await)
+        {
+            response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
+        }
         match tunnel {
             None => finish(response, record),
             Some((upgrade, app)) => open_tunnel(response, upgrade, app, record, client.lease),
         }
     }
 
-    /// Finds the route and follows it, noting in `record` where it leads.
+    /// Finds the route and follows it, noting in `record` where it leads. Takes `body` where it's read.
     async fn answer(
         &self,
         origin: Origin,
         parts: Parts,
-        body: Incoming,
+        body: &mut Option<Incoming>,
         record: &mut RequestRecord,
     ) -> Result<Reply, Failure> {
         let host = target::host(&parts)?;
@@ -122,6 +138,7 @@ impl Service {
         if let Some(file) = file(&route, &place.path, asked(&parts)).await {
             return file.map(Reply::from);
         }
+        let body = body.take();
         let request = AppRequest { host: &host, route: &route, origin, place, parts, body };
         self.ask_app(request, record).await
     }
@@ -135,7 +152,10 @@ impl Service {
         let (limits, spool) = (&route.limits, self.spool.of(route.spooled()));
         let bytes_max = limits.body.map(|bytes| bytes.0);
         let bounds = BodyBounds { bytes_max, pace: self.body_pace };
-        let body = RequestBody::accept(body, bounds, &spool).await?;
+        let body = match body {
+            Some(body) => RequestBody::accept(body, bounds, &spool).await?,
+            None => None,
+        };
         record.received(body.as_ref().map_or(0, RequestBody::length));
         let upgrade = parts.extensions.remove::<OnUpgrade>();
         let request = Outgoing {
@@ -254,6 +274,20 @@ async fn follow_rules(
         return Ok(Outcome::Place(place));
     }
     rewrite::fall_back(rule, facts, &place).map(Outcome::Place)
+}
+
+/// Reads what is left of a body that nobody wants. Returns whether its connection can carry another request.
+async fn discard(body: Incoming) -> bool {
+    let mut body = Limited::new(body, DISCARDED_MAX_BYTES);
+    let read = async {
+        while let Some(frame) = body.frame().await {
+            if frame.is_err() {
+                return false;
+            }
+        }
+        true
+    };
+    tokio::time::timeout(DISCARDED_WITHIN, read).await.unwrap_or(false)
 }
 
 fn redirect(status: StatusCode, location: &str) -> Response<Content> {

@@ -270,3 +270,26 @@ async fn a_stopped_app_says_so_at_once_for_its_files_too() {
         assert!(answer.headers.iter().all(|(name, _)| name != "retry-after"));
     }
 }
+
+#[tokio::test]
+async fn an_answer_without_a_look_at_the_body_leaves_the_connection_or_says_that_it_goes() {
+    let bench = Bench::start();
+    bench.set_route(Route { backend: Backend::Stopped, ..bench.route(&[]) });
+    let post = |length: usize, more: &str| {
+        format!("POST / HTTP/1.1\r\nHost: shop.localhost\r\n{more}Content-Length: {length}\r\n\r\n")
+    };
+    let mut client = bench.client().await;
+    for _ in 0..3 {
+        client.send(post(100_000, "") + &"x".repeat(100_000)).await;
+        let answer = client.receive(false).await;
+        assert_eq!((answer.status, answer.header("connection")), (503, ""));
+    }
+    client.send(post(5, "Expect: 100-continue\r\n")).await;
+    let answer = client.receive(false).await;
+    assert_eq!((answer.status, answer.header("connection")), (503, "close"));
+
+    let mut client = bench.client().await;
+    client.send(post(2_000_000, "") + &"x".repeat(1_500_000)).await;
+    let answer = client.receive(false).await;
+    assert_eq!((answer.status, answer.header("connection")), (503, "close"));
+}
