@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use crate::{Change, CommitError, Expect, Op, ReadError, Revision, Store};
+use crate::{Change, CommitError, Expect, Lease, LeaseError, Op, ReadError, Revision, Store};
 
 /// Long enough that a wake-up which has not come by then will not come.
 const SOON: Duration = Duration::from_secs(5);
@@ -20,6 +20,9 @@ pub async fn check_all(store: &dyn Store) {
     a_watch_sleeps_when_all_is_seen(store).await;
     changes_tell_of_deletions(store).await;
     a_follower_ends_where_the_store_is(store).await;
+    a_lease_is_one_holders_for_as_long_as_it_is_renewed(store).await;
+    a_lease_goes_by_itself_and_that_is_told(store).await;
+    a_lease_is_an_entry_that_can_be_deleted_or_kept(store).await;
     forgotten_deletions_are_admitted(store).await;
 }
 
@@ -127,6 +130,50 @@ async fn changes_tell_of_deletions(store: &dyn Store) {
         ]
     );
     assert!(store.changes_since(changed).await.unwrap().changes.is_empty());
+}
+
+async fn lease(store: &dyn Store, key: &str, holder: &str, ttl: Duration) -> Option<Revision> {
+    let lease = Lease { key: key.to_owned(), holder: holder.to_owned(), ttl };
+    match store.lease(lease).await {
+        Ok(revision) => Some(revision),
+        Err(LeaseError::Taken { key: taken }) if taken == key => None,
+        Err(error) => panic!("{error:?}"),
+    }
+}
+
+async fn a_lease_is_one_holders_for_as_long_as_it_is_renewed(store: &dyn Store) {
+    let taken = lease(store, "lease/a", "one", SOON).await.unwrap();
+    assert_eq!(value(store, "lease/a").await.as_deref(), Some(r#"{"holder":"one"}"#));
+    assert_eq!(lease(store, "lease/a", "two", SOON).await, None);
+    store.commit(vec![put("lease/other", "1")]).await.unwrap();
+    assert_eq!(lease(store, "lease/a", "one", SOON).await, Some(taken));
+    assert_eq!(store.get("lease/a").await.unwrap().unwrap().revision, taken);
+    let malformed = Lease { key: "no key".to_owned(), holder: "one".to_owned(), ttl: SOON };
+    assert!(matches!(store.lease(malformed).await, Err(LeaseError::Invalid(_))));
+}
+
+async fn a_lease_goes_by_itself_and_that_is_told(store: &dyn Store) {
+    let taken = lease(store, "lease/b", "one", Duration::from_millis(30)).await.unwrap();
+    let mut watch = store.watch(taken);
+    let gone = soon(watch.next()).await.unwrap();
+    assert_eq!(value(store, "lease/b").await, None);
+    let changes = store.changes_since(taken).await.unwrap();
+    let deletion = Change { key: "lease/b".to_owned(), value: None, revision: gone };
+    assert_eq!((changes.through, changes.changes), (gone, vec![deletion]));
+    assert!(lease(store, "lease/b", "two", SOON).await.unwrap() > gone);
+    assert_eq!(lease(store, "lease/b", "one", SOON).await, None);
+}
+
+async fn a_lease_is_an_entry_that_can_be_deleted_or_kept(store: &dyn Store) {
+    let short = Duration::from_millis(30);
+    let taken = lease(store, "lease/c", "one", SOON).await.unwrap();
+    let given = Op::Delete { key: "lease/c".to_owned(), expect: Expect::Revision(taken) };
+    store.commit(vec![given]).await.unwrap();
+    lease(store, "lease/c", "two", short).await.unwrap();
+    store.commit(vec![put("lease/c", "1")]).await.unwrap();
+    tokio::time::sleep(short * 2).await;
+    assert_eq!(value(store, "lease/c").await.as_deref(), Some("1"));
+    assert_eq!(lease(store, "lease/c", "two", SOON).await, None);
 }
 
 /// More than one part's worth of changes, in commits of several keys.

@@ -10,17 +10,23 @@
 
 #[cfg(feature = "conformance")]
 pub mod conformance;
+mod leases;
+#[cfg(feature = "conformance")]
+mod memory;
 mod schema;
 pub mod sqlite;
 mod worker;
 
-use std::io;
-
 use std::fmt;
+use std::io;
+use std::time::Duration;
 
 use async_trait::async_trait;
+use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
+#[cfg(feature = "conformance")]
+pub use memory::MemoryStore;
 pub use sqlite::SqliteStore;
 
 /// The longest key, in bytes.
@@ -47,6 +53,16 @@ pub trait Store: Send + Sync {
     /// Every precondition is checked against what was there before the commit.
     /// Errors: [`CommitError::Conflict`] where one of them does not hold.
     async fn commit(&self, ops: Vec<Op>) -> Result<Revision, CommitError>;
+
+    /// Takes the key of `lease` for its holder, or, where that has it, holds it for another `ttl`.
+    ///
+    /// A key that is held is an entry like others, `{"holder": …}`. It's deleted when `ttl` has passed without
+    /// this being called again, by the machine's clock and also while nobody has the store open; and by
+    /// [`Op::Delete`], which gives it back. Writing the entry by [`Op::Put`] makes it one that stays.
+    ///
+    /// Returns the commit that took it, the same for as long as it's held without a gap: who finds another
+    /// revision there has lost it meanwhile.
+    async fn lease(&self, lease: Lease) -> Result<Revision, LeaseError>;
 
     /// Wakes whoever has seen everything up to `from` as soon as there is more.
     fn watch(&self, from: Revision) -> Watch;
@@ -105,6 +121,21 @@ pub struct Change {
     pub revision: Revision,
 }
 
+/// A key that one holder has for a time.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Lease {
+    pub key: String,
+    /// Who wants it: a name that nobody else goes by.
+    pub holder: String,
+    pub ttl: Duration,
+}
+
+/// What stands at a key that is held.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Held {
+    pub holder: String,
+}
+
 /// One step of a commit. No two steps of one commit name the same key.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Op {
@@ -151,6 +182,17 @@ pub enum CommitError {
     Backend(#[source] BackendError),
 }
 
+/// Why a lease could not be had.
+#[derive(Debug, thiserror::Error)]
+pub enum LeaseError {
+    #[error("{key} is held by another, or is no lease")]
+    Taken { key: String },
+    #[error("the lease is malformed: {0}")]
+    Invalid(#[from] InvalidCommit),
+    #[error("could not write to the store")]
+    Backend(#[source] BackendError),
+}
+
 /// What is wrong with a commit's shape, whatever the store holds.
 #[derive(Debug, PartialEq, Eq, thiserror::Error)]
 pub enum InvalidCommit {
@@ -191,6 +233,17 @@ impl From<rusqlite::Error> for BackendError {
             }
             _ => Self::Sqlite(error),
         }
+    }
+}
+
+impl Lease {
+    /// The operation that takes it.
+    fn entry(&self) -> Result<Op, InvalidCommit> {
+        // A name always has a JSON form.
+        let value = serde_json::to_vec(&Held { holder: self.holder.clone() }).unwrap_or_default();
+        let op = Op::Put { key: self.key.clone(), value, expect: Expect::Absent };
+        check_commit(std::slice::from_ref(&op))?;
+        Ok(op)
     }
 }
 

@@ -4,7 +4,7 @@ use rusqlite::{Connection, OptionalExtension, TransactionBehavior};
 
 /// One script for each version, in order: number `n` makes version `n + 1` of version `n`.
 /// A script that has been released is never edited.
-const MIGRATIONS: [&str; 1] = [
+const MIGRATIONS: [&str; 2] = [
     // An entry with a NULL value is a tombstone: it tells watchers of the deletion.
     "CREATE TABLE entries (
          key      TEXT    NOT NULL PRIMARY KEY,
@@ -19,6 +19,13 @@ const MIGRATIONS: [&str; 1] = [
          compacted INTEGER NOT NULL
      ) STRICT;
      INSERT INTO clock VALUES (1, 0, 0);",
+    // The entries that go by themselves, and when, in milliseconds since 1970.
+    "CREATE TABLE leases (
+         key      TEXT    NOT NULL PRIMARY KEY,
+         holder   TEXT    NOT NULL,
+         until_ms INTEGER NOT NULL
+     ) STRICT;
+     CREATE INDEX leases_by_end ON leases (until_ms);",
 ];
 
 /// The version that this program writes.
@@ -27,7 +34,9 @@ pub const VERSION: u32 = MIGRATIONS.len() as u32;
 /// Why a database could not be brought to [`VERSION`].
 #[derive(Debug, thiserror::Error)]
 pub enum MigrateError {
-    #[error("it is of version {found}, and this program knows versions up to {VERSION}")]
+    #[error(
+        "it is of version {found}, and this program knows versions up to {VERSION}; run the `ace` that wrote it, or a newer one"
+    )]
     Newer { found: u32 },
     #[error("its tables could not be made or brought up to date")]
     Sqlite(#[from] rusqlite::Error),

@@ -14,11 +14,12 @@ use rusqlite::types::{FromSql, FromSqlResult, ToSql, ToSqlOutput, ValueRef};
 use rusqlite::{Connection, OptionalExtension, Row, Transaction, TransactionBehavior};
 use tokio::sync::watch;
 
+use crate::leases::{self, Alarm};
 use crate::schema::{self, MigrateError};
 use crate::worker::Worker;
 use crate::{
-    BackendError, Change, Changes, CommitError, Entry, Expect, Listing, Op, ReadError, Revision,
-    Store, Watch, check_commit,
+    BackendError, Change, Changes, CommitError, Entry, Expect, Lease, LeaseError, Listing, Op,
+    ReadError, Revision, Store, Watch, check_commit,
 };
 
 /// Deletions that are remembered. Past this, the older half is forgotten.
@@ -38,6 +39,7 @@ pub struct SqliteStore {
     /// Behind the last commit; only the writer's thread sends.
     newest: watch::Receiver<Revision>,
     sender: watch::Sender<Revision>,
+    alarm: Alarm,
 }
 
 /// Why a database could not be opened.
@@ -65,8 +67,12 @@ impl SqliteStore {
         let (sender, newest) = watch::channel(clock(&connection).map_err(sqlite)?.0);
         let reader = connect(path).map_err(sqlite)?;
         reader.pragma_update(None, "query_only", true).map_err(sqlite)?;
+        let writer = Worker::start("store-writer", connection).map_err(file)?;
+        let told = sender.clone();
+        let alarm = Alarm::start(&writer, move |connection| end_leases(connection, &told));
         Ok(Self {
-            writer: Worker::start("store-writer", connection).map_err(file)?,
+            alarm: alarm.map_err(file)?,
+            writer,
             reader: Worker::start("store-reader", reader).map_err(file)?,
             newest,
             sender,
@@ -92,8 +98,10 @@ impl Store for SqliteStore {
         let key = key.to_owned();
         self.read(move |transaction| {
             let sql =
-                "SELECT key, value, revision FROM entries WHERE key = ?1 AND value IS NOT NULL";
-            Ok(transaction.prepare_cached(sql)?.query_row([key], entry).optional()?)
+                "SELECT key, value, revision FROM entries WHERE key = ?1 AND value IS NOT NULL
+                 AND key NOT IN (SELECT key FROM leases WHERE until_ms <= ?2)";
+            let found = transaction.prepare_cached(sql)?.query_row((key, leases::now_ms()), entry);
+            Ok(found.optional()?)
         })
         .await
     }
@@ -103,10 +111,11 @@ impl Store for SqliteStore {
         let end = format!("{prefix}{AFTER_KEYS}");
         self.read(move |transaction| {
             let sql = "SELECT key, value, revision FROM entries
-                       WHERE key >= ?1 AND key < ?2 AND value IS NOT NULL ORDER BY key";
+                       WHERE key >= ?1 AND key < ?2 AND value IS NOT NULL
+                       AND key NOT IN (SELECT key FROM leases WHERE until_ms <= ?3) ORDER BY key";
             let entries = transaction
                 .prepare_cached(sql)?
-                .query_map([first, end], entry)?
+                .query_map((first, end, leases::now_ms()), entry)?
                 .collect::<Result<_, _>>()?;
             Ok(Listing { revision: clock(transaction)?.0, entries })
         })
@@ -119,10 +128,23 @@ impl Store for SqliteStore {
         // The announcement is part of the job: it must come even if the caller has left.
         let work = move |connection: &mut Connection| {
             let revision = commit(connection, &ops)?;
-            newest.send_replace(revision);
+            leases::announce(&newest, revision);
             Ok(revision)
         };
         self.writer.call(work).await.map_err(CommitError::Backend)?
+    }
+
+    async fn lease(&self, lease: Lease) -> Result<Revision, LeaseError> {
+        let entry = lease.entry()?;
+        let newest = self.sender.clone();
+        let work = move |connection: &mut Connection| {
+            let revision = take_lease(connection, &lease, &entry)?;
+            leases::announce(&newest, revision);
+            Ok(revision)
+        };
+        let taken = self.writer.call(work).await?;
+        self.alarm.set();
+        taken
     }
 
     fn watch(&self, from: Revision) -> Watch {
@@ -160,7 +182,10 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
 
 fn commit(connection: &mut Connection, ops: &[Op]) -> Result<Revision, CommitError> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-    let revision = Revision(clock(&transaction)?.0.0 + 1);
+    let before = clock(&transaction)?.0;
+    // First, since what has ended is not there any more for whoever commits now.
+    let expired = leases::expire(&transaction, Revision(before.0 + 1))?;
+    let revision = Revision(before.0 + 1 + u64::from(expired));
     for op in ops {
         let (Op::Put { key, expect, .. } | Op::Delete { key, expect }) = op;
         check(&transaction, key, *expect)?;
@@ -174,16 +199,70 @@ fn commit(connection: &mut Connection, ops: &[Op]) -> Result<Revision, CommitErr
     Ok(revision)
 }
 
+/// Takes `lease`, by `entry` where nobody has it.
+fn take_lease(
+    connection: &mut Connection,
+    lease: &Lease,
+    entry: &Op,
+) -> Result<Revision, LeaseError> {
+    let taken = || LeaseError::Taken { key: lease.key.clone() };
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+    let before = clock(&transaction)?.0;
+    let expired = leases::expire(&transaction, Revision(before.0 + 1))?;
+    let mut newest = Revision(before.0 + u64::from(expired));
+    let revision = match leases::holder(&transaction, &lease.key)? {
+        Some(holder) if holder != lease.holder => return Err(taken()),
+        Some(_) => revision_of(&transaction, &lease.key)?.ok_or_else(taken)?,
+        None if revision_of(&transaction, &lease.key)?.is_some() => return Err(taken()),
+        None => {
+            newest = Revision(newest.0 + 1);
+            apply(&transaction, entry, newest)?;
+            newest
+        }
+    };
+    leases::hold(&transaction, lease)?;
+    transaction.prepare_cached("UPDATE clock SET revision = ?1")?.execute([newest])?;
+    compact(&transaction)?;
+    transaction.commit()?;
+    Ok(revision)
+}
+
+/// Ends what has to end now, and returns how long it is until the next. A disk that refuses is asked again
+/// with the next commit: what has ended can't be read meanwhile.
+fn end_leases(connection: &mut Connection, newest: &watch::Sender<Revision>) -> Option<Duration> {
+    let end = |connection: &mut Connection| {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let revision = Revision(clock(&transaction)?.0.0 + 1);
+        if leases::expire(&transaction, revision)? {
+            transaction.prepare_cached("UPDATE clock SET revision = ?1")?.execute([revision])?;
+            transaction.commit()?;
+            leases::announce(newest, revision);
+        }
+        Ok::<_, rusqlite::Error>(())
+    };
+    match leases::next_end(connection) {
+        Ok(Some(left)) if left.is_zero() => match end(connection) {
+            Ok(()) => leases::next_end(connection).unwrap_or(None),
+            Err(_) => None,
+        },
+        left => left.unwrap_or(None),
+    }
+}
+
 fn check(transaction: &Transaction<'_>, key: &str, expect: Expect) -> Result<(), CommitError> {
-    let sql = "SELECT revision FROM entries WHERE key = ?1 AND value IS NOT NULL";
-    let found: Option<Revision> =
-        transaction.prepare_cached(sql)?.query_row([key], |row| row.get(0)).optional()?;
+    let found = revision_of(transaction, key)?;
     let holds = match expect {
         Expect::Any => true,
         Expect::Absent => found.is_none(),
         Expect::Revision(revision) => found == Some(revision),
     };
     if holds { Ok(()) } else { Err(CommitError::Conflict { key: key.to_owned() }) }
+}
+
+/// The commit that last wrote what stands at `key`.
+fn revision_of(transaction: &Transaction<'_>, key: &str) -> rusqlite::Result<Option<Revision>> {
+    let sql = "SELECT revision FROM entries WHERE key = ?1 AND value IS NOT NULL";
+    transaction.prepare_cached(sql)?.query_row([key], |row| row.get(0)).optional()
 }
 
 fn apply(transaction: &Transaction<'_>, op: &Op, revision: Revision) -> rusqlite::Result<()> {
@@ -201,7 +280,8 @@ fn apply(transaction: &Transaction<'_>, op: &Op, revision: Revision) -> rusqlite
             )?
             .execute((key, revision))?,
     };
-    Ok(())
+    let (Op::Put { key, .. } | Op::Delete { key, .. }) = op;
+    leases::forget(transaction, key)
 }
 
 /// Forgets the older half of the deletions when there are too many of them.

@@ -12,7 +12,8 @@ const QUEUE: usize = 256;
 /// How long a job may wait for room in the queue. Once there, it's done without a time limit.
 const ROOM_WITHIN: Duration = Duration::from_secs(10);
 
-type Job = Box<dyn FnOnce(&mut Connection) + Send>;
+/// Something for the thread to do.
+pub type Job = Box<dyn FnOnce(&mut Connection) + Send>;
 
 /// The thread's near end. The thread ends, and closes its connection, when this is dropped.
 #[derive(Debug)]
@@ -31,6 +32,15 @@ impl Worker {
         };
         std::thread::Builder::new().name(name.to_owned()).spawn(run)?;
         Ok(Self { queue })
+    }
+
+    /// Has the thread do `work` some time, from a thread that may wait.
+    pub fn defer(&self) -> impl Fn(Job) + Send + 'static {
+        let queue = self.queue.clone();
+        move |job| {
+            // A store that is closed needs no more of it.
+            let _ = queue.blocking_send(job);
+        }
     }
 
     /// Has the thread do `work`, and returns what came of it.

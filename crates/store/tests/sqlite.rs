@@ -3,13 +3,18 @@
 #![allow(clippy::unwrap_used)]
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::io::{BufRead, BufReader};
 use std::os::unix::fs::PermissionsExt;
 use std::path::Path;
 use std::process::{Command, Stdio};
+use std::time::Duration;
 
 use ace_store::conformance::{check_all, put, put_if};
-use ace_store::{CommitError, Expect, Op, Revision, SqliteStore, Store};
+use ace_store::sqlite::OpenError;
+use ace_store::{
+    CommitError, Expect, Lease, LeaseError, MemoryStore, Op, Revision, SqliteStore, Store,
+};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -26,6 +31,11 @@ fn block_on<T>(future: impl Future<Output = T>) -> T {
 fn sqlite_keeps_every_promise_of_a_store() {
     let folder = TempDir::new().unwrap();
     block_on(check_all(&open(&folder)));
+}
+
+#[test]
+fn so_does_the_one_in_memory() {
+    block_on(check_all(&MemoryStore::default()));
 }
 
 #[test]
@@ -227,4 +237,94 @@ fn a_killed_process_keeps_what_it_acknowledged() {
     assert!(acknowledged >= 50, "{acknowledged}");
     assert!(listing.revision.0 >= acknowledged, "{} < {acknowledged}", listing.revision);
     assert_eq!(listing.entries.len() as u64, listing.revision.0);
+}
+
+/// Opens a database that `script` makes.
+fn made_by(folder: &TempDir, script: &str) -> Result<SqliteStore, OpenError> {
+    let path = folder.path().join("ace.db");
+    rusqlite::Connection::open(&path).unwrap().execute_batch(script).unwrap();
+    SqliteStore::open(&path)
+}
+
+#[test]
+fn a_database_of_any_earlier_version_is_brought_up_to_date_with_all_in_it() {
+    for script in [include_str!("fixtures/v1.sql")] {
+        let folder = TempDir::new().unwrap();
+        for _ in 0..2 {
+            let store = match folder.path().join("ace.db").exists() {
+                false => made_by(&folder, script).unwrap(),
+                true => open(&folder),
+            };
+            let listing = block_on(store.list("")).unwrap();
+            assert_eq!(listing.revision, Revision(7));
+            assert_eq!(listing.entries[0].value, br#"{"name":"shop"}"#);
+            let changes = block_on(store.changes_since(Revision(5))).unwrap();
+            assert_eq!(changes.changes[0].key, "apps/gone");
+            drop(store);
+        }
+        let store = open(&folder);
+        assert_eq!(block_on(store.commit(vec![put("apps/new", "1")])).unwrap(), Revision(8));
+        assert_eq!(block_on(check_lease(&store)), Revision(9));
+    }
+}
+
+async fn check_lease(store: &dyn Store) -> Revision {
+    let (key, holder) = ("leases/x".to_owned(), "one".to_owned());
+    store.lease(Lease { key, holder, ttl: Duration::from_secs(60) }).await.unwrap()
+}
+
+#[test]
+fn a_database_of_a_later_version_is_refused_with_the_way_out() {
+    let folder = TempDir::new().unwrap();
+    let newer = "CREATE TABLE schema (version INTEGER NOT NULL) STRICT;
+                 INSERT INTO schema VALUES (99);";
+    let OpenError::Migrate { source, .. } = made_by(&folder, newer).unwrap_err() else { panic!() };
+    let said = source.to_string();
+    assert!(said.contains("version 99") && said.contains("run the `ace` that wrote it"), "{said}");
+}
+
+#[test]
+fn a_lease_outlives_the_process_and_ends_as_it_should() {
+    let folder = TempDir::new().unwrap();
+    let ttl = Duration::from_millis(1500);
+    let lease = |holder: &str| Lease { key: "leader".into(), holder: holder.into(), ttl };
+    let taken = block_on(open(&folder).lease(lease("one"))).unwrap();
+    let store = open(&folder);
+    let refused = block_on(store.lease(lease("two")));
+    assert!(matches!(refused, Err(LeaseError::Taken { .. })), "{refused:?}");
+    let mut watch = store.watch(taken);
+    block_on(async { tokio::time::timeout(Duration::from_secs(20), watch.next()).await }).unwrap();
+    assert_eq!(block_on(store.get("leader")).unwrap(), None);
+    block_on(store.lease(lease("two"))).unwrap();
+}
+
+#[test]
+fn a_log_that_was_torn_by_a_loss_of_power_loses_no_more_than_was_torn() {
+    let folder = TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    let store = open(&folder);
+    let mut ends = Vec::new();
+    for n in 0..20 {
+        block_on(store.commit(vec![put(&format!("n/{n:02}"), "1")])).unwrap();
+        ends.push(path("ace.db-wal").metadata().unwrap().len());
+    }
+    // As it is on disk now; what the living store does later must not count.
+    let (database, log) =
+        (fs::read(path("ace.db")).unwrap(), fs::read(path("ace.db-wal")).unwrap());
+    let last = usize::try_from(*ends.last().unwrap()).unwrap();
+    for cut in (0..last).step_by(1013) {
+        for garbage in [&b""[..], &[0xAA; 3000]] {
+            let copy = TempDir::new().unwrap();
+            fs::write(copy.path().join("ace.db"), &database).unwrap();
+            fs::write(copy.path().join("ace.db-wal"), [&log[..cut], garbage].concat()).unwrap();
+            let whole = ends.iter().filter(|end| **end <= cut as u64).count();
+            let listing = block_on(open(&copy).list("n/")).unwrap();
+            assert!(listing.entries.len() >= whole, "{cut}: {} < {whole}", listing.entries.len());
+            assert_eq!(
+                listing.entries.len() as u64,
+                listing.revision.0,
+                "a commit is there whole or not"
+            );
+        }
+    }
 }
