@@ -175,12 +175,19 @@ impl Life {
 
     /// The container ended without being asked.
     fn ended(mut self, reason: EndReason, now: Timestamp) -> (Self, Vec<Effect>) {
-        self.last_end = Some(reason);
+        let before = self.last_end.replace(reason);
         if !self.ever_ready {
             return (self.into_phase(Phase::Failed, now), vec![Effect::CleanUp]);
         }
         let ran = now.duration_since(self.since).unsigned_abs();
         let forgiven = matches!(self.phase, Phase::Running) && ran >= FORGIVEN_AFTER;
+        // Nobody saw it end: the machine went down, say. That is no crash of the app's, unless it comes twice
+        // in a row.
+        if self.last_end == Some(EndReason::Lost) && before != self.last_end {
+            self.crashes = if forgiven { 0 } else { self.crashes };
+            let retry_at = now + FIRST_PAUSE;
+            return (self.into_phase(Phase::Crashed { retry_at }, now), vec![Effect::CleanUp]);
+        }
         self.crashes = if forgiven { 1 } else { self.crashes + 1 };
         let retry_at = now + pause_before_retry(self.crashes);
         (self.into_phase(Phase::Crashed { retry_at }, now), vec![Effect::CleanUp])
@@ -269,6 +276,18 @@ mod tests {
             (700, Event::Ended(EXIT)),
         ]);
         assert_eq!(life.phase, Phase::Crashed { retry_at: at(701) });
+    }
+
+    #[test]
+    fn a_reboot_is_no_crash_but_two_in_a_row_are() {
+        let lost = || Event::Ended(EndReason::Lost);
+        let crashed = vec![(1, Event::Ready), (2, Event::Ended(EXIT)), (3, Event::Tick)];
+        let rebooted = [crashed, vec![(4, Event::Ready), (5, lost())]].concat();
+        let (life, _) = live(rebooted.clone());
+        assert_eq!((life.phase, life.crashes), (Phase::Crashed { retry_at: at(6) }, 1));
+        let again = vec![(6, Event::Tick), (7, Event::Ready), (8, lost())];
+        let (life, _) = live([rebooted, again].concat());
+        assert_eq!((life.phase, life.crashes), (Phase::Crashed { retry_at: at(10) }, 2));
     }
 
     #[test]
