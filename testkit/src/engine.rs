@@ -85,6 +85,20 @@ impl Engine {
         Self::start_in(ace.as_ref(), folder, Some(disk), &[])
     }
 
+    /// Makes a data folder of the backup `file`, and starts the program with it.
+    ///
+    /// It has the id of the engine that the backup is of, which must be down.
+    pub fn restore(ace: impl AsRef<Path>, file: &Path) -> Result<Self> {
+        let (ace, folder) = (ace.as_ref().to_owned(), new_folder()?);
+        let mut engine = Self { ace, disk: None, folder, env: Vec::new(), server: None };
+        let mut restore = Command::new(&engine.ace);
+        restore.arg("restore").arg(file).arg("--data").arg(engine.data());
+        let output = restore.output()?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        engine.start_server()?;
+        Ok(engine)
+    }
+
     fn start_in(
         ace: &Path,
         folder: TempDir,

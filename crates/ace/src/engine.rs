@@ -4,22 +4,46 @@ use std::fs::{self, DirBuilder, File, Permissions};
 use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::{Duration, Instant};
 
 use ace_types::EngineId;
 use anyhow::{Context, Result, bail};
 use rustix::fs::FlockOperation;
+use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
 
 /// The longest data folder: below it stand sockets, whose paths have at most 107 bytes.
 const DATA_PATH_MAX: usize = 80;
 
+/// How long a child of a killed engine may hold the folder's lock until it has started its own program.
+const CHILDREN_WITHIN: Duration = Duration::from_secs(3);
+const CHILDREN_PAUSE: Duration = Duration::from_millis(20);
+
+/// Stands in a folder that is being restored.
+const RESTORING: &str = "restoring";
+
 /// A data folder that this process alone holds.
 pub struct EngineFolder {
     path: PathBuf,
     pub identity: Identity,
     /// Unlocked by the kernel when the process ends, however it ends.
-    _lock: File,
+    _lock: Lock,
+}
+
+/// A data folder that this process alone holds, and that no engine has yet.
+///
+/// From the first moment on it's marked: until [`EmptyFolder::finish`] no engine takes it, however this
+/// process ends.
+pub struct EmptyFolder {
+    path: PathBuf,
+    _lock: Lock,
+}
+
+/// What says that a folder is taken.
+struct Lock {
+    _file: File,
+    _folder: File,
 }
 
 /// `DATA/engine.json`.
@@ -36,22 +60,13 @@ impl EngineFolder {
     ///
     /// Errors: not a folder of ours to use, its path too long, or another engine holds it.
     pub fn open(path: &Path) -> Result<Self> {
-        let path = std::path::absolute(path)?;
-        if path.as_os_str().len() > DATA_PATH_MAX {
+        let (path, lock) = take(path)?;
+        if path.join(RESTORING).exists() {
             bail!(
-                "the data folder's path has more than {DATA_PATH_MAX} bytes: {}; choose a shorter one",
+                "a restore into {} was cut short; run it again: ace restore FILE --data {0}",
                 path.display()
             );
         }
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o700)
-            .create(&path)
-            .with_context(|| format!("could not make the data folder {}", path.display()))?;
-        // One that was there may be open to all of the host's users, and tenants' files with it.
-        fs::set_permissions(&path, Permissions::from_mode(0o700))
-            .with_context(|| format!("could not close the data folder {}", path.display()))?;
-        let lock = lock(&path)?;
         if let Some(identity) = read_identity(&path)? {
             return Ok(Self { path, identity, _lock: lock });
         }
@@ -96,8 +111,87 @@ impl EngineFolder {
     }
 }
 
+impl EmptyFolder {
+    /// Opens `path`, making it where it's missing. What another such process left there goes.
+    ///
+    /// Errors: it holds anything else, or an engine runs with it.
+    pub fn open(path: &Path) -> Result<Self> {
+        let (path, lock) = take(path)?;
+        let folder = Self { path, _lock: lock };
+        let found = folder.content()?;
+        let marker = folder.path.join(RESTORING);
+        if !marker.exists() && !found.is_empty() {
+            bail!(
+                "the data folder {} is not empty; choose another, or move away what is in it",
+                folder.path.display()
+            );
+        }
+        let write = || File::create(&marker)?.sync_all().and_then(|()| folder.sync());
+        write().with_context(|| format!("could not write {}", marker.display()))?;
+        for path in found.iter().filter(|path| **path != marker) {
+            remove(path).with_context(|| format!("could not remove {}", path.display()))?;
+        }
+        Ok(folder)
+    }
+
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// All of it is there: engines may take it.
+    pub fn finish(self) -> Result<()> {
+        let finish = || {
+            rustix::fs::syncfs(File::open(&self.path)?)?;
+            fs::remove_file(self.path.join(RESTORING))?;
+            self.sync()
+        };
+        finish().with_context(|| format!("could not write {}", self.path.display()))
+    }
+
+    fn sync(&self) -> io::Result<()> {
+        File::open(&self.path)?.sync_all()
+    }
+
+    /// What stands in it, but for what is there in any.
+    fn content(&self) -> Result<Vec<PathBuf>> {
+        let entries = fs::read_dir(&self.path)
+            .and_then(|entries| entries.collect::<io::Result<Vec<_>>>())
+            .with_context(|| format!("could not read {}", self.path.display()))?;
+        let of_ours = |path: &PathBuf| !path.ends_with("lock") && !path.ends_with("lost+found");
+        Ok(entries.iter().map(|entry| entry.path()).filter(of_ours).collect())
+    }
+}
+
+fn remove(path: &Path) -> io::Result<()> {
+    match fs::symlink_metadata(path)?.is_dir() {
+        true => fs::remove_dir_all(path),
+        false => fs::remove_file(path),
+    }
+}
+
+/// Makes `path` where it's missing, closes it to others, and takes its lock.
+fn take(path: &Path) -> Result<(PathBuf, Lock)> {
+    let path = std::path::absolute(path)?;
+    if path.as_os_str().len() > DATA_PATH_MAX {
+        bail!(
+            "the data folder's path has more than {DATA_PATH_MAX} bytes: {}; choose a shorter one",
+            path.display()
+        );
+    }
+    DirBuilder::new()
+        .recursive(true)
+        .mode(0o700)
+        .create(&path)
+        .with_context(|| format!("could not make the data folder {}", path.display()))?;
+    // One that was there may be open to all of the host's users, and tenants' files with it.
+    fs::set_permissions(&path, Permissions::from_mode(0o700))
+        .with_context(|| format!("could not close the data folder {}", path.display()))?;
+    let lock = lock(&path)?;
+    Ok((path, lock))
+}
+
 /// Takes the folder's lock and writes our process id into it, for the error of the next who tries.
-fn lock(path: &Path) -> Result<File> {
+fn lock(path: &Path) -> Result<Lock> {
     let name = path.join("lock");
     let mut file = File::options()
         .read(true)
@@ -117,9 +211,26 @@ fn lock(path: &Path) -> Result<File> {
             holder.trim()
         );
     }
+    let folder = lock_folder(path)?;
     // For people alone: on a full disk it's left out.
     let _ = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
-    Ok(file)
+    Ok(Lock { _file: file, _folder: folder })
+}
+
+/// Locks the folder itself: somebody may have removed the file that an engine has locked, and made room for
+/// another of the same name.
+fn lock_folder(path: &Path) -> Result<File> {
+    let folder = File::open(path).with_context(|| format!("could not open {}", path.display()))?;
+    let until = Instant::now() + CHILDREN_WITHIN;
+    while let Err(error) = rustix::fs::flock(&folder, FlockOperation::NonBlockingLockExclusive) {
+        if error != Errno::WOULDBLOCK || Instant::now() >= until {
+            let path = path.display();
+            return Err(error)
+                .context(format!("an engine has the data folder {path}; its lock file is gone"));
+        }
+        std::thread::sleep(CHILDREN_PAUSE);
+    }
+    Ok(folder)
 }
 
 fn read_identity(path: &Path) -> Result<Option<Identity>> {

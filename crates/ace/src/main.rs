@@ -7,6 +7,7 @@ mod doctor;
 mod engine;
 mod machine;
 mod offline;
+mod restore;
 mod server;
 
 use std::process::ExitCode;
@@ -15,6 +16,7 @@ use std::sync::Arc;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use offline::OfflineEngine;
+use restore::RestoreArgs;
 use server::ServerArgs;
 
 /// An application engine for Python: deploy a folder, get a URL.
@@ -39,6 +41,7 @@ Examples:
 #[derive(Subcommand)]
 enum Command {
     Server(ServerArgs),
+    Restore(RestoreArgs),
     #[command(flatten)]
     Client(ace_cli::Command),
 }
@@ -85,6 +88,10 @@ fn start_runtime() -> std::io::Result<tokio::runtime::Runtime> {
 async fn run(arguments: Arguments) -> ExitCode {
     match arguments.command {
         Command::Server(args) => match server::run(args).await {
+            Ok(()) => ExitCode::SUCCESS,
+            Err(error) => fail(&error),
+        },
+        Command::Restore(args) => match restore::run(args, arguments.global.json).await {
             Ok(()) => ExitCode::SUCCESS,
             Err(error) => fail(&error),
         },

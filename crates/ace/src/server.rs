@@ -14,8 +14,9 @@ use ace_api::{Gateway, Node};
 use ace_builder::{BuilderConfig, ContainerBuilder, Places};
 use ace_control::{ControlConfig, Listeners, Outcome, Parts};
 use ace_gateway::{AccessLogConfig, GatewayConfig, GatewayServer};
+use ace_sandbox::volume;
 use ace_store::SqliteStore;
-use ace_types::HostName;
+use ace_types::{HostName, error_chain};
 use anyhow::{Context, Result, bail};
 use clap::Args;
 use ipnet::IpNet;
@@ -101,6 +102,7 @@ pub async fn run(args: ServerArgs) -> Result<()> {
     // First, since its port may be taken: then nothing of the machine has been touched.
     let gateway = start_gateway(&args, &engine)?;
     let tcp = listen_tcp(args.api).await?;
+    thaw_volumes(&engine.folder("volumes")?);
     let machine = Machine::set_up(&mut engine).await?;
     let socket = engine.path().join("ace.sock");
     let listeners = Listeners { socket: listen(&socket)?, tcp };
@@ -141,7 +143,7 @@ fn start_logging() -> Result<()> {
     Ok(())
 }
 
-fn require_root() -> Result<()> {
+pub fn require_root() -> Result<()> {
     if !rustix::process::geteuid().is_root() {
         bail!("the engine makes containers and needs root; run it with sudo");
     }
@@ -181,6 +183,22 @@ fn refuse_unfit_machine(report: &DoctorReport) -> Result<()> {
         bail!("this machine can't run apps yet:{}", missing.concat());
     }
     Ok(())
+}
+
+/// An engine that was killed while it copied a volume has left it so that nobody can write to it.
+fn thaw_volumes(folder: &Path) {
+    let images = fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    for image in images.filter(|path| path.extension().is_some_and(|name| name == "img")) {
+        match volume::thaw_image(&image) {
+            Ok(false) => {}
+            Ok(true) => {
+                tracing::warn!(image = %image.display(), "a volume could not be written; it can again")
+            }
+            Err(error) => {
+                tracing::error!(error = %error_chain(&error), "could not look after a volume")
+            }
+        }
+    }
 }
 
 fn start_gateway(args: &ServerArgs, engine: &EngineFolder) -> Result<Arc<GatewayServer>> {

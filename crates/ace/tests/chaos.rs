@@ -34,13 +34,33 @@ enum Act {
     FirstDeploy,
     Redeploy,
     FailingDeploy,
+    Rollback,
+    Scale,
+    Configure,
+    Restart,
     Destroy,
     Down,
     Start,
 }
 
-const ACTS: [Act; 6] =
-    [Act::FirstDeploy, Act::Redeploy, Act::FailingDeploy, Act::Destroy, Act::Down, Act::Start];
+const ACTS: [Act; 10] = [
+    Act::FirstDeploy,
+    Act::Redeploy,
+    Act::FailingDeploy,
+    Act::Rollback,
+    Act::Scale,
+    Act::Configure,
+    Act::Restart,
+    Act::Destroy,
+    Act::Down,
+    Act::Start,
+];
+
+/// The app that is there through all rounds.
+const STEADY: &str = "steady";
+/// One that nobody asks for anything: when its server started.
+const WITNESS: &str = "witness";
+const STARTED: &str = "import os; answer = open(f'/proc/{os.getppid()}/stat').read().split()[21]";
 
 /// What each app may answer; `None`: it may be gone.
 type Expected = BTreeMap<String, Vec<Option<String>>>;
@@ -52,36 +72,65 @@ fn an_engine_killed_at_any_moment_takes_up_where_it_was() -> Result<()> {
         Err(_) => ROUNDS,
     };
     let mut engine = engine()?;
-    engine.deploy(AppFolder::saying("steady")?.path(), "steady")?.ok()?;
-    let mut serving = BTreeMap::from([("steady".to_owned(), "steady".to_owned())]);
+    engine.deploy(AppFolder::workbench()?.path(), WITNESS)?.ok()?;
+    let mut serving = BTreeMap::new();
+    for text in ["old", "steady"] {
+        engine.deploy(AppFolder::saying(text)?.path(), STEADY)?.ok()?;
+    }
+    serving.insert(STEADY.to_owned(), "steady".to_owned());
+    let mut before = "old".to_owned();
     for round in 0..rounds {
         let act = ACTS[usize::try_from(round)? % ACTS.len()];
         // Spread over the whole time, and the same at each run.
         let delay = Duration::from_millis(round * 7919 % LATEST_KILL_MS);
-        let expected = interrupt(&mut engine, act, delay, &serving, &format!("r{round}"))?;
+        let started = engine.python(WITNESS, STARTED)?;
+        let asked = Round { number: round, act, delay, before: &before };
+        let (expected, acknowledged) = interrupt(&mut engine, asked, &serving)?;
         engine.start_server()?;
-        serving = settled(&engine, &expected)
-            .with_context(|| format!("round {round}: {act:?} killed after {delay:?}"))?;
+        let context = || format!("round {round}: {act:?} killed after {delay:?}");
+        serving = settled(&engine, &expected).with_context(context)?;
+        if acknowledged {
+            kept(&engine, act, round).with_context(context)?;
+        }
+        if !matches!(act, Act::Down) {
+            let still = engine.python(WITNESS, STARTED)?;
+            ensure!(still == started, "{}: an app was started anew", context());
+        }
+        engine.ace(&["scale", STEADY, "1"])?.ok()?;
         let text = format!("steady {round}");
-        engine.deploy(AppFolder::saying(&text)?.path(), "steady")?.ok()?;
-        serving.insert("steady".to_owned(), text);
+        engine.deploy(AppFolder::saying(&text)?.path(), STEADY)?.ok()?;
+        before = serving.insert(STEADY.to_owned(), text).context("nothing served before")?;
     }
     Ok(())
 }
 
-/// Begins `act`, kills the engine after `delay`, and returns what may be after that.
-fn interrupt(
-    engine: &mut Engine,
+/// One kill.
+struct Round<'a> {
+    number: u64,
     act: Act,
     delay: Duration,
+    /// What [`STEADY`] said with the release before.
+    before: &'a str,
+}
+
+/// Begins what `round` says, kills the engine meanwhile, and returns what may be after that, and
+/// whether it was acknowledged.
+fn interrupt(
+    engine: &mut Engine,
+    round: Round<'_>,
     serving: &BTreeMap<String, String>,
-    text: &str,
-) -> Result<Expected> {
-    let mut folder = AppFolder::saying(text)?;
+) -> Result<(Expected, bool)> {
+    let Round { number, act, delay, before } = round;
+    let text = format!("r{number}");
+    let mut folder = AppFolder::saying(&text)?;
     let newest = serving.keys().next().context("an app")?.clone();
     let (arguments, target, result) = match act {
-        Act::FirstDeploy => ("deploy", text.to_owned(), Some(text)),
-        Act::Redeploy => ("deploy", newest, Some(text)),
+        Act::FirstDeploy => ("deploy", text.clone(), Some(text.as_str())),
+        Act::Redeploy => ("deploy", newest, Some(text.as_str())),
+        Act::Rollback => ("rollback", STEADY.to_owned(), Some(before)),
+        Act::Scale => ("scale", STEADY.to_owned(), None),
+        Act::Configure => ("config", STEADY.to_owned(), None),
+        Act::Restart => ("restart", STEADY.to_owned(), None),
         Act::FailingDeploy => {
             folder = AppFolder::new("import time\ntime.sleep(0.2)\nraise SystemError\n")?;
             ("deploy", newest, None)
@@ -91,14 +140,18 @@ fn interrupt(
         Act::Start => {
             engine.kill()?;
             kill_while_starting(engine, delay)?;
-            return Ok(as_before(serving));
+            return Ok((as_before(serving), false));
         }
     };
     let path = folder.path().to_str().context("the folder's name is no text")?;
+    let setting = format!("ROUND={number}");
     let command = match arguments {
         "deploy" => vec!["deploy", path, "--app", &target],
         "destroy" => vec!["destroy", &target, "--yes"],
-        other => vec![other],
+        "down" => vec!["down"],
+        "scale" => vec!["scale", &target, "2"],
+        "config" => vec!["config", &target, &setting],
+        other => vec![other, &target],
     };
     let mut child = engine
         .command(&command)
@@ -113,12 +166,35 @@ fn interrupt(
     let mut expected = as_before(serving);
     let old = expected.remove(&target).unwrap_or_else(|| vec![None]);
     let new = match act {
-        Act::FailingDeploy | Act::Down | Act::Start => old.clone(),
-        Act::FirstDeploy | Act::Redeploy | Act::Destroy => vec![result.map(str::to_owned)],
+        Act::FailingDeploy
+        | Act::Scale
+        | Act::Configure
+        | Act::Restart
+        | Act::Down
+        | Act::Start => old.clone(),
+        Act::FirstDeploy | Act::Redeploy | Act::Rollback | Act::Destroy => {
+            vec![result.map(str::to_owned)]
+        }
     };
     let either = if acknowledged { new } else { [old, new].concat() };
     expected.insert(target, either);
-    Ok(expected)
+    Ok((expected, acknowledged))
+}
+
+/// Whether what was acknowledged is there, as far as the apps themselves don't tell.
+fn kept(engine: &Engine, act: Act, round: u64) -> Result<()> {
+    let shown = match act {
+        Act::Scale => engine.status(STEADY)?["scale"] == 2,
+        Act::Configure => {
+            let shown = engine.ace(&["config", STEADY, "--reveal", "--json"])?.ok()?.json()?;
+            let variables = shown["variables"].as_array().context("no variables")?;
+            let value = round.to_string();
+            variables.iter().any(|one| one["value"] == value.as_str())
+        }
+        _ => true,
+    };
+    ensure!(shown, "it was acknowledged, and is not there");
+    Ok(())
 }
 
 fn as_before(serving: &BTreeMap<String, String>) -> Expected {
@@ -160,8 +236,12 @@ fn look(engine: &Engine, expected: &Expected) -> Result<BTreeMap<String, String>
     for app in listed.iter().filter_map(name) {
         let status = engine.status(&app)?;
         let ids = status["instances"].as_array().context("no instances")?;
-        ensure!(ids.len() == 1, "{app} has {} instances", ids.len());
-        instances.extend(ids[0]["id"].as_str().map(str::to_owned));
+        let scale = status["scale"].as_u64().context("no scale")?;
+        ensure!(ids.len() as u64 == scale, "{app} has {} instances of {scale}", ids.len());
+        instances.extend(ids.iter().filter_map(|one| one["id"].as_str().map(str::to_owned)));
+        if app == WITNESS {
+            continue;
+        }
         serving.insert(app.clone(), engine.get(&app, "/")?.text());
     }
     for (app, allowed) in expected {
@@ -181,7 +261,7 @@ fn look(engine: &Engine, expected: &Expected) -> Result<BTreeMap<String, String>
     have("folders", names(&engine.data().join("run"))?)?;
     for (folder, allowed) in [("builds", false), ("archives", false), ("releases", true)] {
         let mut found = names(&engine.data().join(folder))?;
-        found.retain(|name| !(allowed && serving.contains_key(name)));
+        found.retain(|name| !(allowed && (serving.contains_key(name) || name == WITNESS)));
         ensure!(found.is_empty(), "{folder} has {found:?}");
     }
     Ok(serving)
@@ -294,10 +374,46 @@ fn what_somebody_changes_outside_is_set_right() -> Result<()> {
 }
 
 #[test]
+fn what_somebody_removes_while_no_engine_runs_is_made_again() -> Result<()> {
+    let mut engine = engine()?;
+    engine.deploy(AppFolder::saying("here")?.path(), "shop")?.ok()?;
+    let expected = BTreeMap::from([("shop".to_owned(), vec![Some("here".to_owned())])]);
+    let removals = [
+        "run/ID",
+        "run/ID/instance.json",
+        "run/ID/socket",
+        "run/ID/exit",
+        "run",
+        "ace.sock",
+        "lock",
+        "ace.db-shm",
+        "reserve",
+        "logs",
+        "builds",
+        "archives",
+        "spool",
+        "tools",
+    ];
+    for what in removals {
+        let id = instance(&engine, "shop")?["id"].as_str().context("an id")?.to_owned();
+        engine.kill()?;
+        let path = engine.data().join(what.replace("ID", &id));
+        match fs::metadata(&path) {
+            Ok(found) if found.is_dir() => fs::remove_dir_all(&path)?,
+            _ => fs::remove_file(&path).with_context(|| what)?,
+        }
+        engine.start_server().with_context(|| what)?;
+        settled(&engine, &expected).with_context(|| format!("without {what}"))?;
+    }
+    Ok(())
+}
+
+#[test]
 fn a_full_disk_stops_deploys_and_nothing_else() -> Result<()> {
     let mut engine = Engine::start_on_small_disk(env!("CARGO_BIN_EXE_ace"), 3 << 10)?;
     let shop = AppFolder::saying("one")?;
     engine.deploy(shop.path(), "shop")?.ok()?;
+    engine.deploy(AppFolder::saying("spare")?.path(), "spare")?.ok()?;
     let filler = engine.data().join("filler");
     shop.write("index.py", &app::saying("two"))?;
     for (spare, why) in [(100 << 20, "disk is almost full"), (0, "its disk is full")] {
@@ -312,6 +428,8 @@ fn a_full_disk_stops_deploys_and_nothing_else() -> Result<()> {
     engine.start_server()?;
     let answers = || engine.get("shop", "/").ok().filter(|answer| answer.text() == "one");
     eventually("the app, with a new engine", SETTLED_WITHIN, answers)?;
+    engine.ace(&["destroy", "spare", "--yes"])?.ok()?;
+    assert_eq!(engine.get("spare", "/")?.status, 404);
 
     fs::remove_file(&filler)?;
     engine.deploy(shop.path(), "shop")?.ok()?;

@@ -3,6 +3,7 @@
 #![forbid(unsafe_code)]
 
 use std::io::{BufRead, BufReader};
+use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -111,6 +112,18 @@ fn down_leaves_nothing_and_the_next_engine_starts_the_apps_again() -> Result<()>
     Ok(())
 }
 
+/// Starts another engine with the folder `data`, which must end with these words.
+fn refuses_a_second(data: &Path, words: &str) -> Result<()> {
+    let second = std::process::Command::new(env!("CARGO_BIN_EXE_ace"))
+        .args(["server", "--http", "127.0.0.1:0", "--data"])
+        .arg(data)
+        .output()?;
+    let said = String::from_utf8_lossy(&second.stderr).into_owned();
+    assert_eq!(second.status.code(), Some(1), "{said}");
+    assert!(said.contains(words), "{said}");
+    Ok(())
+}
+
 #[test]
 fn two_engines_do_not_touch_each_other() -> Result<()> {
     let (mut left, right) = (engine()?, engine()?);
@@ -120,11 +133,13 @@ fn two_engines_do_not_touch_each_other() -> Result<()> {
     assert_eq!(left.get("shop", "/")?.text(), "left");
     assert_eq!(right.get("shop", "/")?.text(), "right");
 
-    let second = std::process::Command::new(env!("CARGO_BIN_EXE_ace"))
-        .args(["server", "--http", "127.0.0.1:0", "--data"])
-        .arg(right.data())
-        .output()?;
-    assert_eq!(second.status.code(), Some(1), "a folder has one engine");
+    let elsewhere = tempfile::tempdir()?;
+    let link = elsewhere.path().join("link");
+    std::os::unix::fs::symlink(right.data(), &link)?;
+    refuses_a_second(&right.data(), "is running already")?;
+    refuses_a_second(&link, "is running already")?;
+    std::fs::remove_file(right.data().join("lock"))?;
+    refuses_a_second(&right.data(), "its lock file is gone")?;
 
     left.down()?;
     assert_eq!(left.leftovers()?, Vec::<String>::new());

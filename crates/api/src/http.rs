@@ -29,6 +29,7 @@
 //! | `GET /v1/tokens` | | [`TokenView`]s, the oldest first |
 //! | `POST /v1/tokens` | [`NewToken`] | [`CreatedToken`] |
 //! | `DELETE /v1/tokens/{token}` | | [`Done`] |
+//! | `POST /v1/backup` | | a backup (see the crate `backup`), whole only where its end says so |
 //! | `POST /v1/down` | | [`Done`], and then the engine ends |
 //! | `GET /metrics` | | the OpenMetrics text format: see docs/METRICS.md |
 //!

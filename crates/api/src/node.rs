@@ -49,6 +49,10 @@ pub trait Node: Send + Sync {
     /// moment.
     fn old_logs(&self, app: &AppName) -> std::io::Result<Vec<KeptLog>>;
 
+    /// Copies the volume `image` as it is at one moment to `to`, which is made. Instances go on, but for
+    /// a pause in which none can write to it; returns how long that was.
+    async fn copy_volume(&self, image: PathBuf, to: PathBuf) -> std::io::Result<Duration>;
+
     /// Removes for good what outlives `app`'s instances: its old logs and, where it has one, the
     /// image of its `volume`. No instance of it may be desired. May be called twice.
     async fn remove_app(&self, app: &AppName, volume: PathBuf) -> std::io::Result<()>;

@@ -184,6 +184,14 @@ impl Client {
         Ok(Lines { body: answer.into_body(), buffer: BytesMut::new() })
     }
 
+    /// Asks for something that is answered with bytes, which come as they are read.
+    pub async fn download(&self, method: Method, path: &str) -> Result<Download, ClientError> {
+        let request = request(method, path, empty_body())?;
+        let doing = "waiting for its answer";
+        let answer = within(ANSWER_DEADLINE, doing, self.send(request)).await?;
+        Ok(Download { body: answer.into_body() })
+    }
+
     /// Sends a request on a connection of its own; an answer of 400 and above is an error.
     async fn send(&self, request: Request<RequestBody>) -> Result<Response<Incoming>, ClientError> {
         let request = self.addressed(request)?;
@@ -221,6 +229,28 @@ impl Client {
         let host = HeaderValue::from_str(host).map_err(ClientError::broken("writing a request"))?;
         request.headers_mut().insert(header::HOST, host);
         Ok(request)
+    }
+}
+
+/// An answer of bytes, read as they come.
+#[derive(Debug)]
+pub struct Download {
+    body: Incoming,
+}
+
+impl Download {
+    /// The next bytes; `None` at the end.
+    pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
+        let doing = "reading its answer";
+        let next = async {
+            while let Some(frame) = self.body.frame().await {
+                if let Ok(data) = frame.map_err(ClientError::broken(doing))?.into_data() {
+                    return Ok(Some(data));
+                }
+            }
+            Ok(None)
+        };
+        within(STOP_DEADLINE, doing, next).await
     }
 }
 

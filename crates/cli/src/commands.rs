@@ -1,6 +1,7 @@
 //! One file a command: arguments → API call → print.
 
 pub mod apps;
+pub mod backup;
 pub mod builds;
 pub mod completions;
 pub mod config;

@@ -49,6 +49,16 @@ impl ControlConfig {
         self.data.join("volumes").join(format!("{app}.img"))
     }
 
+    /// Room on the disk that is kept for what makes room.
+    pub fn reserve(&self) -> PathBuf {
+        self.data.join("reserve")
+    }
+
+    /// Copies of volumes while a backup is made.
+    pub fn backups(&self) -> PathBuf {
+        self.data.join("backups")
+    }
+
     /// Sources while they are built.
     pub fn archives(&self) -> PathBuf {
         self.data.join("archives")

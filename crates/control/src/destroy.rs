@@ -16,6 +16,7 @@ use crate::journal;
 use crate::names;
 use crate::recover;
 use crate::refusal::Refusal;
+use crate::reserve;
 
 /// How long an instance of an app that is to go has for what it has under way: nobody will ask for
 /// the outcome, so no longer than a request usually takes.
@@ -54,11 +55,25 @@ pub async fn begin(
         Some(ops) => Ok((ops, ())),
         None => Err(names::no_such_app(state, app, tenant)),
     };
-    let ((), revision) = engine.records.transact(change).await?;
+    let begun = match engine.records.transact(change).await {
+        Err(refusal) if refusal.is_full_disk() && give_up_reserve(engine) => {
+            engine.records.transact(change).await
+        }
+        begun => begun,
+    };
+    let ((), revision) = begun?;
     engine.lanes.cancel(app);
     engine.commands.stop(app);
     engine.applied(revision).await;
     Ok(())
+}
+
+/// Makes room for the decision. Returns whether there was any to make.
+fn give_up_reserve(engine: &Engine) -> bool {
+    reserve::give_up(&engine.config.reserve()).unwrap_or_else(|error| {
+        tracing::warn!(%error, "could not make room on a full disk");
+        false
+    })
 }
 
 /// Removes all that an app being destroyed still has, however often it takes, until it's gone or the
@@ -99,6 +114,8 @@ pub async fn attempt(engine: &Engine, app: &AppName) -> Result<(), DestroyError>
     if !engine.commands.gone(app, GONE_MARGIN).await {
         return Err(DestroyError::Commands);
     }
+    // One that is being made has the app in it.
+    engine.backups.ended().await;
     let volume = engine.config.volume(app);
     engine.node.remove_app(app, volume).await.map_err(DestroyError::Volume)?;
     engine.builder.remove_app(app).await.map_err(DestroyError::Files)?;
@@ -108,6 +125,7 @@ pub async fn attempt(engine: &Engine, app: &AppName) -> Result<(), DestroyError>
     if let Err(error) = recover::sweep(engine, app).await {
         tracing::warn!(%app, error = %error_chain(&error), "could not remove an app's build logs");
     }
+    recover::keep_reserve(&engine.config).await;
     tracing::info!(%app, "destroyed");
     Ok(())
 }

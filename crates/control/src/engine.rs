@@ -15,6 +15,7 @@ use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
 use crate::attempts::Attempts;
+use crate::backup::Backups;
 use crate::becomes_true;
 use crate::commands::Commands;
 use crate::config::ControlConfig;
@@ -60,6 +61,7 @@ pub struct Engine {
     pub records: Records,
     pub lanes: Lanes,
     pub commands: Arc<Commands>,
+    pub backups: Backups,
     /// Apps that turn back from a release by themselves.
     pub retreats: Marks,
     pub upgrades: Upgrades,
@@ -99,6 +101,7 @@ impl Engine {
             records: Records::open(parts.store, Arc::clone(&tally)).await?,
             lanes: Lanes::default(),
             commands: Arc::default(),
+            backups: Backups::default(),
             retreats: Marks::default(),
             upgrades: Upgrades::default(),
             builds: Semaphore::new(BUILDS),

@@ -35,6 +35,7 @@ use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
+use crate::backup;
 use crate::caller::{Access, Caller};
 use crate::destroy::{self, GONE_MARGIN};
 use crate::engine::Engine;
@@ -105,6 +106,7 @@ fn routes() -> Vec<Route> {
         Route::new(GET, "/v1/tokens", Admin, tokens::list),
         Route::new(POST, "/v1/tokens", Admin, tokens::create),
         Route::new(DELETE, "/v1/tokens/{token}", Admin, tokens::revoke),
+        Route::new(POST, "/v1/backup", Admin, back_up),
         Route::new(POST, "/v1/down", Admin, bring_down),
         Route::new(GET, "/metrics", Admin, metrics::show),
     ]
@@ -228,6 +230,15 @@ async fn add_python(State(engine): Shared, body: Bytes) -> Result<Json<PythonVie
         Err(BuildError::Rejected(message)) => Err(Refusal::bad_request(message)),
         Err(error @ BuildError::Engine { .. }) => Err(Refusal::engine("add a Python", &error)),
     }
+}
+
+async fn back_up(State(engine): Shared) -> Result<Response, Refusal> {
+    let chunks = backup::start(&engine).await?;
+    let stream = unfold(chunks, |mut chunks| async move {
+        Some((Ok::<_, Infallible>(chunks.recv().await?), chunks))
+    });
+    let headers = [(header::CONTENT_TYPE, "application/gzip")];
+    Ok((headers, Body::from_stream(stream)).into_response())
 }
 
 async fn bring_down(State(engine): Shared) -> Result<Json<Done>, Refusal> {

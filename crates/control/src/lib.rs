@@ -12,6 +12,7 @@
 
 mod archive;
 mod attempts;
+mod backup;
 mod build_log;
 mod caller;
 mod changes;
@@ -39,9 +40,13 @@ mod reconcile;
 mod records;
 mod recover;
 mod refusal;
+mod reserve;
+mod restore;
 mod rows;
 mod run;
 mod server;
+#[cfg(test)]
+mod simulation;
 mod state;
 mod tasks;
 #[cfg(test)]
@@ -62,6 +67,7 @@ use engine::Engine;
 pub use engine::{Clock, Parts};
 pub use records::RecordsError;
 pub use recover::RecoverError;
+pub use restore::{MissingPython, RestoreError, restore_rows};
 pub use state::RowError;
 
 /// How long deploys may take to end once the engine is to stop.
@@ -105,14 +111,7 @@ pub async fn run(
     listeners: Listeners,
     stop: watch::Receiver<bool>,
 ) -> Result<Outcome, ControlError> {
-    check(&config)?;
-    let engine = Arc::new(Engine::new(config, parts).await?);
-    recover::recover(&engine).await?;
-    *engine.reconciler.lock().await = Some(tokio::spawn(reconcile::reconcile(Arc::clone(&engine))));
-    recover::resume_destructions(&engine).await?;
-    engine.tasks.spawn(upgrades::watch(Arc::clone(&engine)));
-    engine.tasks.spawn(notices::watch(Arc::clone(&engine)));
-
+    let engine = start(config, parts).await?;
     let end = watch::Sender::new(false);
     let router = http::router(Arc::clone(&engine));
     let server = tokio::spawn(server::serve(listeners, router, end.subscribe()));
@@ -128,6 +127,18 @@ pub async fn run(
         tracing::error!(%error, "the API's server failed");
     }
     Ok(ended)
+}
+
+/// Ends what an earlier engine left half done, and begins to keep the machine as it should be.
+async fn start(config: ControlConfig, parts: Parts) -> Result<Arc<Engine>, ControlError> {
+    check(&config)?;
+    let engine = Arc::new(Engine::new(config, parts).await?);
+    recover::recover(&engine).await?;
+    *engine.reconciler.lock().await = Some(tokio::spawn(reconcile::reconcile(Arc::clone(&engine))));
+    recover::resume_destructions(&engine).await?;
+    engine.tasks.spawn(upgrades::watch(Arc::clone(&engine)));
+    engine.tasks.spawn(notices::watch(Arc::clone(&engine)));
+    Ok(engine)
 }
 
 fn check(config: &ControlConfig) -> Result<(), ControlError> {

@@ -6,7 +6,9 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ace_store::{Change, Changes, CommitError, Op, ReadError, Revision, Store, Watch};
+use ace_store::{
+    Change, Changes, CommitError, Entry, Listing, Op, ReadError, Revision, Store, Watch,
+};
 use tokio::sync::Mutex;
 
 use crate::metrics::Tally;
@@ -68,6 +70,12 @@ impl Records {
         }
     }
 
+    /// All rows of one moment, as they are in the store as well.
+    pub async fn snapshot(&self) -> Result<(State, Vec<Entry>), RecordsError> {
+        let listing = self.store.list("").await?;
+        Ok((state_of(listing.clone())?, listing.entries))
+    }
+
     /// Commits what `change` makes of the state, and returns what else it says. No operations, no
     /// commit. The revision is one that shows the change.
     ///
@@ -101,8 +109,11 @@ impl Records {
 }
 
 async fn read_all(store: &dyn Store) -> Result<State, RecordsError> {
-    let listing = store.list("").await?;
-    let change = |entry: ace_store::Entry| Change {
+    state_of(store.list("").await?)
+}
+
+fn state_of(listing: Listing) -> Result<State, RecordsError> {
+    let change = |entry: Entry| Change {
         key: entry.key,
         value: Some(entry.value),
         revision: entry.revision,

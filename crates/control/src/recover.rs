@@ -13,6 +13,7 @@ use ace_api::Built;
 use ace_api::http::DeployKind;
 use ace_types::{AppName, error_chain};
 
+use crate::backup;
 use crate::changes::{self, Ending};
 use crate::commands::Commands;
 use crate::config::ControlConfig;
@@ -20,6 +21,7 @@ use crate::destroy;
 use crate::engine::Engine;
 use crate::records::RecordsError;
 use crate::refusal::Refusal;
+use crate::reserve;
 use crate::rows::DeployState;
 use crate::state::State;
 
@@ -53,7 +55,9 @@ pub async fn recover(engine: &Engine) -> Result<(), RecoverError> {
         }
     }
     remove_archives(&engine.config).await;
+    remove_backup(&engine.config).await;
     sweep_all(engine).await?;
+    keep_reserve(&engine.config).await;
     Ok(())
 }
 
@@ -137,7 +141,8 @@ fn unused(folder: &Path, used: &BTreeSet<PathBuf>) -> Vec<PathBuf> {
 }
 
 async fn remove(engine: &Engine, paths: Vec<PathBuf>) {
-    if paths.is_empty() {
+    // A backup has the rest of what it was begun with; the app's next deploy tries again.
+    if paths.is_empty() || engine.backups.is_running() {
         return;
     }
     tracing::info!(count = paths.len(), "removing files that no release needs");
@@ -164,6 +169,23 @@ async fn sweep_build_logs(engine: &Engine) -> Result<(), RecordsError> {
 async fn remove_archives(config: &ControlConfig) {
     let folder = config.archives();
     blocking(move || remove_files(&entries(&folder))).await;
+}
+
+/// Takes room on the disk, where there is some.
+pub async fn keep_reserve(config: &ControlConfig) {
+    let path = config.reserve();
+    if let Some(error) = blocking(move || reserve::keep(&path).err()).await {
+        tracing::warn!(%error, "could not keep room on the disk for when it's full");
+    }
+}
+
+/// Removes what a backup that was cut short had copied.
+async fn remove_backup(config: &ControlConfig) {
+    let folder = config.backups();
+    let removed = blocking(move || backup::remove_scratch(&folder).err()).await;
+    if let Some(error) = removed {
+        tracing::warn!(%error, "could not remove what a backup left");
+    }
 }
 
 fn remove_files(paths: &[PathBuf]) {

@@ -10,6 +10,9 @@ use axum::response::{IntoResponse, Response};
 
 use crate::records::RecordsError;
 
+/// The code of what could not be done for want of room.
+const NO_STORAGE: &str = "no_storage";
+
 /// An [`ApiError`] and the status it goes with.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
 #[error("{error}")]
@@ -31,7 +34,7 @@ impl Refusal {
         tracing::error!(doing, error = %error_chain(error), "the engine failed");
         if let Some(state) = state_of_disk(error) {
             let message = format!("the engine could not {doing}: its disk {state}");
-            return Self::new(StatusCode::INSUFFICIENT_STORAGE, "no_storage", message);
+            return Self::new(StatusCode::INSUFFICIENT_STORAGE, NO_STORAGE, message);
         }
         let message = format!("the engine could not {doing}; its own log says why");
         Self::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_error", message)
@@ -56,6 +59,11 @@ impl Refusal {
         };
         let message = format!("that can't be an app's name: {error}{way_out}");
         Self::new(StatusCode::BAD_REQUEST, "bad_name", message)
+    }
+
+    /// Whether it's for want of room on the engine's disk.
+    pub fn is_full_disk(&self) -> bool {
+        self.error.code == NO_STORAGE
     }
 
     pub fn bad_request(message: impl Into<String>) -> Self {

@@ -150,7 +150,7 @@ async fn rebuild(
     let version = python.version.clone();
     let result = operation::rebuild(engine, app.clone()).await;
     let (attempt, pause) = next_attempt(last, python);
-    let retry_at = Timestamp::now().saturating_add(pause).unwrap_or(Timestamp::MAX);
+    let retry_at = engine.now().saturating_add(pause).unwrap_or(Timestamp::MAX);
     let trouble = result.err().map(|error| PythonTrouble::NotRebuilt {
         version,
         error: error.message,

@@ -332,6 +332,11 @@ impl Node for ContainerNode {
         self.world.old_logs.list(app)
     }
 
+    async fn copy_volume(&self, image: PathBuf, to: PathBuf) -> io::Result<Duration> {
+        let copy = move || volume::copy_image(&image, &to).map_err(io::Error::other);
+        tokio::task::spawn_blocking(copy).await.map_err(io::Error::other)?
+    }
+
     async fn remove_app(&self, app: &AppName, volume: PathBuf) -> io::Result<()> {
         let (world, app) = (Arc::clone(&self.world), app.clone());
         let remove = move || {

@@ -1,4 +1,5 @@
-//! The loop driver's calls, one small function each, safe from outside. Source: loop(4).
+//! Calls to the loop driver and to a mounted file system, one small function each, safe from outside.
+//! Source: loop(4), ioctl_fifreeze in `linux/fs.h`.
 
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, RawFd};
@@ -6,6 +7,9 @@ use std::os::fd::{AsFd, AsRawFd, RawFd};
 const LOOP_GET_STATUS64: u32 = 0x4C05;
 const LOOP_CONFIGURE: u32 = 0x4C0A;
 const LOOP_CTL_GET_FREE: u32 = 0x4C82;
+
+const FIFREEZE: u32 = 0xC004_5877;
+const FITHAW: u32 = 0xC004_5878;
 
 const FLAG_AUTOCLEAR: u32 = 4;
 const FLAG_DIRECT_IO: u32 = 16;
@@ -67,6 +71,19 @@ pub fn configure_loop(device: impl AsFd, file: impl AsFd, block_size: u32) -> io
     let config = LoopConfig { fd, block_size, info, reserved: [0; 8] };
     // SAFETY: `config` has the layout that the command reads, and outlives the call.
     errno_result(unsafe { libc::ioctl(raw(&device), LOOP_CONFIGURE as _, &raw const config) })
+}
+
+/// Brings all that was written to the file system of `mounted` to its disk, and lets everyone who writes
+/// wait until [`thaw`]. Outlives this process.
+pub fn freeze(mounted: impl AsFd) -> io::Result<()> {
+    // SAFETY: the command ignores its argument; the descriptor is open for the whole call.
+    errno_result(unsafe { libc::ioctl(raw(&mounted), FIFREEZE as _, 0) })
+}
+
+/// Undoes [`freeze`]; `EINVAL` where nothing is frozen.
+pub fn thaw(mounted: impl AsFd) -> io::Result<()> {
+    // SAFETY: as above.
+    errno_result(unsafe { libc::ioctl(raw(&mounted), FITHAW as _, 0) })
 }
 
 impl LoopInfo {

@@ -4,6 +4,7 @@
 //! loop device detaches itself when its last mount and descriptor are gone, so no kill leaves one
 //! behind. One image never has two devices: two of them would ruin it.
 
+mod copy;
 mod loop_device;
 
 use std::fs::{self, File, OpenOptions};
@@ -23,6 +24,8 @@ use crate::tool::{Tool, ToolError};
 const MKFS: Tool = Tool::new("mkfs.ext4", "e2fsprogs");
 const E2FSCK: Tool = Tool::new("e2fsck", "e2fsprogs");
 const RESIZE2FS: Tool = Tool::new("resize2fs", "e2fsprogs");
+
+pub use copy::{copy_image, thaw_image};
 
 /// Of the file system and of the device: direct I/O wants whole blocks of the disk below.
 const BLOCK_SIZE: u32 = 4096;
@@ -64,6 +67,13 @@ pub enum VolumeError {
     Grow { image: PathBuf, source: ToolError },
     #[error("could not attach {} to a loop device", image.display())]
     Attach { image: PathBuf, source: io::Error },
+    #[error("could not copy {}", image.display())]
+    Copy { image: PathBuf, source: io::Error },
+    #[error(
+        "{} is written to faster than it can be copied; stop the app for as long as that takes",
+        image.display()
+    )]
+    Busy { image: PathBuf },
     #[error("could not remove {}", image.display())]
     Remove { image: PathBuf, source: io::Error },
 }

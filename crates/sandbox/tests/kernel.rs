@@ -407,6 +407,76 @@ fn attaching_from_many_threads_makes_one_device() {
     assert!(all.iter().all(|one| one.device == all[0].device), "{all:?}");
 }
 
+/// A shell that has `disk` mounted in a namespace of its own and numbers lines in a file there, each
+/// safe on disk before the next, until this is dropped.
+struct Numbering(Child);
+
+impl Drop for Numbering {
+    fn drop(&mut self) {
+        self.0.kill().unwrap();
+        self.0.wait().unwrap();
+    }
+}
+
+fn numbering(disk: &Disk) -> Numbering {
+    let attached = volume::attach(&disk.image).unwrap();
+    let target = disk.folder.path().join("target");
+    fs::create_dir(&target).unwrap();
+    let script = "mount -t ext4 $0 $1 && cd $1 && echo mounted && n=0
+        while :; do n=$((n+1)); echo $n >> lines; sync lines; done";
+    let mut shell = Command::new("unshare")
+        .args(["-m", "sh", "-c", script])
+        .args([&attached.device, &target])
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut line = String::new();
+    BufReader::new(shell.stdout.take().unwrap()).read_line(&mut line).unwrap();
+    assert_eq!(line, "mounted\n");
+    Numbering(shell)
+}
+
+impl Numbering {
+    /// Where it has the volume, as seen from outside.
+    fn target(&self, disk: &Disk) -> String {
+        format!("/proc/{}/root{}", self.0.id(), disk.folder.path().join("target").display())
+    }
+
+    /// How many lines it has written.
+    fn lines(&self, disk: &Disk) -> usize {
+        let lines = fs::read_to_string(format!("{}/lines", self.target(disk)));
+        lines.unwrap_or_default().lines().count()
+    }
+}
+
+#[test]
+fn a_volume_that_is_written_to_is_copied_as_of_one_moment() {
+    let Some(disk) = Disk::new().filter(|_| has("debugfs")) else { return };
+    let shell = numbering(&disk);
+    for round in 0..3 {
+        let copy = disk.folder.path().join(format!("copy{round}"));
+        volume::copy_image(&disk.image, &copy).unwrap();
+        let checked = Command::new("e2fsck").args(["-fn"]).arg(&copy).output().unwrap();
+        assert!(checked.status.success(), "{checked:?}");
+        // Written to again, or this would wait for ever.
+        let copied = output("debugfs", &["-R", "cat lines", copy.to_str().unwrap()]);
+        wait_for("a further line", || shell.lines(&disk) > copied.lines().count() + 1);
+    }
+}
+
+#[test]
+fn what_a_killed_copy_froze_is_thawed() {
+    let Some(disk) = Disk::new().filter(|_| has("debugfs")) else { return };
+    assert!(!volume::thaw_image(&disk.image).unwrap(), "nobody has it mounted");
+    let shell = numbering(&disk);
+    assert!(!volume::thaw_image(&disk.image).unwrap(), "it is not frozen");
+    let mount = shell.target(&disk);
+    assert!(Command::new("fsfreeze").args(["-f", &mount]).status().unwrap().success());
+    assert!(volume::thaw_image(&disk.image).unwrap());
+    let before = shell.lines(&disk);
+    wait_for("further lines", || shell.lines(&disk) > before + 1);
+}
+
 // --- survey ---
 
 #[test]

@@ -1,7 +1,7 @@
 //! How an app arrives at a release, by whichever way: what it is from then on, and what its instances
 //! are for.
 
-use ace_api::http::DeployKind;
+use ace_api::http::{DeployKind, ReleaseCause};
 use ace_store::Op;
 use ace_types::InstanceId;
 use jiff::Timestamp;
@@ -24,7 +24,10 @@ pub fn arrived(app: &AppRow, kind: &DeployKind, release: &ReleaseRow, now: Times
         arrived.python = Some(runtime.python.clone());
     }
     if app.serving != arrived.serving {
-        arrived.served_before = app.serving;
+        // Built anew, it's the same to those who use it: who rolls back wants what was before both.
+        let is_rebuilt =
+            matches!(&release.cause, ReleaseCause::Rebuilt { of, .. } if app.serving == Some(*of));
+        arrived.served_before = if is_rebuilt { app.served_before } else { app.serving };
         arrived.deployed_at = Some(now);
         arrived.trial = None;
     }
@@ -37,8 +40,6 @@ pub fn arrived(app: &AppRow, kind: &DeployKind, release: &ReleaseRow, now: Times
             arrived.trial = trial(app).filter(|_| !app.stopped);
         }
         DeployKind::Rebuild => {
-            // It's the same release, but for its Python: who rolls back wants what was before both.
-            arrived.served_before = app.served_before;
             arrived.trial = trial(app).filter(|_| !app.stopped);
         }
         DeployKind::Rollback | DeployKind::Start => arrived.stopped = false,

@@ -177,6 +177,10 @@ impl Node for FakeNode {
         Ok(())
     }
 
+    async fn copy_volume(&self, image: PathBuf, to: PathBuf) -> io::Result<Duration> {
+        fs::copy(image, to).map(|_| Duration::from_millis(1))
+    }
+
     async fn remove_app(&self, _app: &AppName, volume: PathBuf) -> io::Result<()> {
         self.removed_volumes.lock().unwrap().push(volume);
         Ok(())

@@ -3,7 +3,9 @@
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
-use ace_store::{Changes, CommitError, Entry, Listing, Op, ReadError, Revision, Store, Watch};
+use ace_store::{
+    Changes, CommitError, Entry, Lease, LeaseError, Listing, Op, ReadError, Revision, Store, Watch,
+};
 use async_trait::async_trait;
 use tokio::sync::watch;
 
@@ -67,6 +69,11 @@ impl Store for Mortal {
         // Not before that is on disk: a killed engine's commit does not come after its death.
         self.dead.send_replace(true);
         std::future::pending().await
+    }
+
+    async fn lease(&self, lease: Lease) -> Result<Revision, LeaseError> {
+        self.alive().await;
+        self.store.lease(lease).await
     }
 
     fn watch(&self, from: Revision) -> Watch {
