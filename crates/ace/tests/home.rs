@@ -2,9 +2,13 @@
 
 #![forbid(unsafe_code)]
 
-use ace_testkit::{AppFolder, Engine};
+use std::time::Duration;
+
+use ace_testkit::{AppFolder, Engine, eventually};
 use anyhow::Result;
 use serde_json::{Value, json};
+
+const DEADLINE: Duration = Duration::from_secs(20);
 
 /// Its name, Python for it, and the answer.
 type Question = (&'static str, &'static str, fn() -> Value);
@@ -63,6 +67,58 @@ def shared():
     return found
 globals().update(locals())
 ";
+
+/// Says so when it ends, under whatever serves it. On any Python.
+const PARTING: &str = "# -*- coding: utf-8 -*-
+import atexit, os, sys
+
+
+@atexit.register
+def part():
+    sys.stdout.write(u'I went, f\\u00fcr heute\\n')
+
+
+def application(environ, start_response):
+    start_response('200 OK', [])
+    return [b'here']
+";
+
+/// The same on $PORT, below a shell that does not become it.
+const PARTING_SERVER: &str = "
+import signal, sys
+from wsgiref.simple_server import make_server
+import index
+
+signal.signal(signal.SIGTERM, lambda *_: sys.exit())
+make_server('', int(index.os.environ['PORT']), index.application).serve_forever()
+";
+
+#[test]
+fn a_program_that_is_stopped_has_its_last_word() -> Result<()> {
+    let engine = Engine::start(env!("CARGO_BIN_EXE_ace"))?;
+    let app = AppFolder::new(PARTING)?;
+    app.write("serve.py", PARTING_SERVER)?;
+    app.write("Procfile", "web: cd /ace/code; python serve.py; echo over\n")?;
+    let has_old = engine.ace(&["python", "list", "--json"])?.ok()?.stdout.contains("\"2.7.");
+    let servers =
+        ["uwsgi", "gunicorn", "uvicorn", "granian", "none"].map(|server| ("3.13", server));
+    for (python, server) in servers.into_iter().chain([("2.7", "uwsgi"), ("2.7", "none")]) {
+        if python == "2.7" && !has_old {
+            eprintln!("skipped in part: this machine has no Python 2.7");
+            continue;
+        }
+        app.write("app.yaml", &format!("python: \"{python}\"\nserver: {server}\n"))?;
+        let name = format!("{server}-{}", python.replace('.', ""));
+        engine.deploy(app.path(), &name)?.ok()?;
+        assert_eq!(engine.get(&name, "/")?.text(), "here");
+        engine.ace(&["stop", &name])?.ok()?;
+        eventually(&format!("the last word under {name}"), DEADLINE, || {
+            let said = engine.ace(&["logs", &name]).ok()?.stdout;
+            said.contains("I went, für heute").then_some(())
+        })?;
+    }
+    Ok(())
+}
 
 #[test]
 fn a_python_program_is_at_home() -> Result<()> {

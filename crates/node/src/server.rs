@@ -160,6 +160,10 @@ pub fn environment(spec: &InstanceSpec) -> Vec<(String, String)> {
     let mut all: Vec<(String, String)> =
         ours.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
     all.push(("ACE_RELEASE".to_owned(), spec.release.to_string()));
+    if spec.runtime.python.version.starts_with("2.") {
+        // Its output is ASCII wherever it is no terminal, whatever LANG says.
+        all.push(("PYTHONIOENCODING".to_owned(), "UTF-8".to_owned()));
+    }
     all.retain(|(name, _)| !spec.env.contains_key(name));
     all.extend(spec.env.clone());
     if let Program::Command { port, .. } = spec.runtime.program {

@@ -67,7 +67,7 @@ pub fn container(spec: &InstanceSpec, surroundings: Surroundings) -> ContainerSp
             socket: Some(socket_use(spec)),
             open_files_max: spec.limits.files,
             file_size_max: None, // The volume and /tmp are bounded as a whole.
-            signals: SignalTarget::Program,
+            signals: signals(&spec.runtime.program),
         },
         output: OutputSpec::Log(LogSpec {
             folder: surroundings.log,
@@ -105,6 +105,14 @@ pub fn command(
 }
 
 /// A server takes connections itself; for a command, init does.
+/// Who is told to end: a server tells its workers, and a shell tells nobody.
+fn signals(program: &Program) -> SignalTarget {
+    match program {
+        Program::Server { .. } => SignalTarget::Program,
+        Program::Command { .. } => SignalTarget::Group,
+    }
+}
+
 fn socket_use(spec: &InstanceSpec) -> SocketUse {
     match spec.runtime.program {
         Program::Server { .. } => SocketUse::Inherit { descriptor: server::SOCKET_FD },

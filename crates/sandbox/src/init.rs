@@ -24,7 +24,8 @@ use std::time::{Duration, Instant};
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
 use rustix::io::Errno;
 use rustix::process::{
-    Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group, wait,
+    Pid, Signal, WaitOptions, WaitStatus, kill_process, kill_process_group,
+    test_kill_process_group, wait,
 };
 
 use crate::channel::Descriptors;
@@ -169,7 +170,7 @@ impl Init {
         let main = self.tenant.start(outputs)?;
         let signal_target = self.signal_target;
         let mut running = Running { main, signal_target, ended: None, kill_at: None, found: None };
-        while running.ended.is_none() {
+        while running.is_under_way() {
             if self.wait(running.kill_at)? == Waited::Deserted {
                 running.terminate(self.stop_grace);
             }
@@ -291,6 +292,13 @@ enum Waited {
 }
 
 impl Running {
+    /// Whether there is something to wait for: the main process, and of a group that was asked to end
+    /// every process. A shell leaves sooner than what it has started.
+    fn is_under_way(&self) -> bool {
+        let is_asked = self.kill_at.is_some() && self.signal_target == SignalTarget::Group;
+        self.ended.is_none() || is_asked && test_kill_process_group(self.main).is_ok()
+    }
+
     /// Asks the program to end, and sets the time when it must have.
     fn terminate(&mut self, grace: Duration) {
         self.kill_at.get_or_insert(Instant::now() + grace);

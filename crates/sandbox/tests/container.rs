@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 use ace_sandbox::launch::LaunchError;
 use ace_sandbox::process::{self, ProcessRef};
 use ace_sandbox::spec::{
-    Bind, ExitRecord, Found, LogSpec, NetworkSpec, OutputSpec, SocketUse, VolumeMount,
+    Bind, ExitRecord, Found, LogSpec, NetworkSpec, OutputSpec, SignalTarget, SocketUse, VolumeMount,
 };
 use ace_sandbox::volume;
 use ace_types::{Bytes, IdRange, Limits};
@@ -394,6 +394,22 @@ fn a_stop_lets_the_program_end_by_itself() {
     running.signal(Signal::TERM);
     let expected = ExitRecord { status: Some(3), signal: None, asked: true, found: Found::NOTHING };
     assert_eq!(running.wait().record, expected);
+}
+
+#[test]
+fn what_a_shell_has_started_ends_by_itself_too() {
+    let Some(kit) = Kit::new() else { return };
+    let program = "import signal, sys, time\n\
+                   signal.signal(signal.SIGTERM, lambda *_: sys.exit('asked'))\n\
+                   print('started', flush=True)\n\
+                   time.sleep(600)";
+    let mut spec = kit.spec(shell(&format!("/usr/bin/python3 -c \"{program}\"; exit 7")));
+    spec.process.signals = SignalTarget::Group;
+    let mut running = kit.start(&spec);
+    assert_eq!(running.line(), "started\n");
+    running.signal(Signal::TERM);
+    let ended = running.wait();
+    assert_eq!((ended.stderr.as_str(), ended.record.asked), ("asked\n", true));
 }
 
 #[test]

@@ -21,6 +21,8 @@ def serve():
     known = inspect.signature(uvicorn.Config).parameters
     options = {name: value for name, value in settings["options"].items() if name in known}
     server = uvicorn.Server(uvicorn.Config(make, factory=True, interface="asgi3", **options))
+    # At its end it raises the signal that ended it once more, which is not to take the app's atexit away.
+    signal.signal(signal.SIGTERM, lambda *_: None)
     server.run()
     if server.started:
         return 0
