@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use ace_api::http::{DoctorReport, Verdict};
 use ace_api::{Gateway, Node};
-use ace_builder::{BuilderConfig, ContainerBuilder, Places};
+use ace_builder::{BuilderConfig, ContainerBuilder, Places, Roots};
 use ace_control::{ControlConfig, Listeners, Outcome, Parts};
 use ace_gateway::{AccessLogConfig, GatewayConfig, GatewayServer};
 use ace_sandbox::volume;
@@ -322,7 +322,8 @@ fn remove_socket(path: &Path) {
 /// Where this machine's Pythons are looked for: the system's, and those of whoever started us.
 fn python_places() -> Places {
     let folder = |name| std::env::var_os(name).map(PathBuf::from);
-    Places::usual(folder("HOME").as_deref(), folder("PYENV_ROOT").as_deref())
+    let (home, pyenv) = (folder("HOME"), folder("PYENV_ROOT"));
+    Places::usual(&Roots { home, pyenv, uv: folder("UV_PYTHON_INSTALL_DIR") })
 }
 
 fn print_ready(address: SocketAddr, socket: &Path, tcp: Option<&TcpListener>) {

@@ -43,5 +43,5 @@ mod uv;
 pub use builder::{BuilderConfig, COMPRESS_COMMAND, ContainerBuilder, UNPACK_COMMAND};
 pub use compress::compress_main;
 pub use container::{Network, NetworkLease};
-pub use python::Places;
+pub use python::{Places, Roots};
 pub use unpack::unpack_main;

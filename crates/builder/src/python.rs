@@ -56,6 +56,16 @@ pub struct Places {
     pub versions: Vec<PathBuf>,
 }
 
+/// Where whoever started the engine keeps Pythons.
+#[derive(Debug, Clone, Default)]
+pub struct Roots {
+    pub home: Option<PathBuf>,
+    /// `PYENV_ROOT`.
+    pub pyenv: Option<PathBuf>,
+    /// `UV_PYTHON_INSTALL_DIR`.
+    pub uv: Option<PathBuf>,
+}
+
 /// A Python that apps can have.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Python {
@@ -139,12 +149,14 @@ struct Answer {
 }
 
 impl Places {
-    /// The usual places: the system's, and pyenv's and uv's below `home` and `pyenv_root`.
-    pub fn usual(home: Option<&Path>, pyenv_root: Option<&Path>) -> Self {
+    /// The usual places: the system's, and pyenv's and uv's below `roots`.
+    pub fn usual(roots: &Roots) -> Self {
+        let Roots { home, pyenv, uv } = roots;
         let mut versions = Vec::new();
-        versions.extend(pyenv_root.map(|root| root.join("versions")));
-        versions.extend(home.map(|home| home.join(".pyenv/versions")));
-        versions.extend(home.map(|home| home.join(".local/share/uv/python")));
+        versions.extend(pyenv.as_ref().map(|root| root.join("versions")));
+        versions.extend(uv.clone());
+        versions.extend(home.as_ref().map(|home| home.join(".pyenv/versions")));
+        versions.extend(home.as_ref().map(|home| home.join(".local/share/uv/python")));
         Self { programs: vec!["/usr/bin".into(), "/usr/local/bin".into()], versions }
     }
 
@@ -397,6 +409,8 @@ fn entries(folder: &Path) -> Vec<PathBuf> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     fn answer(version: [u32; 3]) -> Answer {
@@ -503,10 +517,66 @@ mod tests {
         }
     }
 
+    /// A program at `path` that answers as a Python of `version` would; `virtual` as one of a virtual
+    /// environment.
+    fn stand_in(path: &Path, version: [u32; 3], is_virtual: bool) {
+        let answer = format!(
+            "#!/bin/sh\ncat <<EOF\n{{\"version\": {version:?}, \"build\": \"{version:?}\", \
+             \"final\": true, \"implementation\": \"CPython\", \"prefix\": \"/usr\", \
+             \"virtual\": {is_virtual}, \"free_threaded\": false}}\nEOF\n"
+        );
+        std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+        std::fs::write(path, answer).unwrap();
+        std::fs::set_permissions(path, PermissionsExt::from_mode(0o755)).unwrap();
+    }
+
+    #[tokio::test]
+    async fn pythons_are_found_where_systems_pyenv_and_uv_put_them() {
+        let tree = tempfile::tempdir().unwrap();
+        let at = |path: &str| tree.path().join(path);
+        for (path, version) in [
+            ("usr/bin/python3.11", [3, 11, 2]),
+            ("usr/bin/python3.14", [3, 14, 0]), // As deadsnakes has it.
+            ("usr/bin/python3.13t", [3, 13, 9]),
+            ("usr/bin/python3-config", [3, 12, 9]),
+            ("usr/bin/python2.7", [2, 7, 18]),
+            ("usr/local/bin/python3.12", [3, 12, 4]),
+            ("home/.pyenv/versions/3.8.18/bin/python3.8", [3, 8, 18]),
+            ("home/.pyenv/versions/2.7.16/bin/python2.7", [2, 7, 16]),
+            ("home/.local/share/uv/python/cpython-3.9.1-linux/bin/python3.9", [3, 9, 1]),
+            ("uv/cpython-3.10.2-linux/bin/python3.10", [3, 10, 2]),
+        ] {
+            stand_in(&at(path), version, false);
+        }
+        stand_in(&at("home/.pyenv/versions/project/bin/python3"), [3, 7, 1], true);
+        stand_in(&at("usr/local/bin/python3.6"), [3, 6, 1], false);
+        let writable = PermissionsExt::from_mode(0o777);
+        std::fs::set_permissions(at("usr/local/bin/python3.6"), writable).unwrap();
+        for (target, link) in [
+            ("python3.11", "usr/bin/python3"),
+            ("python3.8", "home/.pyenv/versions/3.8.18/bin/python3"),
+            ("python3.9", "home/.local/share/uv/python/cpython-3.9.1-linux/bin/python3"),
+            ("cpython-3.9.1-linux", "home/.local/share/uv/python/cpython-3.9-linux"),
+            ("python3.10", "uv/cpython-3.10.2-linux/bin/python3"),
+        ] {
+            std::os::unix::fs::symlink(target, at(link)).unwrap();
+        }
+        let roots = Roots { home: Some(at("home")), pyenv: None, uv: Some(at("uv")) };
+        let programs = vec![at("usr/bin"), at("usr/local/bin")];
+        let places = Places { programs, ..Places::usual(&roots) };
+        let found = Pythons::new(places, tree.path()).all().await;
+        let versions: Vec<_> =
+            found.iter().map(|python| python.interpreter.version.as_str()).collect();
+        assert_eq!(
+            versions,
+            ["3.14.0", "3.12.4", "3.11.2", "3.10.2", "3.9.1", "3.8.18", "2.7.18", "2.7.16"]
+        );
+    }
+
     #[tokio::test]
     async fn a_python_of_this_machine_is_found_once() {
         let data = tempfile::tempdir().unwrap();
-        let pythons = Pythons::new(Places::usual(None, None), data.path());
+        let pythons = Pythons::new(Places::usual(&Roots::default()), data.path());
         let found = pythons.all().await;
         for python in &found {
             assert!(python.interpreter.program.is_absolute() && python.interpreter.prefix.is_dir());

@@ -12,7 +12,7 @@ use ace_api::{
     BuildError, BuildRequest, Builder, Built, Interpreter, Program, RebuildRequest, Runtime,
     Serving,
 };
-use ace_builder::{BuilderConfig, ContainerBuilder, Network, NetworkLease, Places};
+use ace_builder::{BuilderConfig, ContainerBuilder, Network, NetworkLease, Places, Roots};
 use ace_sandbox::cgroup::CgroupTree;
 use ace_sandbox::claims::{self, Claim};
 use ace_sandbox::launch::LauncherProgram;
@@ -82,7 +82,7 @@ impl Kit {
             nameservers: nameservers(),
             executable: executable.to_owned(),
             index_url: None,
-            places: Places::usual(home.as_deref(), None),
+            places: Places::usual(&Roots { home, ..Roots::default() }),
         });
         Some(Self { builder, cgroups, data, engine, claim, built: AtomicU32::new(0) })
     }
