@@ -428,8 +428,9 @@ pub fn check_end(ended: &Ended, bench: &Bench, complaint: &str) -> Result<(), Bu
             bench.memory_max()
         ))),
         Ended { .. } => {
-            let remedies = bench.log().remedies();
-            Err(BuildError::Rejected([&[complaint.to_owned()][..], &remedies].concat().join("; ")))
+            let remedy = bench.log().remedy();
+            let message = [Some(complaint.to_owned()), remedy].into_iter().flatten();
+            Err(BuildError::Rejected(message.collect::<Vec<_>>().join("; ")))
         }
     }
 }

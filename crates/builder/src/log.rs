@@ -7,12 +7,12 @@ use ace_types::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::mpsc;
 
-use crate::remedy::remedy;
+use crate::remedy::{package_for, remedy};
 
 /// The longest line; what is longer goes on in the next one.
 const LINE_MAX: usize = 4096;
-/// The most things that are noted as missing.
-const REMEDIES_MAX: usize = 3;
+/// The most packages that are noted as missing.
+const MISSING_MAX: usize = 5;
 
 /// Where the lines of one build go.
 #[derive(Debug)]
@@ -28,7 +28,8 @@ pub struct BuildLog {
 struct Noted {
     /// The app's Python: `3.11`.
     python: String,
-    remedies: Vec<String>,
+    /// Packages that would bring them, in the order in which they were missing.
+    missing: Vec<String>,
 }
 
 impl BuildLog {
@@ -56,9 +57,9 @@ impl BuildLog {
         self.noted().python = minor_version;
     }
 
-    /// What could be done about things that were missing, in the order in which they were.
-    pub fn remedies(&self) -> Vec<String> {
-        self.noted().remedies.clone()
+    /// What could be done about things that were missing.
+    pub fn remedy(&self) -> Option<String> {
+        remedy(&self.noted().missing)
     }
 
     /// Sends each line of `output` until its end. An error of reading ends it as well.
@@ -79,13 +80,13 @@ impl BuildLog {
 
     fn note(&self, line: &str) {
         let mut noted = self.noted();
-        if noted.remedies.len() == REMEDIES_MAX {
+        if noted.missing.len() == MISSING_MAX {
             return;
         }
-        if let Some(remedy) = remedy(line, &noted.python)
-            && !noted.remedies.contains(&remedy)
+        if let Some(package) = package_for(line, &noted.python)
+            && !noted.missing.contains(&package)
         {
-            noted.remedies.push(remedy);
+            noted.missing.push(package);
         }
     }
 

@@ -19,6 +19,7 @@ pub mod name;
 pub mod python;
 pub mod rewrite;
 pub mod server;
+pub mod shared_object;
 pub mod terminal;
 
 pub use app_yaml::{AppYaml, ErrorPage, StaticRule};
