@@ -48,6 +48,7 @@ use crate::statics;
 use crate::tools::Tools;
 use crate::unpack::{CODE, Inspection, Report, Requirements};
 use crate::uv::Uv;
+use crate::wheels;
 
 /// The argument that makes `ace` run [`crate::unpack_main`].
 pub const UNPACK_COMMAND: &str = "__unpack";
@@ -227,12 +228,29 @@ impl Inner {
                 Task::Rebuild(request) => self.rebuild_in(&job, &request.built).await,
             }
         };
+        let work = async {
+            match work.await {
+                Err(BuildError::Rejected(message)) => {
+                    Err(BuildError::Rejected(self.with_way_out(message, bench.log()).await))
+                }
+                result => result,
+            }
+        };
         let result = tokio::select! {
             result = work => result,
             _ = gone => Err(engine("go on with the build", "nobody waits for it any more")),
         };
         self.clear(&job).await;
         result
+    }
+
+    /// `message`, and for which Pythons there is what could not be built.
+    async fn with_way_out(&self, message: String, log: &BuildLog) -> String {
+        let Some((failed, python)) = log.failed_build() else { return message };
+        match wheels::instead(&self.index, &failed, &python).await {
+            Some(instead) => format!("{message}; {instead}"),
+            None => message,
+        }
     }
 
     async fn build_in(&self, job: &Job<'_>, request: &BuildRequest) -> Result<Built, BuildError> {
@@ -436,7 +454,7 @@ impl Inner {
         installer: &Installer,
     ) -> Result<Kept, BuildError> {
         let Job { app, bench, site, .. } = job;
-        let kept = Kept::new(lock.folder(&self.data.join("environments"), app, python));
+        let kept = Kept::new(lock.folder(&self.data.join("environments"), app, env, python));
         if kept.exists() {
             bench
                 .log()

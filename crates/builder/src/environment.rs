@@ -1,8 +1,8 @@
 //! The virtual environment: what a source asks for, installed and named by its content.
 //!
 //! Requirements are first resolved to a *lock*, each package with its version and the hashes of its
-//! files. The environment's name is the hash of that and of the interpreter, so a deploy that
-//! changes neither installs nothing; it is kept beside the environment (see [`crate::kept`]), which is
+//! files. The environment's name is the hash of that, of the interpreter, and of variables that say how to compile,
+//! so a deploy that changes none of them installs nothing; it is kept beside the environment (see [`crate::kept`]), which is
 //! made anew from it when the interpreter changes. Requirements that no hash can vouch for (a folder of the source,
 //! a repository) count as changed with every change of the source.
 //!
@@ -18,6 +18,7 @@ use sha2::{Digest, Sha256};
 
 use crate::container::{Bench, Command, Ended};
 use crate::hash::hex;
+use crate::mistagged;
 use crate::pip::Pip;
 use crate::python::Python;
 use crate::setuptools;
@@ -47,7 +48,7 @@ pub const APART: &str = "/ace/user/server";
 /// The longest lock.
 pub const LOCK_MAX: usize = 4 << 20;
 /// Part of every environment's name; to be raised when they come to be made in another way.
-const FORMAT: &str = "3";
+const FORMAT: &str = "4";
 
 /// What requirements were resolved to.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -158,7 +159,7 @@ impl Installer {
             in_source(command, env, site)
         };
         let command = match self {
-            Self::Uv(uv) => uv.install(python, lock),
+            Self::Uv(uv) => uv.install(python, lock, &[]),
             Self::Pip(pip) => {
                 let ended = bench.run(with_lock(pip.make_wheels(python))).await?;
                 if !ended.success {
@@ -167,7 +168,12 @@ impl Installer {
                 pip.install(python)
             }
         };
-        let ended = bench.run(with_lock(command)).await?;
+        let mut ended = bench.run(with_lock(command)).await?;
+        if let (false, Self::Uv(uv)) = (ended.success, self)
+            && !bench.log().mistagged().is_empty()
+        {
+            ended = mistagged::install(uv, lock, python, bench, site, with_lock).await?;
+        }
         check_end(&ended, bench, "the requirements could not be installed")?;
         if let (Self::Uv(uv), false) = (self, lock.has_setuptools()) {
             add_setuptools(uv, python, bench, site).await?;
@@ -240,11 +246,45 @@ pub fn in_source(mut command: Command, env: &BTreeMap<String, String>, site: &Si
             command = command.env(name, value);
         }
     }
+    if let Some(name) = build_variables(env) {
+        // Installers know what they have built by its source alone, not by these.
+        let caches = command.env.iter_mut().filter(|(_, value)| value == CACHE);
+        caches.for_each(|(_, value)| *value = format!("{CACHE}/with-{name}"));
+    }
     command
         .writable(&site.cache(), CACHE)
         .writable(&site.code(), CODE)
         .writable(&site.user_folder(), "/ace/user")
         .in_folder(CODE)
+}
+
+/// A hash of those of the app's variables that say how packages are compiled; `None` where there are none.
+fn build_variables(env: &BTreeMap<String, String>) -> Option<String> {
+    let mut hash = Sha256::new();
+    let variables: Vec<_> = env.iter().filter(|(name, _)| is_build_variable(name)).collect();
+    for field in variables.iter().flat_map(|(name, value)| [name, value]) {
+        hash.update((field.len() as u64).to_le_bytes());
+        hash.update(field);
+    }
+    (!variables.is_empty()).then(|| hex(&hash.finalize()))
+}
+
+/// Whether compilers, build systems or the usual `setup.py` look for it. Not only they may: then an
+/// environment is made anew where it need not be.
+fn is_build_variable(name: &str) -> bool {
+    const NAMES: [&str; 13] =
+        ["AR", "AS", "CC", "CPP", "CXX", "F77", "F90", "FC", "LD", "LIBS", "NM", "RANLIB", "STRIP"];
+    const BEGINNINGS: [&str; 7] =
+        ["CARGO_", "CMAKE_", "MESON", "NPY_", "PKG_CONFIG", "RUST", "SETUPTOOLS_"];
+    const ENDS: [&str; 10] = [
+        "FLAGS", "_CONFIG", "_DIR", "_HOME", "_INCLUDE", "_LIB", "_LIBRARY", "_LIBS", "_PREFIX",
+        "_ROOT",
+    ];
+    const WORDS: [&str; 4] = ["BUILD", "COMPILE", "STATIC", "EXTENSION"];
+    NAMES.contains(&name)
+        || BEGINNINGS.iter().any(|beginning| name.starts_with(beginning))
+        || ENDS.iter().any(|end| name.ends_with(end))
+        || WORDS.iter().any(|word| name.contains(word))
 }
 
 impl Requirements {
@@ -393,15 +433,23 @@ impl Lock {
         beginnings.any(|beginning| beginning == name)
     }
 
-    /// The folder, below `environments`, of the environment that this lock makes.
-    pub fn folder(&self, environments: &Path, app: &AppName, python: &Python) -> PathBuf {
+    /// The folder, below `environments`, of the environment that this lock makes with the app's variables
+    /// `env`.
+    pub fn folder(
+        &self,
+        environments: &Path,
+        app: &AppName,
+        env: &BTreeMap<String, String>,
+        python: &Python,
+    ) -> PathBuf {
         let mut hash = Sha256::new();
         let Interpreter { version, program, build, .. } = &python.interpreter;
         let program = program.display().to_string();
         let source = self.source_hash.as_deref().unwrap_or_default();
-        for field in
-            [FORMAT, version, &program, &build.to_string(), source, &self.text, &self.hashes]
-        {
+        let (build, variables) = (build.to_string(), build_variables(env).unwrap_or_default());
+        let fields: [&str; 8] =
+            [FORMAT, version, &program, &build, source, &self.text, &self.hashes, &variables];
+        for field in fields {
             hash.update((field.len() as u64).to_le_bytes());
             hash.update(field);
         }
@@ -491,12 +539,28 @@ mod tests {
         let app = "shop".parse().unwrap();
         let name = |text: &str, build: u64, source: &str| {
             let lock = Lock::parse(text.to_owned(), source);
-            lock.folder(Path::new("/environments"), &app, &python("3.11.2", build))
+            let none = BTreeMap::new();
+            lock.folder(Path::new("/environments"), &app, &none, &python("3.11.2", build))
         };
         assert_eq!(name(HASHED, 1, "a"), name(HASHED, 1, "b"));
         assert_ne!(name(HASHED, 1, "a"), name(HASHED, 2, "a"));
         assert_ne!(name("", 1, "a"), name(HASHED, 1, "a"));
         assert_ne!(name("-e .\n", 1, "a"), name("-e .\n", 1, "b"));
         assert!(name("", 1, "a").starts_with("/environments/shop"));
+    }
+
+    #[test]
+    fn variables_that_say_how_to_compile_are_part_of_an_environments_name() {
+        let app = "shop".parse().unwrap();
+        let name = |variable: &str, value: &str| {
+            let env = BTreeMap::from([(variable.to_owned(), value.to_owned())]);
+            lock(HASHED).folder(Path::new("/environments"), &app, &env, &python("3.11.2", 1))
+        };
+        assert_eq!(name("DEBUG", "1"), name("DEBUG", "2"));
+        for variable in ["CC", "LDFLAGS", "MYSQLCLIENT_CFLAGS", "PYCURL_SSL_LIBRARY", "CMAKE_ARGS"]
+        {
+            assert_ne!(name(variable, "1"), name(variable, "2"), "{variable}");
+            assert_ne!(name(variable, "1"), name("DEBUG", "1"), "{variable}");
+        }
     }
 }

@@ -26,8 +26,10 @@ mod environment;
 mod fetch;
 mod files;
 mod hash;
+mod index;
 mod kept;
 mod log;
+mod mistagged;
 mod pip;
 mod python;
 mod remedy;
@@ -39,6 +41,7 @@ mod statics;
 mod tools;
 mod unpack;
 mod uv;
+mod wheels;
 
 pub use builder::{BuilderConfig, COMPRESS_COMMAND, ContainerBuilder, UNPACK_COMMAND};
 pub use compress::compress_main;

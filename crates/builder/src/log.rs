@@ -7,7 +7,9 @@ use ace_types::Bytes;
 use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::mpsc;
 
+use crate::mistagged;
 use crate::remedy::{package_for, remedy};
+use crate::wheels::{self, Version};
 
 /// The longest line; what is longer goes on in the next one.
 const LINE_MAX: usize = 4096;
@@ -30,6 +32,10 @@ struct Noted {
     python: String,
     /// Packages that would bring them, in the order in which they were missing.
     missing: Vec<String>,
+    /// The package that could not be built.
+    failed: Option<Version>,
+    /// Packages whose wheels say in an old way what they are for.
+    mistagged: Vec<String>,
 }
 
 impl BuildLog {
@@ -62,6 +68,17 @@ impl BuildLog {
         remedy(&self.noted().missing)
     }
 
+    /// The package that could not be built, and the Python for which.
+    pub fn failed_build(&self) -> Option<(Version, String)> {
+        let noted = self.noted();
+        Some((noted.failed.clone()?, noted.python.clone()))
+    }
+
+    /// Packages whose wheels say in an old way what they are for; see [`mistagged`].
+    pub fn mistagged(&self) -> Vec<String> {
+        self.noted().mistagged.clone()
+    }
+
     /// Sends each line of `output` until its end. An error of reading ends it as well.
     pub async fn say_all(&self, mut output: impl AsyncRead + Unpin) {
         let mut splitter = LineSplitter::default();
@@ -80,6 +97,14 @@ impl BuildLog {
 
     fn note(&self, line: &str) {
         let mut noted = self.noted();
+        if let Some(failed) = wheels::failed_in(line) {
+            noted.failed = Some(failed);
+        }
+        if let Some(name) = mistagged::named_in(line)
+            && !noted.mistagged.contains(&name)
+        {
+            noted.mistagged.push(name);
+        }
         if noted.missing.len() == MISSING_MAX {
             return;
         }

@@ -9,14 +9,13 @@ use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http::Uri;
-use serde::Deserialize;
 use sha2::{Digest, Sha256};
 use tokio::sync::Mutex;
 use tokio::task::spawn_blocking;
 
 use crate::fetch::{self, Client, FetchError};
 use crate::hash::hex;
+use crate::index::{self, PageError};
 use crate::log::BuildLog;
 
 /// Where it stands in a build's containers.
@@ -37,8 +36,6 @@ const WHEEL: Wheel = Wheel {
 const MEMBER: &str = "uv-0.13.9.data/scripts/uv";
 const WHEEL_MAX: usize = 64 << 20;
 const PROGRAM_MAX: u64 = 256 << 20;
-const INDEX_PAGE_MAX: usize = 32 << 20;
-const INDEX_TYPE: &str = "application/vnd.pypi.simple.v1+json";
 const TRIES: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(2);
 
@@ -55,8 +52,8 @@ pub struct Tools {
 pub enum ToolsError {
     #[error("could not fetch uv {VERSION} from {index}")]
     Fetch { index: String, source: FetchError },
-    #[error("{index} did not answer with a list of uv's files in JSON (PEP 691)")]
-    Page { index: String, source: serde_json::Error },
+    #[error("could not read the list of uv's files at {index}")]
+    Page { index: String, source: PageError },
     #[error("{index} has no {}", WHEEL.name)]
     Missing { index: String },
     #[error("{} from {index} is not the file that was published: its SHA-256 is {found}", WHEEL.name)]
@@ -70,18 +67,6 @@ pub enum ToolsError {
 struct Wheel {
     name: &'static str,
     sha256: &'static str,
-}
-
-/// A project's page in an index. Source: <https://peps.python.org/pep-0691/>.
-#[derive(Deserialize)]
-struct Page {
-    files: Vec<PageFile>,
-}
-
-#[derive(Deserialize)]
-struct PageFile {
-    filename: String,
-    url: String,
 }
 
 impl Tools {
@@ -123,11 +108,8 @@ impl Tools {
 
     async fn try_fetch_wheel(&self, client: &Client) -> Result<Vec<u8>, ToolsError> {
         let failed = |source| ToolsError::Fetch { index: self.index.clone(), source };
-        let page_address = format!("{}/uv/", self.index.trim_end_matches('/'));
-        let base: Uri =
-            page_address.parse().map_err(|_| failed(FetchError::Address(page_address)))?;
-        let page = client.get(&base, INDEX_TYPE, INDEX_PAGE_MAX).await.map_err(failed)?;
-        let page: Page = serde_json::from_slice(&page)
+        let (base, page) = index::page(client, &self.index, "uv")
+            .await
             .map_err(|source| ToolsError::Page { index: self.index.clone(), source })?;
         let file = page.files.iter().find(|file| file.filename == WHEEL.name);
         let file = file.ok_or_else(|| ToolsError::Missing { index: self.index.clone() })?;

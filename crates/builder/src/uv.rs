@@ -57,7 +57,8 @@ impl Uv {
     }
 
     /// Installs `lock`, which stands where it says, into the environment.
-    pub fn install(&self, python: &Python, lock: &Lock) -> Command {
+    /// `further` words go with it.
+    pub fn install(&self, python: &Python, lock: &Lock, further: &[String]) -> Command {
         let mut words = match lock.form() {
             Form::Resolved | Form::Pylock => {
                 vec!["pip", "sync", lock.path(), "--allow-empty-requirements"]
@@ -71,6 +72,7 @@ impl Uv {
             words.extend(["--constraints", PIP_CONSTRAINTS]);
         }
         words.extend(compiles(python).then_some("--compile-bytecode"));
+        words.extend(further.iter().map(String::as_str));
         self.in_source(python, &words)
     }
 

@@ -5,7 +5,7 @@
 
 mod kit;
 
-use kit::{INDEX, Kit, has_file, packages, site_packages};
+use kit::{INDEX, Kit, has_file, has_python, packages, site_packages};
 
 /// The hash of the wheel of six 1.16.0.
 const SIX: &str = "8abb2f1d86890a2dfb989f9a77cfcfd3e47c2a354b01111771326f8aa26e0254";
@@ -71,6 +71,51 @@ async fn requirements_include_others_and_the_apps_variables() {
     let built = outcome.built();
     let site = site_packages(&built.environment);
     assert!(has_file(&site, "six-1.16.0.") && has_file(&site, "idna-3.7."));
+}
+
+#[tokio::test]
+async fn a_source_whose_wheel_is_named_in_an_old_way_is_installed() {
+    let Some(kit) = Kit::new() else { return };
+    for python in ["3.6", "3.12"] {
+        if !has_python(&kit, python).await {
+            continue;
+        }
+        let built = kit
+            .build(&[
+                INDEX,
+                ("app.yaml", &format!("python: \"{python}\"\n")),
+                ("requirements.txt", "own @ file:///ace/code/own\n"),
+                (
+                    "own/setup.py",
+                    "from setuptools import setup\nsetup(name='own', py_modules=['own'])\n",
+                ),
+                ("own/setup.cfg", "[bdist_wheel]\npython-tag = cp3\n"),
+                ("own/own.py", ""),
+            ])
+            .await
+            .built();
+        assert!(has_file(&site_packages(&built.environment), "own-0.0.0"), "{python}");
+    }
+}
+
+#[tokio::test]
+async fn a_build_that_fails_is_told_with_what_would_do() {
+    let Some(kit) = Kit::new() else { return };
+    let failing = "import sys\nsys.exit('fatal error: portaudio.h: No such file or directory')\n";
+    let outcome =
+        kit.build(&[INDEX, ("requirements.txt", "./own\n"), ("own/setup.py", failing)]).await;
+    let told = outcome.rejection();
+    assert!(told.ends_with("apt-get install portaudio19-dev"), "{told}");
+    if !has_python(&kit, "3.12").await {
+        return;
+    }
+    // Its source has no file that 3.12 compiles.
+    let outcome = kit
+        .build(&[INDEX, ("app.yaml", "python: \"3.12\"\n"), ("requirements.txt", "cffi==1.14.0\n")])
+        .await;
+    let told = outcome.rejection();
+    assert!(told.contains("has wheels for Python 2.7, 3.6"), "{told}: {:?}", outcome.log);
+    assert!(told.contains("but not for 3.12: ask for"), "{told}");
 }
 
 #[tokio::test]

@@ -258,3 +258,14 @@ fn only_the_last_ten_releases_are_kept() {
     assert_eq!(machine.rows("releases/shop/"), 10);
     assert_eq!(get(&life.socket, "/v1/apps/shop").status, 200);
 }
+
+#[test]
+fn a_library_that_the_server_lacks_is_named_with_its_package() {
+    let machine = Machine::new();
+    let life = machine.live();
+    let failed = deploy(&life.socket, "shop", "library");
+    let error = failure(&failed);
+    assert_eq!(error.code, "import_failed");
+    let told = "this server has no libGL.so.1, which comes with: apt-get install libgl1;";
+    assert!(error.message.contains(told), "{}", error.message);
+}

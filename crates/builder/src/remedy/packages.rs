@@ -331,7 +331,8 @@ fn find(
     field: impl Fn(&'static Development) -> &'static str,
     is_it: impl Fn(&str) -> bool,
 ) -> Option<&'static str> {
-    let package = DEVELOPMENT.iter().find(|package| field(package).split(' ').any(&is_it))?;
+    let package =
+        DEVELOPMENT.iter().find(|package| field(package).split_whitespace().any(&is_it))?;
     Some(package.name)
 }
 

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use ace_api::http::{DeployEvent, LogLine};
 use ace_api::{EndReason, InstanceState, InstanceStatus};
-use ace_types::{InstanceId, ReleaseNumber};
+use ace_types::{InstanceId, ReleaseNumber, shared_object};
 use axum::http::StatusCode;
 use tokio::time::{Instant, timeout};
 
@@ -55,6 +55,14 @@ impl Operation {
         let words = match &status {
             Some(status) => last_words(&id, status).await,
             None => None,
+        };
+        let lines = words.iter().flat_map(|words| words.lines().rev());
+        let missing = lines.filter_map(shared_object::missing_in).next();
+        let reason = match missing {
+            Some((object, package)) => format!(
+                "{reason}; this server has no {object}, which comes with: apt-get install {package}"
+            ),
+            None => reason,
         };
         let mut refusal = self.start_failed(release, &reason).await;
         refusal.error.code = end.as_ref().map_or(START_FAILED, EndReason::code).to_owned();

@@ -97,6 +97,11 @@ impl FakeNode {
                 let end = EndReason::Exited { status: 1 };
                 (InstanceState::Failed, Some(end), "ImportError: no module named shop")
             }
+            "library" => {
+                let end = EndReason::ImportFailed { error: "ImportError".to_owned() };
+                let said = "ImportError: libGL.so.1: cannot open shared object file: No such file";
+                (InstanceState::Failed, Some(end), said)
+            }
             "hang" => (InstanceState::Starting, None, "thinking"),
             _ => (InstanceState::Running, None, "hello"),
         };

@@ -6,6 +6,7 @@
 //! |---|---|---|
 //! | `run` | succeeds | runs |
 //! | `fail` | succeeds | prints a traceback and fails |
+//! | `library` | succeeds | lacks one of the system's libraries, and fails |
 //! | `hang` | succeeds | never gets ready |
 //! | `files` | succeeds, with files alone | |
 //! | `reject` | is rejected | |
