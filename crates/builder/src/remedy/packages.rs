@@ -312,12 +312,12 @@ pub fn with_header(path: &str) -> Option<&'static str> {
     let is_it = |entry: &str| entry == path;
     let holds_it = |entry: &str| entry.ends_with('/') && path.starts_with(entry);
     // One that is named goes before its folder's.
-    find(|package| &package.headers, is_it).or_else(|| find(|package| &package.headers, holds_it))
+    find(|package| package.headers, is_it).or_else(|| find(|package| package.headers, holds_it))
 }
 
 /// The package that linkers, pkg-config, CMake or Meson know as `name`.
 pub fn known_as(name: &str) -> Option<&'static str> {
-    find(|package| &package.names, |entry| entry.eq_ignore_ascii_case(name))
+    find(|package| package.names, |entry| entry.eq_ignore_ascii_case(name))
 }
 
 /// The package with the program `name`: `gcc`, `x86_64-linux-gnu-gcc`, `/usr/bin/gcc`.
