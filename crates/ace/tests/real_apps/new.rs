@@ -84,3 +84,18 @@ fn a_dashboard_on_its_own_port_on_python_3_11() -> Result<()> {
         },
     )
 }
+
+/// It makes its instance, with database and index, in a folder beside its code.
+#[test]
+#[ignore = "fetches a whole application from the package index"]
+fn a_wiki_on_python_3_12() -> Result<()> {
+    put_to_use(
+        "moin2",
+        |_| Ok(()),
+        |app| {
+            shows(&app.get("/Home")?, &["<title>Home - My MoinMoin</title>"])?;
+            shows(&app.get("/+history/Home")?, &["Home"])?;
+            expect_status(&app.get("/Nowhere")?, 404)
+        },
+    )
+}
