@@ -48,13 +48,14 @@ use ace_types::{
     AppName, BuildId, Bytes, Domain, InstanceId, Label, ReleaseNumber, Server, TenantName, TokenId,
 };
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::{AppTraffic, EndReason, InstanceState, InstanceTraffic, InstanceUsage};
 
 /// A step of a deploy, or of anything else that changes what serves an app. The last one is `Done`,
 /// `Noted` or `Failed`.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "event")]
 pub enum DeployEvent {
     /// A new phase began.
@@ -72,7 +73,7 @@ pub enum DeployEvent {
 }
 
 /// What a deploy is doing.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DeployPhase {
     /// Waiting for another deploy of the same app, or for room.
@@ -85,7 +86,7 @@ pub enum DeployPhase {
 }
 
 /// One app, as `ace apps` and `ace status` show it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AppView {
     pub name: AppName,
     pub tenant: TenantName,
@@ -119,7 +120,7 @@ pub struct AppView {
 }
 
 /// What is wrong with the Python that an app's environment was made with.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum PythonTrouble {
     /// There is none of its minor version any more: a sentence with the way out.
@@ -129,7 +130,7 @@ pub enum PythonTrouble {
 }
 
 /// What answers an app's requests.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum ServedBy {
     /// The gateway, from the release's files; nothing of the app runs.
@@ -141,7 +142,7 @@ pub enum ServedBy {
 }
 
 /// An app in one word.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum AppState {
     /// Never deployed with success.
@@ -157,7 +158,7 @@ pub enum AppState {
 }
 
 /// One instance, as `ace status` shows it.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct InstanceView {
     pub id: InstanceId,
     pub release: ReleaseNumber,
@@ -174,7 +175,7 @@ pub struct InstanceView {
 }
 
 /// A command beside the instances, as `ace status` shows it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CommandView {
     pub id: InstanceId,
     pub release: ReleaseNumber,
@@ -184,7 +185,7 @@ pub struct CommandView {
 }
 
 /// The newest deploy, or other change of what serves.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DeployView {
     pub kind: DeployKind,
     pub release: ReleaseNumber,
@@ -198,7 +199,7 @@ pub struct DeployView {
 }
 
 /// What brought a change of what serves about.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "name")]
 pub enum DeployKind {
     Deploy,
@@ -256,7 +257,7 @@ impl std::fmt::Display for DeployKind {
 }
 
 /// A release that is asked for again.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Rollback {
     /// `None`: the one that served before the one that does.
@@ -265,14 +266,15 @@ pub struct Rollback {
 }
 
 /// How many instances an app is to have when it runs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Scale {
+    #[schemars(range(min = 1, max = 16))]
     pub instances: u16,
 }
 
 /// The variables that are set beside an app's code.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct ConfigView {
     pub app: AppName,
     pub tenant: TenantName,
@@ -281,7 +283,7 @@ pub struct ConfigView {
 }
 
 /// One variable.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct VariableView {
     pub name: String,
     /// `None` unless it was asked to be revealed.
@@ -295,7 +297,7 @@ impl std::fmt::Debug for VariableView {
 }
 
 /// What an app's instances may use.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LimitsView {
     pub app: AppName,
     pub tenant: TenantName,
@@ -303,7 +305,7 @@ pub struct LimitsView {
 }
 
 /// One limit, in the words of `app.yaml`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LimitView {
     pub name: String,
     pub value: String,
@@ -316,7 +318,7 @@ pub struct LimitView {
 }
 
 /// How often a limit was met.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct LimitMet {
     pub count: u64,
     /// What is counted: `processes ended`.
@@ -324,7 +326,7 @@ pub struct LimitMet {
 }
 
 /// Who says what a limit is.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LimitOrigin {
     /// Nobody, or `app.yaml` in the same words.
@@ -335,7 +337,7 @@ pub enum LimitOrigin {
 }
 
 /// Names besides its own at which an app answers.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DomainsView {
     pub app: AppName,
     pub tenant: TenantName,
@@ -344,14 +346,14 @@ pub struct DomainsView {
 }
 
 /// One such name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DomainView {
     pub name: Domain,
     pub added_at: Timestamp,
 }
 
 /// Names that an app gets and loses, in one step or not at all. What it has already, it keeps.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct DomainChange {
     #[serde(default)]
@@ -361,7 +363,7 @@ pub struct DomainChange {
 }
 
 /// An app's builds whose logs are kept.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BuildsView {
     pub app: AppName,
     pub tenant: TenantName,
@@ -370,7 +372,7 @@ pub struct BuildsView {
 }
 
 /// One run of source to release.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct BuildView {
     /// The release that it was for. That of a build that failed is never used again.
     pub release: ReleaseNumber,
@@ -384,7 +386,7 @@ pub struct BuildView {
 }
 
 /// What came of a build.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum BuildResult {
     Building,
@@ -395,14 +397,14 @@ pub enum BuildResult {
 }
 
 /// One line of a build's log.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct BuildLine {
     /// May hold control characters.
     pub line: String,
 }
 
 /// An app's releases that can serve again.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ReleasesView {
     pub app: AppName,
     pub tenant: TenantName,
@@ -413,7 +415,7 @@ pub struct ReleasesView {
 }
 
 /// One release.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct ReleaseView {
     pub number: ReleaseNumber,
     pub cause: ReleaseCause,
@@ -427,7 +429,7 @@ pub struct ReleaseView {
 }
 
 /// Why there is a release. Names what is different from the one before, never to what it was set.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum ReleaseCause {
     Deployed,
@@ -456,7 +458,7 @@ impl std::fmt::Display for ReleaseCause {
 }
 
 /// A release that died soon after its switch, so that the one before it took its place again.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct WithdrawnView {
     pub release: ReleaseNumber,
     /// What took its place.
@@ -467,7 +469,7 @@ pub struct WithdrawnView {
 }
 
 /// One line that an app printed.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct LogLine {
     pub at: Timestamp,
     /// `None`: the engine says it of the app as a whole.
@@ -481,7 +483,7 @@ pub struct LogLine {
 }
 
 /// A Python that apps can have.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct PythonView {
     /// `3.13.1`.
     pub name: String,
@@ -496,14 +498,14 @@ pub struct PythonView {
 }
 
 /// A further Python for apps.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct AddPython {
     /// An absolute path on the engine's machine.
     pub program: PathBuf,
 }
 
 /// What may be done with a token.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum TokenRole {
     /// All that root on the engine's machine may, of every tenant and of the engine itself.
@@ -515,7 +517,7 @@ pub enum TokenRole {
 }
 
 /// A token that is asked for.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct NewToken {
     pub role: TokenRole,
@@ -527,11 +529,12 @@ pub struct NewToken {
     pub label: Option<Label>,
     /// How long it's good for, up to ten years; `None`: until it's revoked.
     #[serde(default)]
+    #[schemars(range(min = 1, max = 315_360_000))]
     pub expires_in_seconds: Option<u32>,
 }
 
 /// A token, without its secret.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TokenView {
     pub id: TokenId,
     pub label: Option<Label>,
@@ -545,7 +548,7 @@ pub struct TokenView {
 }
 
 /// A token that has just been made.
-#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct CreatedToken {
     pub token: TokenView,
     /// What to send. It's told here and never again: the engine does not keep it.
@@ -569,13 +572,13 @@ impl std::fmt::Display for TokenRole {
 }
 
 /// What this kernel can enforce, and by which means.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DoctorReport {
     pub checks: Vec<DoctorCheck>,
 }
 
 /// One thing that the engine needs of the machine.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DoctorCheck {
     /// Such as `memory limit`.
     pub name: String,
@@ -586,7 +589,7 @@ pub struct DoctorCheck {
     pub remedy: Option<String>,
 }
 
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum Verdict {
     Ok,
@@ -597,13 +600,13 @@ pub enum Verdict {
 }
 
 /// It has been done.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Done {
     pub message: String,
 }
 
 /// What went wrong, fit for any tenant's eyes.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema, thiserror::Error)]
 #[error("{message}")]
 pub struct ApiError {
     /// Stable, for programs: `no_such_app`, `build_failed`…

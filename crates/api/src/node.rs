@@ -8,6 +8,7 @@ use std::time::Duration;
 use ace_types::{AppName, Bytes, IdRange, InstanceId, Limits, ReleaseNumber, TenantName};
 use async_trait::async_trait;
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::watch;
 
@@ -126,7 +127,7 @@ pub struct KeptLog {
 }
 
 /// Where an instance is in its life.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "name")]
 pub enum InstanceState {
     /// Its container is being made, or its server has not answered yet.

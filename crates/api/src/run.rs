@@ -20,6 +20,7 @@
 //! that ends before its outcome ends the command.
 
 use ace_types::TerminalSize;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::http::ApiError;
@@ -36,14 +37,14 @@ pub const INPUT_WINDOW: usize = 256 << 10;
 const HEAD_BYTES: usize = 5;
 
 /// What to run.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RunRequest {
     pub command: RunCommand,
     /// The client's terminal; `None` keeps output and errors apart, and bytes as they are.
     pub terminal: Option<RunTerminal>,
 }
 
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum RunCommand {
     /// A program and its arguments.
@@ -53,7 +54,7 @@ pub enum RunCommand {
 }
 
 /// A client's terminal.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct RunTerminal {
     pub size: TerminalSize,
     /// Its `TERM`.

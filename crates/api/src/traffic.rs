@@ -3,10 +3,11 @@
 use std::collections::BTreeMap;
 
 use ace_types::{AppName, InstanceId};
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What the gateway has counted since it started.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Traffic {
     /// Those that a route leads to, or a request is under way to.
     pub apps: BTreeMap<AppName, AppTraffic>,
@@ -20,7 +21,7 @@ pub struct Traffic {
 }
 
 /// The requests for one app.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AppTraffic {
     /// Requests that have ended.
     pub ended: StatusCounts,
@@ -41,14 +42,14 @@ pub struct AppTraffic {
 }
 
 /// The requests that one instance got.
-#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct InstanceTraffic {
     pub under_way: u64,
     pub recent: Recent,
 }
 
 /// Requests by the first digit of their answer's status.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct StatusCounts {
     /// Tunnels.
     pub informational: u64,
@@ -61,7 +62,7 @@ pub struct StatusCounts {
 }
 
 /// Requests that a limit turned away.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Refused {
     /// As many as `connections` allows were under way.
     pub connections: u64,
@@ -74,7 +75,7 @@ pub struct Refused {
 }
 
 /// How long things took.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct Durations {
     /// How many took no longer than each of these bounds, the shortest first.
     pub within: Vec<DurationCount>,
@@ -84,14 +85,14 @@ pub struct Durations {
 }
 
 /// How many took no longer than a bound.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct DurationCount {
     pub bound_usec: u64,
     pub count: u64,
 }
 
 /// The last minute, or less where less is known.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct Recent {
     /// How long that is.
     pub seconds: f64,

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 
 use ace_types::{AppName, InstanceId};
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// What the instances of a node use.
@@ -17,7 +18,7 @@ pub struct NodeUsage {
 }
 
 /// What one instance uses. What counts up does so since its container was made.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct InstanceUsage {
     /// When all this was read.
     pub at: Timestamp,
@@ -55,7 +56,7 @@ pub struct InstanceUsage {
 }
 
 /// A process that the kernel ended for want of memory.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct MemoryKill {
     /// Its name, which it may have chosen itself: may hold control characters.
     pub process: String,
@@ -64,7 +65,7 @@ pub struct MemoryKill {
 }
 
 /// How full a file system is.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SpaceUsage {
     pub used_bytes: u64,
     pub size_bytes: u64,

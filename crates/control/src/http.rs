@@ -7,6 +7,7 @@ mod builds;
 mod domains;
 mod gate;
 mod metrics;
+mod openapi;
 mod operations;
 mod route;
 mod settings;
@@ -19,8 +20,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ace_api::BuildError;
-use ace_api::http::{AddPython, AppView, DoctorReport, Done, LogLine, PythonView};
-use ace_types::{AppName, InstanceId, ReleaseNumber, TenantName};
+use ace_api::http::{
+    AddPython, AppView, BuildLine, BuildView, BuildsView, ConfigView, CreatedToken, DeployEvent,
+    DoctorReport, DomainChange, DomainsView, Done, LimitsView, LogLine, NewToken, PythonView,
+    ReleasesView, Rollback, Scale, TokenView,
+};
+use ace_api::run::RunRequest;
+use ace_types::{AppName, ConfigChange, InstanceId, LimitChange, ReleaseNumber, TenantName};
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
@@ -31,6 +37,7 @@ use axum::{Extension, Json, Router};
 use futures_util::FutureExt;
 use futures_util::stream::unfold;
 use jiff::Timestamp;
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 use tokio::sync::mpsc;
 use tokio::time::timeout;
@@ -70,7 +77,7 @@ pub fn router(engine: Arc<Engine>) -> Router {
 }
 
 fn routes() -> Vec<Route> {
-    use Access::{Admin, Deploy, Read};
+    use Access::{Admin, Deploy, Open, Read};
     use operations as op;
     use settings as set;
     const GET: Method = Method::GET;
@@ -79,40 +86,272 @@ fn routes() -> Vec<Route> {
     const PATCH: Method = Method::PATCH;
     const DELETE: Method = Method::DELETE;
     vec![
-        Route::new(GET, "/v1/apps", Read, list_apps),
-        Route::new(GET, "/v1/apps/{app}", Read, show_app),
-        Route::new(DELETE, "/v1/apps/{app}", Deploy, destroy_app),
-        Route::new(POST, "/v1/apps/{app}/deploys", Deploy, op::deploy),
-        Route::new(POST, "/v1/apps/{app}/rollback", Deploy, op::roll_back),
-        Route::new(POST, "/v1/apps/{app}/restart", Deploy, op::restart),
-        Route::new(POST, "/v1/apps/{app}/stop", Deploy, op::stop),
-        Route::new(POST, "/v1/apps/{app}/start", Deploy, op::start),
-        Route::new(PUT, "/v1/apps/{app}/scale", Deploy, op::scale),
-        Route::new(GET, "/v1/apps/{app}/config", Read, set::config),
-        Route::new(PATCH, "/v1/apps/{app}/config", Deploy, op::configure),
-        Route::new(GET, "/v1/apps/{app}/limits", Read, set::limits),
-        Route::new(PATCH, "/v1/apps/{app}/limits", Deploy, op::limit),
-        Route::new(GET, "/v1/apps/{app}/releases", Read, set::releases),
-        Route::new(GET, "/v1/apps/{app}/builds", Read, builds::list),
-        Route::new(GET, "/v1/apps/{app}/builds/{release}", Read, builds::show),
-        Route::new(GET, "/v1/apps/{app}/builds/{release}/log", Read, builds::log),
-        Route::new(GET, "/v1/apps/{app}/domains", Read, domains::list),
-        Route::new(PATCH, "/v1/apps/{app}/domains", Deploy, domains::change),
-        Route::new(GET, "/v1/apps/{app}/logs", Read, show_logs),
-        Route::new(POST, "/v1/apps/{app}/run", Deploy, run_command),
-        Route::new(GET, "/v1/doctor", Admin, examine),
-        Route::new(GET, "/v1/pythons", Read, list_pythons),
-        Route::new(POST, "/v1/pythons", Admin, add_python),
-        Route::new(GET, "/v1/tokens", Admin, tokens::list),
-        Route::new(POST, "/v1/tokens", Admin, tokens::create),
-        Route::new(DELETE, "/v1/tokens/{token}", Admin, tokens::revoke),
-        Route::new(POST, "/v1/backup", Admin, back_up),
-        Route::new(POST, "/v1/down", Admin, bring_down),
-        Route::new(GET, "/metrics", Admin, metrics::show),
+        Route::new(GET, "/v1/apps", Read, ("listApps", "List apps"), list_apps)
+            .query::<AppsQuery>()
+            .gives::<Vec<AppView>>(200),
+        Route::new(GET, "/v1/apps/{app}", Read, ("showApp", "Show an app"), show_app)
+            .gives::<AppView>(200)
+            .refuses(&[404]),
+        Route::new(
+            DELETE,
+            "/v1/apps/{app}",
+            Deploy,
+            ("destroyApp", "Remove an app with all that it has"),
+            destroy_app,
+        )
+        .gives::<Done>(200)
+        .refuses(&[404, 503, 504]),
+        Route::new(
+            POST,
+            "/v1/apps/{app}/deploys",
+            Deploy,
+            ("deploy", "Build a source and serve it; a new name becomes an app"),
+            op::deploy,
+        )
+        .query::<op::OwnerQuery>()
+        .takes_archive()
+        .gives_lines::<DeployEvent>()
+        .refuses(&[408, 409, 413, 429, 503]),
+        Route::new(
+            POST,
+            "/v1/apps/{app}/rollback",
+            Deploy,
+            ("rollBack", "Serve an earlier release again"),
+            op::roll_back,
+        )
+        .gives_lines::<DeployEvent>()
+        .refuses(&[404, 413, 429, 503])
+        .takes::<Rollback>(false),
+        Route::new(
+            POST,
+            "/v1/apps/{app}/restart",
+            Deploy,
+            ("restart", "Replace an app's instances by new ones"),
+            op::restart,
+        )
+        .gives_lines::<DeployEvent>()
+        .refuses(&[404, 413, 429, 503]),
+        Route::new(
+            POST,
+            "/v1/apps/{app}/stop",
+            Deploy,
+            ("stop", "Let nothing of an app run"),
+            op::stop,
+        )
+        .gives_lines::<DeployEvent>()
+        .refuses(&[404, 413, 429, 503]),
+        Route::new(
+            POST,
+            "/v1/apps/{app}/start",
+            Deploy,
+            ("start", "Start an app that was stopped"),
+            op::start,
+        )
+        .gives_lines::<DeployEvent>()
+        .refuses(&[404, 413, 429, 503]),
+        Route::new(
+            PUT,
+            "/v1/apps/{app}/scale",
+            Deploy,
+            ("scale", "Set how many instances an app has"),
+            op::scale,
+        )
+        .takes::<Scale>(true)
+        .gives_lines::<DeployEvent>()
+        .refuses(&[404, 413, 429, 503]),
+        Route::new(
+            GET,
+            "/v1/apps/{app}/config",
+            Read,
+            ("showConfig", "List an app's variables; their values where that is asked for"),
+            set::config,
+        )
+        .query::<set::ConfigQuery>()
+        .gives::<ConfigView>(200)
+        .refuses(&[404]),
+        Route::new(
+            PATCH,
+            "/v1/apps/{app}/config",
+            Deploy,
+            ("changeConfig", "Set and unset variables; a new name becomes an app"),
+            op::configure,
+        )
+        .query::<op::OwnerQuery>()
+        .takes::<ConfigChange>(false)
+        .gives_lines::<DeployEvent>()
+        .refuses(&[409, 413, 429, 503]),
+        Route::new(
+            GET,
+            "/v1/apps/{app}/limits",
+            Read,
+            ("showLimits", "List an app's limits"),
+            set::limits,
+        )
+        .gives::<LimitsView>(200)
+        .refuses(&[404]),
+        Route::new(
+            PATCH,
+            "/v1/apps/{app}/limits",
+            Deploy,
+            ("changeLimits", "Set and reset limits"),
+            op::limit,
+        )
+        .takes::<LimitChange>(false)
+        .gives_lines::<DeployEvent>()
+        .refuses(&[404, 413, 429, 503]),
+        Route::new(
+            GET,
+            "/v1/apps/{app}/releases",
+            Read,
+            ("listReleases", "List the releases that can serve again"),
+            set::releases,
+        )
+        .gives::<ReleasesView>(200)
+        .refuses(&[404]),
+        Route::new(
+            GET,
+            "/v1/apps/{app}/builds",
+            Read,
+            ("listBuilds", "List an app's builds"),
+            builds::list,
+        )
+        .gives::<BuildsView>(200)
+        .refuses(&[404]),
+        Route::new(
+            GET,
+            "/v1/apps/{app}/builds/{release}",
+            Read,
+            ("showBuild", "Show one build"),
+            builds::show,
+        )
+        .gives::<BuildView>(200)
+        .refuses(&[404]),
+        Route::new(
+            GET,
+            "/v1/apps/{app}/builds/{release}/log",
+            Read,
+            ("readBuildLog", "Read what a build said"),
+            builds::log,
+        )
+        .query::<builds::LogQuery>()
+        .gives_lines::<BuildLine>()
+        .refuses(&[404]),
+        Route::new(
+            GET,
+            "/v1/apps/{app}/domains",
+            Read,
+            ("listDomains", "List the names that an app answers at besides its own"),
+            domains::list,
+        )
+        .gives::<DomainsView>(200)
+        .refuses(&[404]),
+        Route::new(
+            PATCH,
+            "/v1/apps/{app}/domains",
+            Deploy,
+            ("changeDomains", "Add and remove such names"),
+            domains::change,
+        )
+        .takes::<DomainChange>(false)
+        .gives::<DomainsView>(200)
+        .refuses(&[404, 409, 413, 503]),
+        Route::new(
+            GET,
+            "/v1/apps/{app}/logs",
+            Read,
+            ("readLogs", "Read what an app printed"),
+            show_logs,
+        )
+        .query::<LogQuery>()
+        .gives_lines::<LogLine>()
+        .refuses(&[404]),
+        Route::new(
+            POST,
+            "/v1/apps/{app}/run",
+            Deploy,
+            ("run", "Run a command in an app's release; needs `Upgrade: ace-run`"),
+            run_command,
+        )
+        .takes::<RunRequest>(true)
+        .refuses(&[404, 409, 426, 429, 503]),
+        Route::new(
+            GET,
+            "/v1/doctor",
+            Admin,
+            ("examine", "Say what this machine can enforce"),
+            examine,
+        )
+        .gives::<DoctorReport>(200),
+        Route::new(
+            GET,
+            "/v1/pythons",
+            Read,
+            ("listPythons", "List the Pythons that apps can have"),
+            list_pythons,
+        )
+        .gives::<Vec<PythonView>>(200),
+        Route::new(
+            POST,
+            "/v1/pythons",
+            Admin,
+            ("addPython", "Let apps have a further Python"),
+            add_python,
+        )
+        .takes::<AddPython>(true)
+        .gives::<PythonView>(200)
+        .refuses(&[413]),
+        Route::new(GET, "/v1/tokens", Admin, ("listTokens", "List tokens"), tokens::list)
+            .gives::<Vec<TokenView>>(200),
+        Route::new(POST, "/v1/tokens", Admin, ("createToken", "Make a token"), tokens::create)
+            .takes::<NewToken>(true)
+            .gives::<CreatedToken>(201)
+            .refuses(&[409, 413]),
+        Route::new(
+            DELETE,
+            "/v1/tokens/{token}",
+            Admin,
+            ("revokeToken", "Take a token back"),
+            tokens::revoke,
+        )
+        .gives::<Done>(200)
+        .refuses(&[404]),
+        Route::new(
+            POST,
+            "/v1/down",
+            Admin,
+            ("bringDown", "Stop every app and the engine"),
+            bring_down,
+        )
+        .gives::<Done>(200),
+        Route::new(
+            GET,
+            "/metrics",
+            Admin,
+            ("readMetrics", "Read the engine's metrics, as Prometheus does"),
+            metrics::show,
+        )
+        .gives_bytes("text/plain"),
+        Route::new(
+            POST,
+            "/v1/backup",
+            Admin,
+            ("backUp", "Send a backup of the engine's state; whole only where its end says so"),
+            back_up,
+        )
+        .gives_bytes("application/gzip")
+        .refuses(&[409, 429, 503]),
+        Route::new(
+            GET,
+            openapi::PATH,
+            Open,
+            ("describe", "Describe the API, as this document does"),
+            openapi::show,
+        )
+        .gives::<serde_json::Value>(200),
     ]
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct AppsQuery {
     tenant: Option<TenantName>,
 }
@@ -168,7 +407,7 @@ async fn destroy_app(State(engine): Shared, target: Target) -> Result<Json<Done>
     Ok(Json(Done { message: format!("{app} is gone, with all that it had") }))
 }
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 struct LogQuery {
     #[serde(default)]
     follow: bool,

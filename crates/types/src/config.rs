@@ -6,6 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::app_yaml::is_identifier;
@@ -25,7 +26,7 @@ const SIZE_MAX: usize = 64 * 1024;
 pub struct Config(BTreeMap<String, String>);
 
 /// What is to be different in a [`Config`]. Not checked before it's applied.
-#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct ConfigChange {
     #[serde(default)]

@@ -1,8 +1,10 @@
 //! Names besides its own at which an app answers.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::name::{HostName, NameError};
@@ -16,6 +18,21 @@ pub struct Domain {
     /// Without the `*.`.
     host: HostName,
     is_wildcard: bool,
+}
+
+impl JsonSchema for Domain {
+    fn schema_name() -> Cow<'static, str> {
+        "Domain".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        // Other spellings are taken too, and bounded by what a name can be.
+        json_schema!({
+            "type": "string",
+            "minLength": 1,
+            "maxLength": 1024,
+            "examples": ["www.example.com", "*.example.com"],
+        })
+    }
 }
 
 /// Why a string is not a domain.

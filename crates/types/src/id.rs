@@ -1,8 +1,10 @@
 //! Names that the engine chooses: engines, instances, builds, releases, ranges of user ids.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 /// The alphabet of random ids: lowercase base 32 without characters that look alike.
@@ -49,6 +51,14 @@ macro_rules! random_id {
                 Self::try_from(text.to_owned())
             }
         }
+        impl JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!({ "type": "string", "pattern": format!("^[a-z0-9]{{{}}}$", $length) })
+            }
+        }
         impl From<$name> for String {
             fn from(id: $name) -> String {
                 id.0
@@ -85,7 +95,9 @@ random_id!(
 );
 
 /// The number of a release within its app: 1, 2, 3…
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(
+    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
+)]
 #[serde(transparent)]
 pub struct ReleaseNumber(pub u32);
 

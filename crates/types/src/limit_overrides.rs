@@ -5,6 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 use crate::app_yaml::values;
@@ -48,7 +49,7 @@ pub struct LimitOverrides(BTreeMap<LimitKey, Limit>);
 
 /// What is to be different in [`LimitOverrides`]: texts by the names of limits. Not checked before
 /// it's applied.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct LimitChange {
     #[serde(default)]

@@ -1,9 +1,11 @@
 //! Names that people choose: apps, tenants, hosts.
 
 use std::borrow::Borrow;
+use std::borrow::Cow;
 use std::fmt;
 use std::str::FromStr;
 
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 /// An app's name: it becomes a DNS label, a folder and part of a cgroup's path.
@@ -129,6 +131,36 @@ string_type!(Label, LabelError, |text: &str| {
         1..=LABEL_CHARS_MAX => Ok(()),
         len => Err(LabelError::Length { len }),
     }
+});
+
+/// Gives a type of text its schema.
+macro_rules! text_schema {
+    ($name:ident, $schema:tt) => {
+        impl JsonSchema for $name {
+            fn schema_name() -> Cow<'static, str> {
+                stringify!($name).into()
+            }
+            fn json_schema(_: &mut SchemaGenerator) -> Schema {
+                json_schema!($schema)
+            }
+        }
+    };
+}
+
+text_schema!(AppName, {
+    "type": "string",
+    "pattern": "^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$",
+    "examples": ["shop"],
+});
+text_schema!(TenantName, {
+    "type": "string",
+    "pattern": "^[a-z0-9]([a-z0-9-]{0,38}[a-z0-9])?$",
+    "examples": ["default"],
+});
+text_schema!(Label, {
+    "type": "string",
+    "pattern": "^[^\\u0000-\\u001f\\u007f-\\u009f]{1,64}$",
+    "examples": ["laptop"],
 });
 
 impl Default for TenantName {

@@ -1,9 +1,10 @@
 //! Terminals.
 
+use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
 /// How large a terminal is, in characters.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct TerminalSize {
     pub columns: u16,
     pub rows: u16,

@@ -11,6 +11,7 @@ use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::Response;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
@@ -30,14 +31,14 @@ const EVERY: Duration = Duration::from_millis(200);
 /// Pieces of a log that may wait for a slow client.
 const QUEUE: usize = 4;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub struct LogQuery {
     #[serde(default)]
     follow: bool,
 }
 
 /// The release in a path; its app is the [`Target`].
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub struct OfRelease {
     release: ReleaseNumber,
 }

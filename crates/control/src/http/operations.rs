@@ -9,6 +9,7 @@ use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::Response;
+use schemars::JsonSchema;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use tokio::sync::OwnedSemaphorePermit;
@@ -26,7 +27,7 @@ const OPERATIONS_OF_AN_APP: usize = 9;
 
 type Answer = Result<Response, Refusal>;
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub struct OwnerQuery {
     tenant: Option<String>,
 }

@@ -1,4 +1,4 @@
-//! One thing that can be asked of the API: where, by whom, and what answers it.
+//! One thing that can be asked of the API: where, by whom, what answers it, and what is told of it.
 
 use std::sync::Arc;
 
@@ -9,28 +9,102 @@ use axum::http::Method;
 use axum::middleware::{Next, from_fn};
 use axum::response::Response;
 use axum::routing::{MethodFilter, MethodRouter, on};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::caller::{Access, Caller};
 use crate::engine::Engine;
 use crate::refusal::Refusal;
 
+/// Makes a type's schema.
+pub type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
+
 /// A method of a path.
 pub struct Route {
+    pub method: Method,
     /// With `{app}` and the like for its parameters.
     pub path: &'static str,
     pub access: Access,
+    /// One name for it, and one line about it.
+    pub name: &'static str,
+    pub summary: &'static str,
+    /// An object with a property for each parameter of the query.
+    pub query: Option<SchemaOf>,
+    pub takes: Option<Takes>,
+    pub gives: Gives,
+    /// Statuses of refusals besides those that every route may answer with.
+    pub refusals: &'static [u16],
     handler: MethodRouter<Arc<Engine>>,
+}
+
+/// What a request has in its body.
+pub enum Takes {
+    /// A document; it may be left out where every field of it may.
+    Json { schema: SchemaOf, is_needed: bool },
+    /// A `.tar.gz`.
+    Archive,
+}
+
+/// What is answered to a request that is not refused.
+pub enum Gives {
+    Json {
+        status: u16,
+        schema: SchemaOf,
+    },
+    /// A document a line.
+    Lines(SchemaOf),
+    /// What is no JSON, of this media type.
+    Bytes(&'static str),
+    /// The connection goes on in frames.
+    Frames,
 }
 
 impl Route {
     /// `method` is one of the usual ones.
-    pub fn new<H, T>(method: Method, path: &'static str, access: Access, handler: H) -> Self
+    pub fn new<H, T>(
+        method: Method,
+        path: &'static str,
+        access: Access,
+        (name, summary): (&'static str, &'static str),
+        handler: H,
+    ) -> Self
     where
         H: Handler<T, Arc<Engine>>,
         T: 'static,
     {
-        let filter = MethodFilter::try_from(method).unwrap_or(MethodFilter::GET);
-        Self { path, access, handler: on(filter, handler) }
+        let filter = MethodFilter::try_from(method.clone()).unwrap_or(MethodFilter::GET);
+        let handler = on(filter, handler);
+        let gives = Gives::Frames;
+        let (query, takes, refusals) = (None, None, [].as_slice());
+        Self { method, path, access, name, summary, query, takes, gives, refusals, handler }
+    }
+
+    pub fn query<T: JsonSchema>(self) -> Self {
+        Self { query: Some(T::json_schema), ..self }
+    }
+
+    pub fn takes<T: JsonSchema>(self, is_needed: bool) -> Self {
+        let schema = SchemaGenerator::subschema_for::<T>;
+        Self { takes: Some(Takes::Json { schema, is_needed }), ..self }
+    }
+
+    pub fn takes_archive(self) -> Self {
+        Self { takes: Some(Takes::Archive), ..self }
+    }
+
+    pub fn gives<T: JsonSchema>(self, status: u16) -> Self {
+        Self { gives: Gives::Json { status, schema: SchemaGenerator::subschema_for::<T> }, ..self }
+    }
+
+    pub fn gives_lines<T: JsonSchema>(self) -> Self {
+        Self { gives: Gives::Lines(SchemaGenerator::subschema_for::<T>), ..self }
+    }
+
+    pub fn gives_bytes(self, media_type: &'static str) -> Self {
+        Self { gives: Gives::Bytes(media_type), ..self }
+    }
+
+    pub fn refuses(self, refusals: &'static [u16]) -> Self {
+        Self { refusals, ..self }
     }
 
     /// Adds it to `router`.

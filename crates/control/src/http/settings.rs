@@ -4,6 +4,7 @@ use ace_api::http::{ConfigView, LimitsView, ReleasesView};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::{Extension, Json};
+use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Shared;
@@ -13,7 +14,7 @@ use crate::refusal::Refusal;
 use crate::rows::AppRow;
 use crate::{state, views};
 
-#[derive(Deserialize)]
+#[derive(Deserialize, JsonSchema)]
 pub struct ConfigQuery {
     #[serde(default)]
     reveal: bool,

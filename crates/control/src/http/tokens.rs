@@ -4,6 +4,7 @@ use ace_api::http::{CreatedToken, Done, NewToken, TokenView};
 use ace_types::TokenId;
 use axum::Json;
 use axum::body::Bytes;
+use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use jiff::Timestamp;
@@ -33,8 +34,11 @@ pub async fn create(
     Ok((StatusCode::CREATED, Json(CreatedToken { token: tokens::view(&row), secret })))
 }
 
-pub async fn revoke(State(engine): Shared, Path(id): Path<String>) -> Result<Json<Done>, Refusal> {
-    let id: TokenId = id.parse().map_err(|_| {
+pub async fn revoke(
+    State(engine): Shared,
+    id: Result<Path<String>, PathRejection>,
+) -> Result<Json<Done>, Refusal> {
+    let id: TokenId = id?.parse().map_err(|_| {
         let message = "a token is named by the 8 characters that `ace token list` shows first";
         Refusal::new(StatusCode::BAD_REQUEST, "bad_name", message)
     })?;

@@ -1,0 +1,246 @@
+//! The API's description holds: whatever is asked is answered as it says.
+#![forbid(unsafe_code)]
+#![allow(clippy::unwrap_used)]
+
+mod common;
+
+use ace_api::http::CreatedToken;
+use common::client::{Answer, deploy, get, send, send_tcp};
+use common::{Life, Machine};
+use serde_json::{Map, Value};
+
+/// Names of apps: one that there is, one that there is not, some that can't be.
+const APPS: [&str; 6] = ["shop", "none", "A_b", "%00", "a%2Fb", "%C3%A4"];
+/// What stands for other parameters of paths.
+const OTHERS: [&str; 6] = ["1", "99999", "-1", "99999999999999999999", "aaaaaaaa", "%FF"];
+const QUERIES: [&str; 9] = [
+    "",
+    "?tail=0&reveal=true&follow=false",
+    "?tail=-1",
+    "?tail=99999999999999999999999",
+    "?reveal=maybe&follow=%00",
+    "?tenant=..",
+    "?tenant=other",
+    "?since=yesterday&release=x",
+    "?instance=none&tail=1&tail=2",
+];
+const BODIES: [&str; 9] = [
+    "",
+    "{}",
+    "[",
+    "null",
+    "\"x\"",
+    "{\"unknown\": 1}",
+    "{\"instances\": 70000}",
+    "{\"role\": \"king\"}",
+    "{\"set\": {\"\\u0000\": \"\"}, \"add\": [\"..\"], \"program\": \"x\", \"release\": 0}",
+];
+/// What is never asked for here, since nothing can be asked after it.
+const LAST: &str = "/v1/down";
+
+fn document(life: &Life) -> Value {
+    get(&life.socket, "/v1/openapi.json").json()
+}
+
+/// Every operation: method, path and what the document says.
+fn operations(document: &Value) -> Vec<(String, String, Value)> {
+    let paths = document["paths"].as_object().unwrap();
+    let of_path = |(path, item): (&String, &Value)| {
+        let methods = item.as_object().unwrap().clone();
+        let path = path.clone();
+        methods.into_iter().map(move |(method, it)| (method.to_uppercase(), path.clone(), it))
+    };
+    paths.iter().flat_map(of_path).collect()
+}
+
+/// `path` with something for each of its parameters.
+fn filled(path: &str, app: &str, other: &str) -> String {
+    path.replace("{app}", app).replace("{release}", other).replace("{token}", other)
+}
+
+/// Checks an answer against what the document says of its operation.
+fn check(document: &Value, operation: &Value, answer: &Answer, asked: &str) {
+    let status = answer.status.as_u16();
+    let response = &operation["responses"][status.to_string()];
+    let body = String::from_utf8_lossy(&answer.body);
+    assert!(!response.is_null(), "{asked}: {status} is not documented: {body}");
+    assert!(status < 500, "{asked}: {status} {body}");
+    let response = resolve(document, response);
+    if let Some(content) = response["content"].get("application/json") {
+        let value = serde_json::from_slice(&answer.body);
+        let value: Value = value.unwrap_or_else(|_| panic!("{asked}: {status} {body}"));
+        let fault = fault(document, &content["schema"], &value);
+        assert_eq!(fault, None, "{asked}: {status} {body}");
+    }
+    if let Some(content) = response["content"].get("application/x-ndjson") {
+        for line in body.lines() {
+            let value: Value = serde_json::from_str(line).unwrap();
+            let fault = fault(document, &content["schema"]["x-line"], &value);
+            assert_eq!(fault, None, "{asked}: {line}");
+        }
+    }
+}
+
+fn resolve<'a>(document: &'a Value, value: &'a Value) -> &'a Value {
+    match value["$ref"].as_str() {
+        Some(link) => document.pointer(link.strip_prefix('#').unwrap()).unwrap(),
+        None => value,
+    }
+}
+
+/// Where `value` is not what `schema` says, if it is so anywhere. Knows the words that our document uses.
+fn fault(document: &Value, schema: &Value, value: &Value) -> Option<String> {
+    let schema = schema.as_object()?;
+    if let Some(link) = schema.get("$ref").and_then(Value::as_str) {
+        let target = document.pointer(link.strip_prefix('#').unwrap()).unwrap();
+        if let Some(fault) = fault(document, target, value) {
+            return Some(fault);
+        }
+    }
+    for word in ["oneOf", "anyOf"] {
+        let Some(choices) = schema.get(word).and_then(Value::as_array) else { continue };
+        if choices.iter().all(|choice| fault(document, choice, value).is_some()) {
+            return Some(format!("{value} is none of {word} {choices:?}"));
+        }
+    }
+    let is_wrong = |word: &str, fits: fn(&Value, &Value) -> bool| {
+        schema.get(word).is_some_and(|wanted| !fits(wanted, value))
+    };
+    if is_wrong("type", has_type)
+        || is_wrong("const", |wanted, value| wanted == value)
+        || is_wrong("enum", |wanted, value| wanted.as_array().unwrap().contains(value))
+        || is_wrong("minimum", |least, value| value.as_f64() >= least.as_f64())
+        || is_wrong("maximum", |most, value| value.as_f64() <= most.as_f64())
+    {
+        return Some(format!("{value} is not {schema:?}"));
+    }
+    match value {
+        Value::Array(all) => {
+            let items = schema.get("items")?;
+            all.iter().find_map(|item| fault(document, items, item))
+        }
+        Value::Object(fields) => fault_of_fields(document, schema, fields),
+        _ => None,
+    }
+}
+
+fn fault_of_fields(
+    document: &Value,
+    schema: &Map<String, Value>,
+    fields: &Map<String, Value>,
+) -> Option<String> {
+    let required = schema.get("required").and_then(Value::as_array).into_iter().flatten();
+    let mut required = required.filter_map(Value::as_str);
+    if let Some(missing) = required.find(|name| !fields.contains_key(*name)) {
+        return Some(format!("{missing} is missing in {fields:?}"));
+    }
+    let others = schema.get("additionalProperties");
+    let Some(known) = schema.get("properties").and_then(Value::as_object) else {
+        return fields.values().find_map(|value| fault(document, others?, value));
+    };
+    // What part of the fields a choice or a link describes is seen to there.
+    let is_whole = ["oneOf", "anyOf", "$ref"].iter().all(|word| !schema.contains_key(*word));
+    fields.iter().find_map(|(name, value)| match (known.get(name), others) {
+        (Some(schema), _) | (None, Some(schema)) => fault(document, schema, value),
+        (None, None) if is_whole => Some(format!("{name} is not documented")),
+        (None, None) => None,
+    })
+}
+
+fn has_type(wanted: &Value, value: &Value) -> bool {
+    let is = |name: &str| match name {
+        "null" => value.is_null(),
+        "boolean" => value.is_boolean(),
+        "integer" => value.is_i64() || value.is_u64(),
+        "number" => value.is_number(),
+        "string" => value.is_string(),
+        "array" => value.is_array(),
+        _ => value.is_object(),
+    };
+    match wanted {
+        Value::Array(names) => names.iter().filter_map(Value::as_str).any(is),
+        name => is(name.as_str().unwrap()),
+    }
+}
+
+#[test]
+fn whatever_is_asked_is_answered_as_the_document_says() {
+    let machine = Machine::new();
+    let life = machine.live();
+    deploy(&life.socket, "shop", "run");
+    let document = document(&life);
+    for (method, path, operation) in operations(&document) {
+        if path == LAST {
+            continue;
+        }
+        let takes = operation.get("requestBody").is_some();
+        // An app that has gone is made again, so that there is one to ask of.
+        let gone = method == "DELETE";
+        for (n, query) in QUERIES.iter().enumerate() {
+            let (app, other) = (APPS[n % APPS.len()], OTHERS[n % OTHERS.len()]);
+            let path = filled(&path, if n == 1 { "shop" } else { app }, other);
+            let body = if takes { BODIES[n] } else { "" };
+            let asked = format!("{method} {path}{query} {body}");
+            let answer = send(&life.socket, &method, &format!("{path}{query}"), body);
+            check(&document, &operation, &answer, &asked);
+        }
+        for body in BODIES.into_iter().filter(|_| takes) {
+            let path = filled(&path, "shop", "1");
+            let answer = send(&life.socket, &method, &path, body);
+            check(&document, &operation, &answer, &format!("{method} {path} {body}"));
+        }
+        if gone {
+            deploy(&life.socket, "shop", "run");
+        }
+    }
+}
+
+#[test]
+fn a_tenants_token_finds_nothing_of_anothers_on_any_path() {
+    let machine = Machine::new();
+    let life = machine.live();
+    deploy(&life.socket, "shop", "run");
+    let made = send(&life.socket, "POST", "/v1/tokens", r#"{"role": "deploy", "tenant": "other"}"#);
+    let made: CreatedToken = serde_json::from_slice(&made.body).unwrap();
+    let document = document(&life);
+    for (method, path, operation) in operations(&document) {
+        let (asked, is_of_an_app) = (format!("{method} {path}"), path.contains("{app}"));
+        let path = filled(&path, "shop", "1");
+        let (nobody, _) = send_tcp(life.tcp, None, &method, &path, "");
+        let is_open = operation.get("security").is_some();
+        assert_eq!(nobody.status == 401, !is_open, "{asked}");
+        let (answer, _) = send_tcp(life.tcp, Some(&made.secret), &method, &path, "");
+        check(&document, &operation, &answer, &asked);
+        if is_of_an_app {
+            // A name that is taken, a command that comes without its frames.
+            assert!([404, 409, 426, 400].contains(&answer.status.as_u16()), "{asked}");
+        }
+        assert!(!String::from_utf8_lossy(&answer.body).contains("shop.localhost"), "{asked}");
+    }
+    assert_eq!(life.apps().len(), 1);
+}
+
+#[test]
+fn no_path_has_a_method_that_is_not_documented() {
+    let machine = Machine::new();
+    let life = machine.live();
+    let document = document(&life);
+    let admin = send(&life.socket, "POST", "/v1/tokens", r#"{"role": "admin"}"#);
+    let admin: CreatedToken = serde_json::from_slice(&admin.body).unwrap();
+    for (path, item) in document["paths"].as_object().unwrap() {
+        let known: Vec<String> =
+            item.as_object().unwrap().keys().map(|method| method.to_uppercase()).collect();
+        for method in ["GET", "PUT", "POST", "PATCH", "DELETE", "OPTIONS", "TRACE", "PURGE"] {
+            if known.iter().any(|known| known == method) {
+                continue;
+            }
+            let path = filled(path, "shop", "1");
+            let (answer, headers) = send_tcp(life.tcp, Some(&admin.secret), method, &path, "");
+            assert_eq!(answer.refusal(), (405, "no_such_method".to_owned()), "{method} {path}");
+            let allow = headers["allow"].to_str().unwrap();
+            let mut allowed: Vec<&str> = allow.split(',').filter(|it| *it != "HEAD").collect();
+            allowed.sort_unstable();
+            assert_eq!(allowed, known, "{path}");
+        }
+    }
+}
