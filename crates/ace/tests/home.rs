@@ -39,9 +39,7 @@ const QUESTIONS: &[Question] = &[
         "[str(multiprocessing.get_context('fork').Lock()), shared()]",
         || json!(["<Lock(owner=None)>", 8]),
     ),
-    ("a process pool", "multiprocessing.get_context('fork').Pool(2).map(abs, [-1, -2])", || {
-        json!([1, 2])
-    }),
+    ("a process pool", "pool()", || json!([1, 2])),
     (
         "a database on its volume",
         "sqlite3.connect('/ace/data/x.db').execute('create table t(x)').fetchall()",
@@ -65,6 +63,9 @@ def shared():
     found = memory.buf[0]
     memory.close(); memory.unlink()
     return found
+def pool():
+    with multiprocessing.get_context('fork').Pool(2) as workers:
+        return workers.map(abs, [-1, -2])
 globals().update(locals())
 ";
 

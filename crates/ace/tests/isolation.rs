@@ -173,7 +173,7 @@ answer = len(children)";
     let told = || {
         let status = engine.ace(&["status", "shop"]).ok()?.stdout;
         let logs = engine.ace(&["logs", "shop"]).ok()?.stdout;
-        (status + &logs).contains("memory: its limit is 512M").then_some(())
+        (status + &logs).contains("memory: the limit is 512M").then_some(())
     };
     eventually("the reason", Duration::from_secs(20), told)
 }
