@@ -29,6 +29,8 @@ pub struct Engine {
     /// Variables of the server's besides those of the test's own.
     env: Vec<(String, String)>,
     server: Option<Server>,
+    /// It has been taken down, and its slot may be another engine's by now.
+    is_down: bool,
 }
 
 /// A file system of its own, in a file that takes no more room than what is written to it.
@@ -90,7 +92,8 @@ impl Engine {
     /// It has the id of the engine that the backup is of, which must be down.
     pub fn restore(ace: impl AsRef<Path>, file: &Path) -> Result<Self> {
         let (ace, folder) = (ace.as_ref().to_owned(), new_folder()?);
-        let mut engine = Self { ace, disk: None, folder, env: Vec::new(), server: None };
+        let mut engine =
+            Self { ace, disk: None, folder, env: Vec::new(), server: None, is_down: false };
         let mut restore = Command::new(&engine.ace);
         restore.arg("restore").arg(file).arg("--data").arg(engine.data());
         let output = restore.output()?;
@@ -107,7 +110,7 @@ impl Engine {
     ) -> Result<Self> {
         let env = env.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned()));
         let (ace, env) = (ace.to_owned(), env.collect());
-        let mut engine = Self { ace, disk, folder, env, server: None };
+        let mut engine = Self { ace, disk, folder, env, server: None, is_down: false };
         fs::create_dir(engine.data())?;
         seed::give(&engine.data());
         engine.start_server()?;
@@ -117,6 +120,7 @@ impl Engine {
     /// Starts the server again after [`Self::kill`] or [`Self::terminate`].
     pub fn start_server(&mut self) -> Result<()> {
         ensure!(self.server.is_none(), "the server runs already");
+        self.is_down = false;
         let log = File::options().create(true).append(true).open(self.log_path())?;
         let mut process = Command::new(&self.ace)
             .args(["server", "--http", "127.0.0.1:0", "--api", "127.0.0.1:0", "--data"])
@@ -241,6 +245,7 @@ impl Engine {
     /// Runs `ace down` and waits until the server has ended.
     pub fn down(&mut self) -> Result<()> {
         self.ace(&["down"])?.ok()?;
+        self.is_down = true;
         match self.server.take() {
             Some(server) => end_of(server.process),
             None => Ok(()),
@@ -267,7 +272,7 @@ impl Engine {
     fn end(&mut self) -> Result<()> {
         seed::keep(&self.data());
         let id = self.id()?;
-        let down = self.down();
+        let down = if self.is_down { Ok(()) } else { self.down() };
         if let Some(mut server) = self.server.take() {
             server.process.kill()?;
             server.process.wait()?;

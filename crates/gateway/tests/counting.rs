@@ -1,5 +1,6 @@
 //! What the gateway counts and logs of requests.
 
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)]
 
 mod common;
