@@ -1,8 +1,8 @@
 //! One engine: the server process, its folder, and commands for it.
 
 use std::fs::{self, File};
-use std::io::{BufRead, BufReader};
-use std::net::SocketAddr;
+use std::io::{BufRead, BufReader, Read, Write};
+use std::net::{SocketAddr, TcpStream};
 use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdout, Command, Stdio};
 use std::sync::mpsc;
@@ -17,6 +17,7 @@ use crate::{eventually, leftovers, seed};
 
 const READY_DEADLINE: Duration = Duration::from_secs(60);
 const END_DEADLINE: Duration = Duration::from_secs(60);
+const UPGRADE_DEADLINE: Duration = Duration::from_secs(20);
 const LOG_TAIL_LINES: usize = 60;
 
 /// A running engine with a folder of its own.
@@ -198,6 +199,28 @@ impl Engine {
     /// Gets `path` of `app`.
     pub fn get(&self, app: &str, path: &str) -> Result<Answer> {
         self.request(app, "GET", path, &[], b"")
+    }
+
+    /// Asks `app` at `path` for a WebSocket, with the key of RFC 6455's example. Returns the connection, and
+    /// the head of the answer, which is 101.
+    pub fn upgrade(&self, app: &str, path: &str) -> Result<(TcpStream, String)> {
+        let mut stream = TcpStream::connect(self.address()?)?;
+        stream.set_read_timeout(Some(UPGRADE_DEADLINE))?;
+        write!(
+            stream,
+            "GET {path} HTTP/1.1\r\nHost: {app}.localhost\r\nConnection: Upgrade\r\n\
+             Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
+             Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
+        )?;
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            let mut byte = [0];
+            stream.read_exact(&mut byte)?;
+            head.push(byte[0]);
+        }
+        let head = String::from_utf8(head)?;
+        ensure!(head.starts_with("HTTP/1.1 101 "), "{head}");
+        Ok((stream, head))
     }
 
     /// Sends `app` one request.

@@ -4,7 +4,7 @@
 
 #![forbid(unsafe_code)]
 
-use std::io::{BufRead, BufReader, Read, Write};
+use std::io::{BufReader, Read, Write};
 use std::net::TcpStream;
 use std::process::{Child, Stdio};
 use std::time::Duration;
@@ -237,20 +237,9 @@ struct WebSocket(BufReader<TcpStream>);
 
 impl WebSocket {
     fn open(engine: &Engine) -> Result<Self> {
-        let stream = TcpStream::connect(engine.address()?)?;
+        let (stream, _) = engine.upgrade("room", "/room")?;
         stream.set_read_timeout(Some(DEADLINE))?;
-        let mut socket = Self(BufReader::new(stream));
-        socket.0.get_mut().write_all(
-            b"GET /room HTTP/1.1\r\nHost: room.localhost\r\nConnection: Upgrade\r\n\
-              Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-        )?;
-        let mut head = String::new();
-        while !head.ends_with("\r\n\r\n") {
-            ensure!(socket.0.read_line(&mut head)? > 0, "{head}");
-        }
-        ensure!(head.starts_with("HTTP/1.1 101 "), "{head}");
-        Ok(socket)
+        Ok(Self(BufReader::new(stream)))
     }
 
     fn ask(&mut self, text: &str) -> Result<String> {

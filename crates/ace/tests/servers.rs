@@ -139,21 +139,8 @@ struct WebSocket {
 
 impl WebSocket {
     fn open(engine: &Engine) -> Result<Self> {
-        let mut stream = TcpStream::connect(engine.address()?)?;
-        stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-        stream.write_all(
-            b"GET /room HTTP/1.1\r\nHost: room.localhost\r\nConnection: Upgrade\r\n\
-              Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-              Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-        )?;
-        let mut head = Vec::new();
-        while !head.ends_with(b"\r\n\r\n") {
-            let mut byte = [0];
-            stream.read_exact(&mut byte)?;
-            head.push(byte[0]);
-        }
-        let head = String::from_utf8(head)?.to_lowercase();
-        ensure!(head.starts_with("http/1.1 101 "), "{head}");
+        let (stream, head) = engine.upgrade("room", "/room")?;
+        let head = head.to_lowercase();
         ensure!(head.contains("\r\nupgrade: websocket\r\n"), "{head}");
         // The example of RFC 6455.
         ensure!(head.contains("sec-websocket-accept: s3pplmbitxaq9kygzzhzrbk+xoo="), "{head}");

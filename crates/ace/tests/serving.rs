@@ -3,7 +3,6 @@
 #![forbid(unsafe_code)]
 
 use std::io::{Read, Write};
-use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
@@ -160,20 +159,7 @@ fn a_command_that_listens_late_serves_bodies_and_upgrades() -> Result<()> {
 }
 
 fn upgrade_echoes(engine: &Engine) -> Result<()> {
-    let mut stream = TcpStream::connect(engine.address()?)?;
-    stream.set_read_timeout(Some(Duration::from_secs(20)))?;
-    stream.write_all(
-        b"GET /room HTTP/1.1\r\nHost: echo.localhost\r\nConnection: Upgrade\r\n\
-          Upgrade: websocket\r\nSec-WebSocket-Version: 13\r\n\
-          Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n\r\n",
-    )?;
-    let mut head = Vec::new();
-    while !head.ends_with(b"\r\n\r\n") {
-        let mut byte = [0];
-        stream.read_exact(&mut byte)?;
-        head.push(byte[0]);
-    }
-    ensure!(head.starts_with(b"HTTP/1.1 101 "), "{}", String::from_utf8_lossy(&head));
+    let (mut stream, _) = engine.upgrade("echo", "/room")?;
     for said in [&b"\x81\x05hello"[..], &[0xff; 100_000]] {
         let mut heard = vec![0; said.len()];
         stream.write_all(said)?;
