@@ -50,6 +50,8 @@ pub enum Failure {
     File(#[source] io::Error),
     #[error("could not read the request's body back from the spool")]
     Spool(#[source] io::Error),
+    #[error("could not draw a random number")]
+    Random(#[source] io::Error),
     #[error("spooled bodies take all the room there is")]
     SpoolFull,
     #[error("no usable answer came from the app")]
@@ -87,9 +89,11 @@ impl Failure {
             Self::TargetTooLong => StatusCode::URI_TOO_LONG,
             Self::Expectation => StatusCode::EXPECTATION_FAILED,
             Self::Version => StatusCode::HTTP_VERSION_NOT_SUPPORTED,
-            Self::RewriteCycle { .. } | Self::RewriteTooLong | Self::File(_) | Self::Spool(_) => {
-                StatusCode::INTERNAL_SERVER_ERROR
-            }
+            Self::RewriteCycle { .. }
+            | Self::RewriteTooLong
+            | Self::File(_)
+            | Self::Spool(_)
+            | Self::Random(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Answer(_) | Self::Send(_) => StatusCode::BAD_GATEWAY,
             Self::SpoolFull
             | Self::Busy { .. }
@@ -125,7 +129,9 @@ impl Failure {
             }
             Self::RewriteTooLong => "The app's rewrite rules lead too far.".to_owned(),
             Self::Version => "Only HTTP/1.0, HTTP/1.1 and HTTP/2 are spoken here.".to_owned(),
-            Self::File(_) | Self::Spool(_) => "The request could not be handled.".to_owned(),
+            Self::File(_) | Self::Spool(_) | Self::Random(_) => {
+                "The request could not be handled.".to_owned()
+            }
             Self::Answer(ReceiveError::NoAnswer | ReceiveError::Reset) => {
                 "The app ended the request without an answer; its log says why.".to_owned()
             }

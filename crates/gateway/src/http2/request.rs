@@ -106,7 +106,7 @@ fn adopt_target(request: &mut Parts) -> Result<(), Failure> {
 fn ask_for_upgrade(request: &mut Parts) -> Result<(), Failure> {
     let mut random = [0; 16];
     getrandom(&mut random, GetRandomFlags::empty())
-        .map_err(|error| Failure::Spool(error.into()))?;
+        .map_err(|error| Failure::Random(error.into()))?;
     request.method = Method::GET;
     request.version = Version::HTTP_11;
     let key = BASE64_STANDARD.encode(random);

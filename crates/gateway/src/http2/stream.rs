@@ -96,6 +96,17 @@ impl Http2Stream {
         let withdrawn = self.state.withdrawn();
         withdrawn > WITHDRAWN_MAX && withdrawn * 2 > self.state.begun()
     }
+
+    fn after_write(
+        &mut self,
+        cx: &mut Context<'_>,
+        result: Poll<io::Result<usize>>,
+    ) -> Poll<io::Result<usize>> {
+        if let Poll::Ready(Ok(count)) = &result {
+            self.flood.sent(*count);
+        }
+        self.sending.watch(cx, result, self.deadlines.send, &self.state)
+    }
 }
 
 impl AsyncRead for Http2Stream {
@@ -160,18 +171,5 @@ impl AsyncWrite for Http2Stream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.get_mut().stream).poll_shutdown(cx)
-    }
-}
-
-impl Http2Stream {
-    fn after_write(
-        &mut self,
-        cx: &mut Context<'_>,
-        result: Poll<io::Result<usize>>,
-    ) -> Poll<io::Result<usize>> {
-        if let Poll::Ready(Ok(count)) = &result {
-            self.flood.sent(*count);
-        }
-        self.sending.watch(cx, result, self.deadlines.send, &self.state)
     }
 }
