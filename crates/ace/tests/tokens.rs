@@ -50,7 +50,10 @@ fn a_tenant_deploys_and_looks_after_its_app_from_elsewhere() -> Result<()> {
     let apps = acme.ace(&["apps", "--json"])?.ok()?.json()?;
     ensure!(apps.as_array().is_some_and(|all| all.len() == 1), "{apps}");
     ensure!(apps[0]["tenant"] == "acme", "{apps}");
-    acme.ace(&["logs", "blog"])?.ok()?;
+    let releases = acme.ace(&["releases", "blog", "--json"])?.ok()?.json()?;
+    ensure!(releases["releases"][0]["by"]["label"] == "laptop", "{releases}");
+    let logs = acme.ace(&["logs", "blog"])?.ok()?.stdout;
+    ensure!(logs.contains("release 1 serves: deployed (by laptop)"), "{logs}");
     let said = acme.ace(&["run", "blog", "--", "echo", "hello"])?.ok()?;
     ensure!(said.stdout == "hello\n", "{said:?}");
 

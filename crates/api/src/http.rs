@@ -188,6 +188,7 @@ pub struct CommandView {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct DeployView {
     pub kind: DeployKind,
+    pub by: Author,
     pub release: ReleaseNumber,
     pub started_at: Timestamp,
     /// `None` while it runs.
@@ -419,6 +420,8 @@ pub struct ReleasesView {
 pub struct ReleaseView {
     pub number: ReleaseNumber,
     pub cause: ReleaseCause,
+    /// Who asked for it.
+    pub by: Author,
     pub created_at: Timestamp,
     /// Whether the app's route leads to it.
     pub serves: bool,
@@ -432,7 +435,10 @@ pub struct ReleaseView {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "kind")]
 pub enum ReleaseCause {
-    Deployed,
+    Deployed {
+        /// What is different besides the code: `app.yaml`, `packages`, `Python 3.13.1`.
+        changed: Vec<String>,
+    },
     Configured {
         names: Vec<String>,
     },
@@ -449,10 +455,34 @@ pub enum ReleaseCause {
 impl std::fmt::Display for ReleaseCause {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         match self {
-            Self::Deployed => write!(f, "deployed"),
+            Self::Deployed { changed } if changed.is_empty() => write!(f, "deployed"),
+            Self::Deployed { changed } => write!(f, "deployed: {}", changed.join(", ")),
             Self::Configured { names } => write!(f, "config: {}", names.join(", ")),
             Self::Limited { names } => write!(f, "limits: {}", names.join(", ")),
             Self::Rebuilt { of, python } => write!(f, "{of} rebuilt: Python {python}"),
+        }
+    }
+}
+
+/// Who asked for a change.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case", tag = "kind")]
+pub enum Author {
+    /// Nobody: the engine turned back from a release that died, or met a changed Python.
+    Engine,
+    /// Somebody on the engine's own machine.
+    Root,
+    /// Whoever has this token.
+    Token { id: TokenId, label: Option<Label> },
+}
+
+impl std::fmt::Display for Author {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Engine => write!(f, "the engine"),
+            Self::Root => write!(f, "root"),
+            Self::Token { label: Some(label), .. } => write!(f, "{label}"),
+            Self::Token { id, label: None } => write!(f, "token {id}"),
         }
     }
 }

@@ -47,6 +47,7 @@ const SERVER_DEFAULT: &str = "unix:/var/lib/ace/ace.sock";
 
 /// What every command takes.
 #[derive(Debug, Clone, Args)]
+#[command(next_help_heading = "Options of every command")]
 pub struct Global {
     /// Where the engine listens: unix:PATH, or http://HOST:PORT with a token
     #[arg(

@@ -182,7 +182,7 @@ fn decided(app: &AppView) -> Option<Fate> {
 
 #[cfg(test)]
 mod tests {
-    use ace_api::http::{DeployKind, DeployView};
+    use ace_api::http::{Author, DeployKind, DeployView};
 
     use super::*;
 
@@ -193,6 +193,7 @@ mod tests {
             deployed_at: Some(at(deployed)),
             last_deploy: Some(DeployView {
                 kind: DeployKind::Deploy,
+                by: Author::Root,
                 release: ReleaseNumber(3),
                 started_at: at(10),
                 ended_at: ended.map(at),

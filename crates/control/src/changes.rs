@@ -6,13 +6,14 @@
 //! by whichever way, in `arrival`.
 
 mod arrival;
+mod difference;
 mod domains;
 mod rebuild;
 mod wish;
 
 use std::collections::BTreeSet;
 
-use ace_api::http::{DeployKind, ReleaseCause};
+use ace_api::http::{Author, DeployKind, ReleaseCause};
 use ace_api::{Built, Interpreter};
 use ace_store::Op;
 use ace_types::{AppName, BuildId, Config, InstanceId, LimitOverrides, ReleaseNumber, TenantName};
@@ -44,6 +45,7 @@ pub struct Asked {
     pub app: AppName,
     /// Whose app it has to be; `None`: anybody's. A new one is theirs, or the default tenant's.
     pub tenant: Option<TenantName>,
+    pub by: Author,
     pub now: Timestamp,
     /// [`SCALE_MAX`] ids that no instance has had.
     pub fresh: Vec<InstanceId>,
@@ -117,7 +119,7 @@ pub fn prepare(
     let preparing = DeployRow { state: DeployState::Preparing, ..DeployRow::clone(deploy) };
     let mut ops = vec![deploy.replace(&preparing), build.replace(&ended_build(build, now))];
     ops.extend(free_build_ids(state, &build.id));
-    Ok((ops, deployed_release(app, build, built, now)))
+    Ok((ops, deployed_release(state, app, deploy, built, now)?))
 }
 
 /// The build has ended well: its release is kept, and instances of it are to run. Returns these.
@@ -130,7 +132,7 @@ pub fn propose(
 ) -> Result<(Vec<Op>, Vec<InstanceId>), Refusal> {
     let (app, deploy) = running_deploy(state, app)?;
     let build = build_of(state, deploy)?;
-    let release = deployed_release(app, build, built, now);
+    let release = deployed_release(state, app, deploy, built, now)?;
     let candidates = candidates(app, &release, usize::from(app.scale), fresh);
     let mut ops = vec![
         create(&release),
@@ -271,6 +273,7 @@ fn building(
         app: asked.app.clone(),
         tenant: tenant.clone(),
         kind,
+        by: asked.by.clone(),
         release,
         build: Some(build.clone()),
         started_at: asked.now,
@@ -287,8 +290,17 @@ fn building(
     [create(&build), put_deploy(state, &deploy)]
 }
 
-fn deployed_release(app: &AppRow, build: &BuildRow, built: &Built, now: Timestamp) -> ReleaseRow {
-    ReleaseRow {
+fn deployed_release(
+    state: &State,
+    app: &AppRow,
+    deploy: &DeployRow,
+    built: &Built,
+    now: Timestamp,
+) -> Result<ReleaseRow, Refusal> {
+    let build = build_of(state, deploy)?;
+    let before = app.serving.and_then(|number| state.release(&app.name, number));
+    let changed = before.map_or(Vec::new(), |before| difference::between(&before.built, built));
+    Ok(ReleaseRow {
         app: app.name.clone(),
         tenant: build.tenant.clone(),
         number: build.number,
@@ -296,10 +308,11 @@ fn deployed_release(app: &AppRow, build: &BuildRow, built: &Built, now: Timestam
         built: built.clone(),
         config: app.config.clone(),
         limits: app.limits.clone(),
-        cause: ReleaseCause::Deployed,
+        cause: ReleaseCause::Deployed { changed },
+        by: deploy.by.clone(),
         created_at: now,
         withdrawn: None,
-    }
+    })
 }
 
 /// The build that is part of `deploy`.

@@ -391,7 +391,7 @@ async fn destroy_app(State(engine): Shared, target: Target) -> Result<Json<Done>
     let within = engine.config.stop_grace + GONE_MARGIN * 2;
     let (task_engine, task_target) = (Arc::clone(&engine), target.clone());
     let work = in_background(&engine, async move {
-        let Target { name, tenant } = task_target;
+        let Target { name, tenant, .. } = task_target;
         destroy::begin(&task_engine, &name, tenant.as_ref()).await?;
         destroy::run(task_engine, name).await;
         Ok(())

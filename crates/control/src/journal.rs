@@ -8,6 +8,7 @@ use std::io::{self, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
+use ace_api::http::Author;
 use ace_types::{AppName, ReleaseNumber, error_chain};
 use jiff::Timestamp;
 
@@ -17,8 +18,21 @@ use crate::config::ControlConfig;
 /// A file of this size becomes the old one, of which there is one.
 const SIZE_MAX: u64 = 256 << 10;
 
-/// What there is to say when `wish` has come true and `release` serves.
-pub fn line(wish: &Wish, release: ReleaseNumber) -> String {
+/// What there is to say when what `by` asked for, a deploy where it's no wish, has come true and
+/// `release` serves.
+pub fn line(wish: Option<&Wish>, release: ReleaseNumber, by: &Author) -> String {
+    let what = wish.map_or_else(
+        || format!("release {release} serves: deployed"),
+        |wish| of_wish(wish, release),
+    );
+    match by {
+        // What it does it says why.
+        Author::Engine => what,
+        Author::Root | Author::Token { .. } => format!("{what} (by {by})"),
+    }
+}
+
+fn of_wish(wish: &Wish, release: ReleaseNumber) -> String {
     match wish {
         Wish::Rollback { .. } => format!("release {release} serves: rolled back"),
         Wish::Retreat { from, reason } => {

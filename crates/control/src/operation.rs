@@ -17,7 +17,7 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ace_api::http::{ApiError, DeployEvent, DeployKind, DeployPhase};
+use ace_api::http::{ApiError, Author, DeployEvent, DeployKind, DeployPhase};
 use ace_store::Revision;
 use ace_types::{AppName, ReleaseNumber, TenantName, error_chain};
 use axum::http::StatusCode;
@@ -49,6 +49,7 @@ pub struct Operation {
     engine: Arc<Engine>,
     app: AppName,
     tenant: Option<TenantName>,
+    by: Author,
     work: Work,
     ticket: Ticket,
     events: mpsc::Sender<DeployEvent>,
@@ -66,6 +67,7 @@ pub struct OperationRequest {
     pub app: AppName,
     /// Whose app it has to be; `None`: anybody's. A new one is theirs, or the default tenant's.
     pub tenant: Option<TenantName>,
+    pub by: Author,
     pub work: Work,
     pub ticket: Ticket,
     /// Held until it has ended. The engine's own operations need none.
@@ -94,6 +96,7 @@ pub fn start(engine: &Arc<Engine>, request: OperationRequest) -> mpsc::Receiver<
         engine: Arc::clone(engine),
         app: request.app,
         tenant: request.tenant,
+        by: request.by,
         work: request.work,
         ticket: request.ticket,
         events: sender,
@@ -128,8 +131,15 @@ async fn of_the_engines_own(
     wish: Wish,
 ) -> Result<(), ApiError> {
     let Some(ticket) = engine.lanes.enter(&app, usize::MAX) else { return Ok(()) };
-    let (tenant, work, admission) = (None, Work::Wish(wish), None);
-    let mut events = start(engine, OperationRequest { app, tenant, work, ticket, admission });
+    let request = OperationRequest {
+        app,
+        tenant: None,
+        by: Author::Engine,
+        work: Work::Wish(wish),
+        ticket,
+        admission: None,
+    };
+    let mut events = start(engine, request);
     let mut outcome = Ok(());
     while let Some(event) = events.recv().await {
         if let DeployEvent::Failed { error } = event {
@@ -236,6 +246,7 @@ impl Operation {
         Ok(Asked {
             app: self.app.clone(),
             tenant: self.tenant.clone(),
+            by: self.by.clone(),
             now: self.engine.now(),
             fresh,
             ranges: u32::try_from(self.engine.config.id_ranges.len()).unwrap_or(u32::MAX),
@@ -266,10 +277,11 @@ impl Operation {
 
     /// Says in the app's log what it is now.
     async fn write_journal(&self, release: ReleaseNumber) {
-        let line = match &self.work {
-            Work::Deploy(_) => format!("release {release} serves: deployed"),
-            Work::Wish(wish) => journal::line(wish, release),
+        let wish = match &self.work {
+            Work::Deploy(_) => None,
+            Work::Wish(wish) => Some(wish),
         };
+        let line = journal::line(wish, release, &self.by);
         journal::write(&self.engine.config, &self.app, &line).await;
     }
 

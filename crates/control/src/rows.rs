@@ -2,7 +2,7 @@
 //!
 //! A row's shape is a promise to every later version of the engine, which will have to read it.
 
-use ace_api::http::{DeployKind, ReleaseCause, TokenRole};
+use ace_api::http::{Author, DeployKind, ReleaseCause, TokenRole};
 use ace_api::{Built, Interpreter};
 use ace_types::{
     AppName, BuildId, Config, Domain, InstanceId, Label, LimitOverrides, ReleaseNumber, TenantName,
@@ -71,6 +71,8 @@ pub struct ReleaseRow {
     /// Overrides the limits of `built.app_yaml`.
     pub limits: LimitOverrides,
     pub cause: ReleaseCause,
+    /// Who asked for it.
+    pub by: Author,
     pub created_at: Timestamp,
     /// It died soon after its switch, and another took its place by itself.
     pub withdrawn: Option<Withdrawn>,
@@ -91,6 +93,7 @@ pub struct DeployRow {
     pub app: AppName,
     pub tenant: TenantName,
     pub kind: DeployKind,
+    pub by: Author,
     pub release: ReleaseNumber,
     /// The build that is part of it, if one is.
     pub build: Option<BuildId>,

@@ -19,7 +19,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ace_api::InstanceState;
-use ace_api::http::DeployEvent;
+use ace_api::http::{Author, DeployEvent};
 use ace_types::{AppName, Config, ConfigChange};
 use axum::body::Body;
 use tokio::time::{Instant, sleep};
@@ -388,7 +388,8 @@ async fn work(engine: &Engine, ask: Ask) -> Option<Work> {
 
 async fn carry_out(engine: &Arc<Engine>, app: AppName, work: Work) -> Answer {
     let Some(ticket) = engine.lanes.enter(&app, usize::MAX) else { return Answer::Failed };
-    let request = OperationRequest { app, tenant: None, work, ticket, admission: None };
+    let request =
+        OperationRequest { app, tenant: None, by: Author::Root, work, ticket, admission: None };
     let mut events = operation::start(engine, request);
     while let Some(event) = events.recv().await {
         match event {

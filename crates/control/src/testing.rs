@@ -5,6 +5,7 @@ use std::ops::Deref;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ace_api::http::Author;
 use ace_api::{Built, InstanceState, InstanceStatus, Interpreter, Program, Runtime, Serving};
 use ace_store::{Change, Op, Revision};
 use ace_types::{AppName, AppYaml, BuildId, Bytes, IdRange, InstanceId, ReleaseNumber, Server};
@@ -92,7 +93,16 @@ pub fn fresh(n: u32) -> Vec<InstanceId> {
 }
 
 pub fn asked(app: &str, n: u32) -> Asked {
-    Asked { app: name(app), tenant: None, now: at(0), fresh: fresh(n), ranges: 8, first_range: 0 }
+    let by = Author::Root;
+    Asked {
+        app: name(app),
+        tenant: None,
+        by,
+        now: at(0),
+        fresh: fresh(n),
+        ranges: 8,
+        first_range: 0,
+    }
 }
 
 /// Brings `app` through a deploy whose first instance is number `n`.

@@ -149,6 +149,7 @@ fn release_view(app: &AppRow, row: &ReleaseRow, known: &mut BTreeSet<PathBuf>) -
     ReleaseView {
         number: row.number,
         cause: row.cause.clone(),
+        by: row.by.clone(),
         created_at: row.created_at,
         serves: app.serving == Some(row.number),
         python: runtime.map(|runtime| runtime.python.version.clone()),
@@ -245,7 +246,8 @@ fn deploy_view(deploy: &DeployRow) -> DeployView {
     };
     let (kind, release) = (deploy.kind.clone(), deploy.release);
     let (code, error) = failure.unzip();
-    DeployView { kind, release, started_at: deploy.started_at, ended_at, code, error }
+    let by = deploy.by.clone();
+    DeployView { kind, by, release, started_at: deploy.started_at, ended_at, code, error }
 }
 
 #[cfg(test)]

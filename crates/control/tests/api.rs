@@ -147,7 +147,7 @@ fn logs_are_read_and_followed_across_a_deploy() {
     let of_engine = lines.iter().find(|line| line.stream == "ace").unwrap();
     assert_eq!(
         (&of_engine.instance, of_engine.text.as_str()),
-        (&None, "release 1 serves: deployed")
+        (&None, "release 1 serves: deployed (by root)")
     );
 
     block_on(async {

@@ -23,8 +23,8 @@ Examples:
   ace builds shop 4           the build of release 4, with all that it said
   ace logs shop --build -f    what the build that runs says, as it comes
 
-Kept are the last ten, and those of releases that are kept. A build that failed has the number that its
-release would have had.")]
+Kept are the last ten, and those of releases that are kept. A build that failed has the number
+that its release would have had.")]
 pub struct BuildsArgs {
     /// The app's name
     #[arg(add = completion::app())]

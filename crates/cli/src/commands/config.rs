@@ -32,9 +32,10 @@ Examples:
   ace config shop --file .env            a KEY=VALUE a line, and # for comments
   pass show shop | ace config shop --stdin
 
-What stands on a command line can be seen by other users of the machine while it runs: give secrets by
---stdin or --file. A change makes a release: new instances take over without losing a request, and
-`ace rollback shop` brings the old values back. Before the first deploy, it's kept for that.")]
+What stands on a command line can be seen by other users of the machine while it runs: give
+secrets by --stdin or --file. A change makes a release: new instances take over without losing a
+request, and `ace rollback shop` brings the old values back. Before the first deploy, it's kept
+for that.")]
 pub struct ConfigArgs {
     /// The app's name
     #[arg(add = completion::app())]

@@ -27,8 +27,8 @@ Examples:
   ace deploy . --app shop-test
 
 The folder has an index.py with a WSGI `application`, and may have a requirements.txt and an
-app.yaml. Version control, byte code, node_modules and virtual environments are not sent, nor what
-.aceignore lists: one pattern a line, with *, ?, **, ! and # as in .gitignore.
+app.yaml. Version control, byte code, node_modules and virtual environments are not sent, nor
+what .aceignore lists: one pattern a line, with *, ?, **, ! and # as in .gitignore.
 
 A deploy that fails leaves the release that serves as it is. Ctrl-C does the same.")]
 pub struct DeployArgs {

@@ -21,9 +21,9 @@ Examples:
   ace domains shop add '*.example.com'
   ace domains shop remove www.example.com
 
-Point the name's DNS record to this machine; what comes for it goes to the app at once, without a
-restart. A name is one app's. *.example.com takes every name with one part before example.com that no
-app has by itself. All names of one command are added or removed, or none.")]
+Point the name's DNS record to this machine; what comes for it goes to the app at once, without
+a restart. A name is one app's. *.example.com takes every name with one part before example.com
+that no app has by itself. All names of one command are added or removed, or none.")]
 pub struct DomainsArgs {
     /// The app's name
     #[arg(add = completion::app())]

@@ -19,8 +19,9 @@ Examples:
   ace limits shop cpu=0.5 memory=1G    from now on, whatever app.yaml says
   ace limits shop --reset memory       what app.yaml says, or the default
 
-The words and bounds are those of `limits:` in app.yaml. A change makes a release: new instances with
-the new limits take over without losing a request, and `ace rollback shop` brings the old ones back.")]
+The words and bounds are those of `limits:` in app.yaml. A change makes a release: new instances
+with the new limits take over without losing a request, and `ace rollback shop` brings the old
+ones back.")]
 pub struct LimitsArgs {
     /// The app's name
     #[arg(add = completion::app())]

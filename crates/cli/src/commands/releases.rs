@@ -20,9 +20,9 @@ Examples:
   ace releases shop --json
   ace rollback shop 4      to serve release 4 again
 
-A release is the code, its environment, its configuration and its limits. Each deploy and each change of
-configuration or limits makes one. The last ten are kept, and any in use. A size is what a release
-takes besides what it shares with an older one.")]
+A release is the code, its environment, its configuration and its limits. Each deploy and each
+change of configuration or limits makes one. The last ten are kept, and any in use. A size is
+what a release takes besides what it shares with an older one.")]
 pub struct ReleasesArgs {
     /// The app's name
     #[arg(add = completion::app())]
@@ -39,7 +39,7 @@ fn render(view: &ReleasesView, screen: &Screen, now: Timestamp) -> String {
         return format!("No releases yet. Deploy one:  ace deploy DIR --app {}", view.app);
     }
     let rows = view.releases.iter().map(|release| row(release, screen, now)).collect();
-    let table = screen.table(&["RELEASE", "AGE", "SIZE", "PYTHON", "BECAUSE"], rows);
+    let table = screen.table(&["RELEASE", "AGE", "BY", "SIZE", "PYTHON", "BECAUSE"], rows);
     let withdrawn = view.releases.iter().filter_map(|release| release.withdrawn.as_ref());
     let mut parts = vec![table];
     parts.extend(withdrawn.map(|withdrawn| withdrawn_text(withdrawn, screen, now)));
@@ -61,6 +61,7 @@ fn row(release: &ReleaseView, screen: &Screen, now: Timestamp) -> Vec<String> {
     vec![
         number,
         ago(release.created_at, now),
+        screen::escape(&release.by.to_string()),
         readable(release.size),
         release.python.as_deref().map_or("-".to_owned(), screen::escape),
         screen::escape(&release.cause.to_string()),
@@ -69,7 +70,7 @@ fn row(release: &ReleaseView, screen: &Screen, now: Timestamp) -> Vec<String> {
 
 #[cfg(test)]
 mod tests {
-    use ace_api::http::{ReleaseCause, WithdrawnView};
+    use ace_api::http::{Author, ReleaseCause, WithdrawnView};
     use ace_types::{Bytes, ReleaseNumber};
 
     use super::*;
@@ -82,12 +83,17 @@ mod tests {
         ReleaseView {
             number: ReleaseNumber(number),
             cause,
+            by: Author::Root,
             created_at: at(0),
             serves: number == 2,
             python: Some("3.13.1".to_owned()),
             size: Bytes::mib(u64::from(number % 2) * 12),
             withdrawn: None,
         }
+    }
+
+    fn deployed(changed: &[&str]) -> ReleaseCause {
+        ReleaseCause::Deployed { changed: changed.iter().map(ToString::to_string).collect() }
     }
 
     #[test]
@@ -103,18 +109,18 @@ mod tests {
             tenant: Default::default(),
             app: "shop".parse().expect("a name"),
             releases: vec![
-                ReleaseView { withdrawn: Some(died), ..release(3, ReleaseCause::Deployed) },
+                ReleaseView { withdrawn: Some(died), ..release(3, deployed(&["packages"])) },
                 release(2, ReleaseCause::Configured { names }),
-                release(1, ReleaseCause::Deployed),
+                release(1, deployed(&[])),
             ],
             size: Bytes::mib(24),
         };
         assert_eq!(
             render(&view, &Screen::plain(), at(120)),
-            "RELEASE   AGE    SIZE      PYTHON  BECAUSE\n\
-             3 died    2 min  12.0 MiB  3.13.1  deployed\n\
-             2 serves  2 min  0 bytes   3.13.1  config: COLOUR, DEBUG\n\
-             1         2 min  12.0 MiB  3.13.1  deployed\n\n\
+            "RELEASE   AGE    BY    SIZE      PYTHON  BECAUSE\n\
+             3 died    2 min  root  12.0 MiB  3.13.1  deployed: packages\n\
+             2 serves  2 min  root  0 bytes   3.13.1  config: COLOUR, DEBUG\n\
+             1         2 min  root  12.0 MiB  3.13.1  deployed\n\n\
              release 3 died after 4 s: the app server ended with status 1; the engine rolled back to \
              release 2 1 min ago\n\n\
              24.0 MiB on disk together; kept are the last ten and those in use"

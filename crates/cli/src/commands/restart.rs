@@ -16,8 +16,8 @@ use crate::screen::Screen;
 Examples:
   ace restart shop
 
-The new instances start and are probed before the old ones go: no request is lost. An app that keeps
-crashing is started anew, too. Ctrl-C before they take over changes nothing.")]
+The new instances start and are probed before the old ones go: no request is lost. An app that
+keeps crashing is started anew, too. Ctrl-C before they take over changes nothing.")]
 pub struct RestartArgs {
     /// The app's name
     #[arg(add = completion::app())]

@@ -18,8 +18,9 @@ Examples:
   ace rollback shop      to the release that served before
   ace rollback shop 4    to release 4; `ace releases shop` lists them
 
-Nothing is built and nothing is fetched. The release starts, is probed, and takes over without losing a
-request. Its configuration and limits are the app's again. Ctrl-C before that changes nothing.")]
+Nothing is built and nothing is fetched. The release starts, is probed, and takes over without
+losing a request. Its configuration and limits are the app's again. Ctrl-C before that changes
+nothing.")]
 pub struct RollbackArgs {
     /// The app's name
     #[arg(add = completion::app())]

@@ -23,11 +23,11 @@ Examples:
 
 The command runs in a fresh container of the release that serves: with its code, environment,
 configuration, limits, network and volume, beside the app's instances. Ctrl-C reaches it, and it
-ends with its connection. `ace run` ends with the command's own status, 128 and the signal's number
-where a signal ended it, and 255 where it could not be run.
+ends with its connection. `ace run` ends with the command's own status, 128 and the signal's
+number where a signal ended it, and 255 where it could not be run.
 
-With a terminal on both sides the command has one too, as large as yours. Otherwise its output and
-its errors stay apart, and every byte is as it was.")]
+With a terminal on both sides the command has one too, as large as yours. Otherwise its output
+and its errors stay apart, and every byte is as it was.")]
 pub struct RunArgs {
     /// The app's name
     #[arg(add = completion::app())]

@@ -19,8 +19,8 @@ Examples:
   echo 'ls -l /ace/data' | ace shell shop
 
 It's bash where the engine's machine has it, else sh, in a fresh container of the release that
-serves, as for `ace run`. The app's code is in /ace/code and can't be changed; its volume, if it has
-one, is /ace/data. `exit` or Ctrl-D ends it.")]
+serves, as for `ace run`. The app's code is in /ace/code and can't be changed; its volume, if it
+has one, is /ace/data. `exit` or Ctrl-D ends it.")]
 pub struct ShellArgs {
     /// The app's name
     #[arg(add = completion::app())]

@@ -174,7 +174,7 @@ pub fn ago(then: Timestamp, now: Timestamp) -> String {
 
 #[cfg(test)]
 pub mod tests {
-    use ace_api::http::{AppState, InstanceView};
+    use ace_api::http::{AppState, Author, InstanceView};
     use ace_api::{EndReason, InstanceState};
     use ace_types::{Bytes, ReleaseNumber, Server, TenantName};
 
@@ -268,6 +268,7 @@ pub mod tests {
     fn a_failed_deploy_is_told_without_control_characters() {
         let failed = DeployView {
             kind: DeployKind::Deploy,
+            by: Author::Root,
             release: ReleaseNumber(4),
             started_at: at(0),
             ended_at: Some(at(5)),

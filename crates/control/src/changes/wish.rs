@@ -292,7 +292,8 @@ impl On<'_> {
             Some(rebuilt) => rebuilt.over(&like),
             None => ReleaseRow { number: self.app.next_release, ..like },
         };
-        let release = ReleaseRow { created_at: self.asked.now, withdrawn: None, ..like };
+        let by = self.asked.by.clone();
+        let release = ReleaseRow { by, created_at: self.asked.now, withdrawn: None, ..like };
         let ops = vec![create(&release)];
         let starts = matches!(kind, DeployKind::Rollback | DeployKind::Start);
         if self.app.stopped && !starts {
@@ -340,6 +341,7 @@ impl On<'_> {
             app: self.app.name.clone(),
             tenant: self.app.tenant.clone(),
             kind,
+            by: self.asked.by.clone(),
             release: release.number,
             build: self.rebuilt.map(|rebuilt| rebuilt.build.clone()),
             started_at: self.asked.now,

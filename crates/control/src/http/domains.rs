@@ -23,7 +23,7 @@ pub async fn change(
     target: Target,
     body: Bytes,
 ) -> Result<Json<DomainsView>, Refusal> {
-    let Target { name, tenant } = &target;
+    let Target { name, tenant, .. } = &target;
     let wanted: DomainChange = document(&body)?;
     if engine.is_ending() {
         return Err(Refusal::ending());

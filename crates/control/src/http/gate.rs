@@ -4,6 +4,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
+use ace_api::http::Author;
 use ace_types::TokenId;
 use axum::extract::{Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
@@ -20,21 +21,22 @@ use crate::tokens;
 /// What anybody may have.
 const OPEN: &str = "/v1/openapi.json";
 
-/// Lets a request pass with its [`Caller`], and refuses the others.
+/// Lets a request pass with its [`Caller`] and [`Author`], and refuses the others.
 pub async fn identify(
     State(engine): State<Arc<Engine>>,
     mut request: Request,
     next: Next,
 ) -> Response {
     let caller = match request.extensions().get::<Peer>() {
-        Some(Peer::Socket) => Ok(Caller::Operator),
+        Some(Peer::Socket) => Ok((Caller::Operator, Author::Root)),
         Some(Peer::Address(_)) if request.uri().path() == OPEN => return next.run(request).await,
         Some(Peer::Address(address)) => by_token(&engine, *address, request.headers()).await,
         None => Err(Refusal::no_token().into_response()),
     };
     match caller {
-        Ok(caller) => {
+        Ok((caller, author)) => {
             request.extensions_mut().insert(caller);
+            request.extensions_mut().insert(author);
             next.run(request).await
         }
         Err(refused) => refused,
@@ -45,7 +47,7 @@ async fn by_token(
     engine: &Arc<Engine>,
     address: IpAddr,
     headers: &HeaderMap,
-) -> Result<Caller, Response> {
+) -> Result<(Caller, Author), Response> {
     let text = bearer(headers).ok_or_else(|| Refusal::no_token().into_response())?;
     let state =
         engine.records.state().await.map_err(|error| Refusal::from(error).into_response())?;
@@ -55,7 +57,7 @@ async fn by_token(
             if tokens::is_news(row, now) {
                 note_use(engine, row.id.clone(), now);
             }
-            Ok(caller)
+            Ok((caller, Author::Token { id: row.id.clone(), label: row.label.clone() }))
         }
         None => Err(wrong_token(engine, address)),
     }

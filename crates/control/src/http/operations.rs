@@ -130,13 +130,13 @@ fn start_work(
     work: Work,
     admission: OwnedSemaphorePermit,
 ) -> Answer {
-    let Target { name: app, tenant } = target;
+    let Target { name: app, tenant, by } = target;
     let ticket = engine.lanes.enter(&app, OPERATIONS_OF_AN_APP).ok_or_else(|| queue_full(&app))?;
     // Only now: an upload may have taken minutes.
     if engine.is_ending() {
         return Err(Refusal::ending());
     }
-    let request = OperationRequest { app, tenant, work, ticket, admission: Some(admission) };
+    let request = OperationRequest { app, tenant, by, work, ticket, admission: Some(admission) };
     Ok(lines(operation::start(engine, request), |event| json_line(&event)))
 }
 

@@ -1,5 +1,6 @@
 //! The app that a path names, and whether there is one for who asks.
 
+use ace_api::http::Author;
 use ace_types::{AppName, TenantName};
 use axum::extract::{FromRequestParts, RawPathParams};
 use axum::http::request::Parts;
@@ -17,6 +18,8 @@ pub struct Target {
     pub name: AppName,
     /// Whose it has to be; `None`: anybody's.
     pub tenant: Option<TenantName>,
+    /// Who asks.
+    pub by: Author,
 }
 
 impl Target {
@@ -51,10 +54,11 @@ impl<S: Send + Sync> FromRequestParts<S> for Target {
 
     async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Refusal> {
         let caller = parts.extensions.get::<Caller>().cloned().ok_or_else(Refusal::no_token)?;
+        let by = parts.extensions.get::<Author>().cloned().ok_or_else(Refusal::no_token)?;
         let path = RawPathParams::from_request_parts(parts, state).await;
         let path = path.map_err(|error| Refusal::bad_request(error.body_text()))?;
         let text = path.iter().find(|(key, _)| *key == "app").map_or("", |(_, text)| text);
         let name = text.parse().map_err(|error| Refusal::bad_app_name(text, &error))?;
-        Ok(Self { name, tenant: caller.tenant().cloned() })
+        Ok(Self { name, tenant: caller.tenant().cloned(), by })
     }
 }
