@@ -42,15 +42,16 @@ fn render(apps: &[AppView], screen: &Screen) -> String {
 }
 
 fn row(app: &AppView, with_tenant: bool, screen: &Screen) -> Vec<String> {
-    let running = |state: &InstanceState| matches!(state, InstanceState::Running);
-    let ready = app.instances.iter().filter(|instance| running(&instance.state)).count();
+    // Those that are on their way out have been replaced already.
+    let staying = || app.instances.iter().filter(|it| it.state != InstanceState::Draining);
+    let ready = staying().filter(|it| it.state == InstanceState::Running).count();
     let mut row = vec![
         app.name.to_string(),
         state(app.state, screen),
         app.release.map_or("-".to_owned(), |release| release.to_string()),
         match app.served_by {
             Some(ServedBy::Files) => "-".to_owned(),
-            _ => format!("{ready}/{}", app.instances.len()),
+            _ => format!("{ready}/{}", staying().count()),
         },
         screen::escape(&app.url),
     ];
@@ -73,6 +74,8 @@ pub fn state(state: AppState, screen: &Screen) -> String {
 
 #[cfg(test)]
 mod tests {
+    use ace_api::http::InstanceView;
+
     use super::*;
 
     #[test]
@@ -91,7 +94,9 @@ mod tests {
 
     #[test]
     fn an_app_is_a_line() {
-        let app = crate::commands::status::tests::shop();
+        let mut app = crate::commands::status::tests::shop();
+        let replaced = app.instances[0].clone();
+        app.instances.push(InstanceView { state: InstanceState::Draining, ..replaced });
         assert_eq!(
             render(&[app], &Screen::plain()),
             "NAME  STATE    RELEASE  INSTANCES  URL\n\
