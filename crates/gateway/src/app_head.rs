@@ -8,6 +8,8 @@ use http::header::{CONNECTION, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 
+use crate::target::origin_form;
+
 /// What an app is told of a request besides its body.
 #[derive(Debug)]
 pub struct AppHead {
@@ -33,11 +35,11 @@ impl AppHead {
     /// Encodes it for a server that speaks `protocol`; `keep_alive` if another request may follow on
     /// the connection. An upgrade is asked for over HTTP only.
     pub fn encode(&self, protocol: Protocol, keep_alive: bool) -> Result<Vec<u8>, EncodeError> {
-        let request_uri = self.uri.path_and_query().map_or("/", |target| target.as_str());
+        let request_uri = origin_form(&self.uri);
         let request = Request {
             method: &self.method,
-            path_and_query: self.rewritten.as_deref().unwrap_or(request_uri),
-            request_uri,
+            path_and_query: self.rewritten.as_deref().unwrap_or(&request_uri),
+            request_uri: &request_uri,
             version: self.version,
             headers: &self.headers,
             scheme: self.scheme,

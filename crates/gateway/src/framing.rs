@@ -14,6 +14,7 @@ use std::mem::MaybeUninit;
 
 use http::Uri;
 
+use crate::chunk_line::{begins_trailer, chunk_size};
 use crate::failure::Failure;
 
 /// Where in its requests a client's stream of bytes stands.
@@ -65,8 +66,16 @@ pub const TARGET_BYTES_MAX: usize = 16 * 1024;
 /// The most headers of a request. hyper takes no more either.
 pub const HEADERS_MAX: usize = 100;
 
-/// How much is kept of a line between chunks: enough for a number.
-const LINE_BYTES_KEPT: usize = 64;
+/// What is wrong with a target in which other bytes stand than ASCII.
+pub const NOT_ESCAPED: &str = "its target holds bytes that have to be percent-encoded";
+
+const LONG_METHOD: &str = "its method is longer than any";
+
+/// The longest method. The longest that is registered has 17 bytes.
+const METHOD_BYTES_MAX: usize = 64;
+
+/// The longest line before a chunk. Of a trailer's line so much is looked at; it is dropped anyway.
+const LINE_BYTES_KEPT: usize = 256;
 
 impl Framing {
     pub fn new() -> Self {
@@ -141,9 +150,12 @@ impl Framing {
         let end = head_end(bytes, self.scanned.max(begin))?;
         if end.unwrap_or(bytes.len()) > HEAD_BYTES_MAX {
             let first_line = &bytes[begin..HEAD_BYTES_MAX.max(begin)];
-            return Err(match first_line.contains(&b'\n') {
-                true => Failure::HeadTooLarge,
-                false => Failure::TargetTooLong,
+            return Err(if first_line.contains(&b'\n') {
+                Failure::HeadTooLarge
+            } else if first_line.contains(&b' ') {
+                Failure::TargetTooLong
+            } else {
+                Failure::BadRequest(LONG_METHOD)
             });
         }
         let Some(end) = end else {
@@ -173,7 +185,8 @@ impl Framing {
         self.state = match self.state {
             State::ChunkSize => chunk_of(&self.line)?,
             _ if self.line.is_empty() => State::Between,
-            state => state,
+            state if begins_trailer(&self.line) => state,
+            _ => return Err(()),
         };
         self.line.clear();
         self.last = 0;
@@ -235,19 +248,28 @@ fn is_strange(head: &[u8]) -> bool {
 }
 
 fn malformed(error: httparse::Error, head: &[u8]) -> Failure {
-    let third_word = head.split(|byte| *byte == b' ').nth(2).unwrap_or_default();
+    let first_line = head.split(|byte| *byte == b'\r').next().unwrap_or_default();
+    let third_word = first_line.split(|byte| *byte == b' ').nth(2).unwrap_or_default();
     match error {
         httparse::Error::TooManyHeaders => Failure::HeadTooLarge,
-        // Else it is no version at all.
-        httparse::Error::Version if third_word.starts_with(b"HTTP/") => Failure::Version,
+        httparse::Error::Version if is_version(third_word) => Failure::Version,
         httparse::Error::HeaderName => Failure::BadRequest("a header's name is not one"),
         httparse::Error::HeaderValue => Failure::BadRequest("a header holds what none may"),
         _ => Failure::BadRequest("its first line is not one of HTTP"),
     }
 }
 
-/// Refuses targets that hyper would not parse, or not as a whole.
+/// Whether `word` is a version, be it one that nobody speaks.
+fn is_version(word: &[u8]) -> bool {
+    matches!(word, [b'H', b'T', b'T', b'P', b'/', major, b'.', minor]
+        if major.is_ascii_digit() && minor.is_ascii_digit())
+}
+
+/// Refuses methods that are too long, and targets that hyper would not parse, or not as a whole.
 fn check_target(method: &str, target: &str) -> Result<(), Failure> {
+    if method.len() > METHOD_BYTES_MAX {
+        return Err(Failure::BadRequest(LONG_METHOD));
+    }
     if method == "CONNECT" {
         let allow = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
         return Err(Failure::Method { allow });
@@ -257,6 +279,9 @@ fn check_target(method: &str, target: &str) -> Result<(), Failure> {
     }
     // hyper drops what comes after a `#`. A target of `*` is also what stands for a refused head.
     let is_whole = !target.contains('#') && (target != "*" || method == "OPTIONS");
+    if !target.is_ascii() {
+        return Err(Failure::BadRequest(NOT_ESCAPED));
+    }
     match target.parse::<Uri>() {
         Ok(_) if is_whole => Ok(()),
         _ => Err(Failure::BadRequest("its target is not one")),
@@ -288,7 +313,7 @@ impl BodyFraming {
             }
         }
         if field.name.eq_ignore_ascii_case("content-length") {
-            let length = whole_number(field.value, 10).filter(|_| self.content_length.is_none());
+            let length = whole_number(field.value).filter(|_| self.content_length.is_none());
             // hyper gives the two largest numbers meanings of its own.
             let length = length.filter(|length| *length < u64::MAX - 1);
             self.content_length =
@@ -311,29 +336,20 @@ impl BodyFraming {
     }
 }
 
-/// What follows the line `size` between chunks; its data ends in CR LF.
-fn chunk_of(size: &[u8]) -> Result<State, ()> {
-    if size.iter().any(|byte| byte.is_ascii_control() && *byte != b'\t') {
-        return Err(());
-    }
-    let mut parts = size.split(|byte| *byte == b';');
-    let digits = parts.next().unwrap_or_default();
-    // White space may stand before an extension and nowhere else.
-    let digits = if parts.next().is_some() { digits.trim_ascii_end() } else { digits };
-    if digits.len() == LINE_BYTES_KEPT {
-        return Err(()); // Some may not have been kept.
-    }
-    match whole_number(digits, 16).ok_or(())? {
+/// What follows the line before a chunk; the chunk's data ends in CR LF.
+fn chunk_of(line: &[u8]) -> Result<State, ()> {
+    // Of a longer one, some may not have been kept.
+    let whole = Some(line).filter(|line| line.len() < LINE_BYTES_KEPT);
+    match whole.and_then(chunk_size).ok_or(())? {
         0 => Ok(State::Trailers),
         size => Ok(State::ChunkData { remaining: size.checked_add(2).ok_or(())? }),
     }
 }
 
-/// The number that `digits` spell, if they are nothing else.
-fn whole_number(digits: &[u8], radix: u32) -> Option<u64> {
-    let only_digits = digits.iter().all(|byte| char::from(*byte).is_digit(radix));
-    let digits = std::str::from_utf8(digits).ok().filter(|_| only_digits)?;
-    u64::from_str_radix(digits, radix).ok()
+/// The decimal number that `digits` spell, if they are nothing else.
+fn whole_number(digits: &[u8]) -> Option<u64> {
+    let only_digits = digits.iter().all(u8::is_ascii_digit);
+    std::str::from_utf8(digits).ok().filter(|_| only_digits)?.parse().ok()
 }
 
 /// Counts `available` bytes off `remaining`; returns how many of them.
@@ -426,6 +442,8 @@ mod tests {
             ("", "3;a\rb\r\n"),
             ("", "\r\n"),
             ("", &format!("{}3\r\n", "0".repeat(64))),
+            ("", &format!("3;a={}\r\n", "b".repeat(300))),
+            ("0\r\n", "GET / HTTP/1.1\r\n"),
             ("3\r\nabc\r\n0\r\n", "A: b\n"),
             ("0\r\n", "\n"),
         ] {

@@ -16,6 +16,10 @@ use hyper_util::rt::{TokioExecutor, TokioTimer};
 
 use crate::framing::HEAD_BYTES_MAX;
 
+#[cfg(any(test, feature = "fuzzing"))]
+pub use flood::Flood;
+#[cfg(any(test, feature = "fuzzing"))]
+pub use preface::PREFACE;
 pub use preface::{Spoken, sniff};
 pub use request::{adopt, answer_websocket, is_websocket};
 pub use stream::Http2Stream;

@@ -15,6 +15,7 @@ mod access_log;
 mod answer_buffer;
 mod app_head;
 mod body;
+mod chunk_line;
 mod client;
 mod conditional;
 mod connections;
@@ -23,6 +24,8 @@ mod file_cache;
 mod files;
 mod forward;
 mod framing;
+#[cfg(any(test, feature = "fuzzing"))]
+pub mod fuzz;
 mod headers;
 mod http2;
 mod meter;

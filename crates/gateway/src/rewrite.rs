@@ -13,7 +13,7 @@ use regex::bytes::Captures;
 use crate::failure::Failure;
 use crate::framing::HEAD_BYTES_MAX;
 use crate::statics::Asked;
-use crate::target::flatten;
+use crate::target::{flatten, origin_form};
 
 /// What rules may look at besides the path.
 #[derive(Debug, Clone, Copy)]
@@ -220,7 +220,7 @@ impl Expansion<'_> {
                 query.and_then(|query| argument(query, name)).unwrap_or_default()
             }
             Variable::RequestUri => {
-                self.facts.asked.uri.path_and_query().map_or("/", |target| target.as_str())
+                return text.extend_from_slice(origin_form(self.facts.asked.uri).as_bytes());
             }
             Variable::RequestMethod => self.facts.asked.method.as_str(),
             Variable::Scheme => self.facts.scheme,

@@ -402,7 +402,7 @@ async fn to_its_end<C: Future>(
 }
 
 /// HTTP/1 as we speak it. Time is kept by [`ClientStream`].
-fn http1_builder() -> http1::Builder {
+pub fn http1_builder() -> http1::Builder {
     let mut builder = http1::Builder::new();
     builder
         .header_read_timeout(None)

@@ -207,7 +207,7 @@ async fn file(
 }
 
 /// What an app is told of a request.
-fn app_head(
+pub fn app_head(
     host: &HostName,
     origin: &Origin,
     request_id: &str,

@@ -88,7 +88,7 @@ pub async fn has_file(
 }
 
 /// Where the file for `path` is, relative to the release's code; `None` where it must not be served.
-fn file_path(rule: &StaticRule, path: &[u8]) -> Option<Vec<u8>> {
+pub fn file_path(rule: &StaticRule, path: &[u8]) -> Option<Vec<u8>> {
     let mut file_path = rule.files.as_bytes().to_vec();
     if rule.path.ends_with('/') {
         let below = path.get(rule.path.len()..)?;
@@ -267,7 +267,7 @@ fn text(text: String) -> Content {
 ///
 /// The place is spelled anew from the normalised path: what the client wrote could begin with `//`,
 /// which is another host.
-fn redirect_into(path: &[u8], query: Option<&str>) -> Response<Content> {
+pub fn redirect_into(path: &[u8], query: Option<&str>) -> Response<Content> {
     let query = query.map(|query| format!("?{query}")).unwrap_or_default();
     let mut response = Response::new(Content::Empty);
     *response.status_mut() = StatusCode::MOVED_PERMANENTLY;

@@ -1,10 +1,12 @@
 //! What a request asks for: which host, which path. Pure.
 
+use std::borrow::Cow;
+
 use ace_types::HostName;
 use ace_upstream::percent_decode;
 use http::header::HOST;
 use http::request::Parts;
-use http::uri::{Authority, Scheme, Uri};
+use http::uri::{Authority, PathAndQuery, Scheme, Uri};
 
 use crate::failure::Failure;
 
@@ -24,6 +26,15 @@ pub fn host(request: &Parts) -> Result<HostName, Failure> {
         field.filter(is_host).ok_or(Failure::BadRequest("the request's host is not one"))?;
     check_target(&request.uri, &field)?;
     canonical(&field).parse().map_err(|_| Failure::UnknownHost { host: field.host().to_owned() })
+}
+
+/// The path and query of `target`, as an app is asked for them. A target that names a host may have a query
+/// without a path.
+pub fn origin_form(target: &Uri) -> Cow<'_, str> {
+    match target.path_and_query().map_or("/", PathAndQuery::as_str) {
+        query if query.starts_with('?') => Cow::Owned(format!("/{query}")),
+        whole => Cow::Borrowed(whole),
+    }
 }
 
 /// Whether `authority` is a host with no more than a port.

@@ -6,7 +6,7 @@
 //! sent.
 
 /// What has come over a connection so far. [`Flood::receive`] sees everything after the preface.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub struct Flood {
     header: [u8; HEADER_BYTES],
     /// How much of the next frame's header has come.

@@ -14,7 +14,7 @@ pub struct Spoken {
 }
 
 /// What a connection of HTTP/2 begins with. Source: RFC 9113, section 3.4.
-const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
+pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
 /// Waits until the bytes of `stream` tell its version; reads none that HTTP/1 would need to see first.
 pub async fn sniff(stream: &mut TcpStream) -> io::Result<Spoken> {

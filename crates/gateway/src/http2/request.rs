@@ -18,7 +18,7 @@ use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::body::Content;
 use crate::failure::Failure;
-use crate::framing::{HEADERS_MAX, TARGET_BYTES_MAX};
+use crate::framing::{HEADERS_MAX, NOT_ESCAPED, TARGET_BYTES_MAX};
 
 /// Whether `request`, as it came, asks for a WebSocket. Source: RFC 8441.
 pub fn is_websocket(request: &Parts) -> bool {
@@ -94,6 +94,9 @@ fn adopt_target(request: &mut Parts) -> Result<(), Failure> {
         "*" => request.method == Method::OPTIONS,
         path => path.starts_with('/'),
     };
+    if !target.as_str().is_ascii() {
+        return Err(Failure::BadRequest(NOT_ESCAPED));
+    }
     if !is_one {
         return Err(Failure::BadRequest("its target is not one"));
     }
