@@ -1,6 +1,6 @@
 //! A client of the API: a connection for each request.
 
-use std::io::{Read, Write};
+use std::io::{self, Read, Write};
 use std::net::SocketAddr;
 use std::path::Path;
 
@@ -129,7 +129,12 @@ pub fn run(socket: &Path, app: &str, argv: &[&str]) -> Result<Running, String> {
 
 impl Running {
     pub fn say(&mut self, frame: &ClientFrame) {
-        self.stream.write_all(&frame.encode()).unwrap();
+        self.try_say(frame).unwrap();
+    }
+
+    /// Fails where the engine has closed the connection.
+    pub fn try_say(&mut self, frame: &ClientFrame) -> io::Result<()> {
+        self.stream.write_all(&frame.encode())
     }
 
     /// The next frame; `None` where the engine has closed the connection.
