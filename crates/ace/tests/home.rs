@@ -39,7 +39,6 @@ const QUESTIONS: &[Question] = &[
         "[str(multiprocessing.get_context('fork').Lock()), shared()]",
         || json!(["<Lock(owner=None)>", 8]),
     ),
-    ("a process pool", "pool()", || json!([1, 2])),
     (
         "a database on its volume",
         "sqlite3.connect('/ace/data/x.db').execute('create table t(x)').fetchall()",
@@ -63,11 +62,28 @@ def shared():
     found = memory.buf[0]
     memory.close(); memory.unlink()
     return found
-def pool():
-    with multiprocessing.get_context('fork').Pool(2) as workers:
-        return workers.map(abs, [-1, -2])
 globals().update(locals())
 ";
+
+/// What children have to say, and by what they end. On any Python.
+const CHILDREN: &str = "
+import multiprocessing, subprocess, sys, time
+forking = getattr(multiprocessing, 'get_context', lambda _: multiprocessing)('fork')
+def ends(child, ask):
+    child.start(); ask(child); child.join(20)
+    return child.exitcode
+pool = forking.Pool(2)
+answer = [pool.map(abs, [-1, -2])]
+pool.terminate(); pool.join()
+answer.append(ends(forking.Process(target=abs, args=(-1,)), repr))
+answer.append(ends(forking.Process(target=time.sleep, args=(60,)), lambda child: child.terminate()))
+program = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])
+program.terminate()
+answer.append(program.wait())
+";
+
+/// How often children are asked for, so that each of a server's threads is.
+const TIMES: usize = 8;
 
 /// Says so when it ends, under whatever serves it. On any Python.
 const PARTING: &str = "# -*- coding: utf-8 -*-
@@ -117,6 +133,28 @@ fn a_program_that_is_stopped_has_its_last_word() -> Result<()> {
             let said = engine.ace(&["logs", &name]).ok()?.stdout;
             said.contains("I went, für heute").then_some(())
         })?;
+    }
+    Ok(())
+}
+
+#[test]
+fn children_end_as_they_would_without_a_server() -> Result<()> {
+    let engine = Engine::start(env!("CARGO_BIN_EXE_ace"))?;
+    let home = AppFolder::workbench()?;
+    let has_old = engine.ace(&["python", "list", "--json"])?.ok()?.stdout.contains("\"2.7.");
+    let servers = ["uwsgi", "gunicorn", "uvicorn", "granian"].map(|server| ("3.13", server));
+    for (python, server) in servers.into_iter().chain([("2.7", "uwsgi"), ("2.7", "gunicorn")]) {
+        if python == "2.7" && !has_old {
+            eprintln!("skipped in part: this machine has no Python 2.7");
+            continue;
+        }
+        home.write("app.yaml", &format!("python: \"{python}\"\nserver: {server}\n"))?;
+        let name = format!("{server}-{}", python.replace('.', ""));
+        engine.deploy(home.path(), &name)?.ok()?;
+        for _ in 0..TIMES {
+            let answer = engine.python(&name, CHILDREN)?;
+            assert_eq!(answer, json!([[1, 2], 0, -15, -15]), "{server} on {python}");
+        }
     }
     Ok(())
 }

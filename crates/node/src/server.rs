@@ -28,6 +28,7 @@ const SOCKET_TIMEOUT: Duration = Duration::from_secs(90);
 
 /// What each server's start has in common; see there.
 const LOAD: &str = include_str!("server/load.py");
+const CHILDREN: &str = include_str!("server/children.py");
 const UWSGI: &str = include_str!("server/uwsgi.py");
 const GUNICORN: &str = include_str!("server/gunicorn.py");
 /// For servers whose workers we start ourselves.
@@ -64,7 +65,7 @@ fn server(kind: Server, entry: &Entry, spec: &InstanceSpec) -> Vec<String> {
         "options": options,
     });
     // Not from a file: programs that multiprocessing starts would run it again.
-    let start = [PYTHON.to_owned(), "-c".to_owned(), format!("{LOAD}{script}")];
+    let start = [PYTHON.to_owned(), "-c".to_owned(), format!("{LOAD}{CHILDREN}{script}")];
     start.into_iter().chain([settings.to_string()]).chain(arguments).collect()
 }
 

@@ -11,8 +11,15 @@ def load_in_worker():
 
 def as_elsewhere(app):
     """Returns `app` in surroundings like those of other servers."""
+    unblocked = set()
 
     def application(environ, start_response):
+        # uWSGI's threads block all signals, and what the app started from one would inherit that: only SIGKILL
+        # could end it. The master's signals go to the worker's first thread nevertheless.
+        if thread() not in unblocked:
+            sigmask(SIG_SETMASK, ())
+            unblocked.add(thread())
+
         def start(status, headers, error=None):
             # uWSGI takes the app's own report of an error for a failure of this call.
             return start_response(status, headers)
@@ -123,6 +130,11 @@ def tell_failure(start):
     traceback.print_exc()
     return True
 
+
+try:
+    from threading import get_ident as thread
+except ImportError:
+    from thread import get_ident as thread  # Python 2.
 
 entry = type(sys)("_ace_entry")
 entry.load = load_in_worker

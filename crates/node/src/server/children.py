@@ -1,0 +1,98 @@
+
+
+# What the app starts is to meet signals as it would with no server around it. A server handles some in its
+# own way, in Python or, as uWSGI, below it, and a child that inherited that would not end by SIGTERM, which
+# pools of multiprocessing wait for.
+
+# What servers handle, and what came of it before there was one.
+BEFORE_SERVER = dict(
+    (number, signal.getsignal(number))
+    for number in (
+        signal.SIGHUP,
+        signal.SIGINT,
+        signal.SIGQUIT,
+        signal.SIGABRT,
+        signal.SIGUSR1,
+        signal.SIGUSR2,
+        signal.SIGALRM,
+        signal.SIGTERM,
+        signal.SIGCHLD,
+        signal.SIGWINCH,
+    )
+)
+
+# Where servers' handlers come from. The app is never the main module, which is this one.
+SERVERS = ("__main__", "asyncio", "granian", "gunicorn", "uvicorn", "uvloop")
+
+SIG_BLOCK, SIG_SETMASK = 0, 2
+
+
+def sigmask_of_c():
+    """Returns what signal.pthread_sigmask is on Python 3, for Python 2."""
+    try:
+        import ctypes
+        import struct
+
+        pthread_sigmask = ctypes.CDLL(None).pthread_sigmask
+    except (ImportError, EnvironmentError, AttributeError):
+        return lambda how, numbers: ()  # Not every Python 2 has been built with it.
+
+    def sigmask(how, numbers):
+        bits = sum(1 << (number - 1) for number in numbers)
+        old = ctypes.create_string_buffer(128)
+        pthread_sigmask(how, struct.pack("Q120x", bits), old)
+        bits = struct.unpack("Q120x", old.raw)[0]
+        return [number for number in range(1, signal.NSIG) if bits >> (number - 1) & 1]
+
+    return sigmask
+
+
+sigmask = getattr(signal, "pthread_sigmask", None) or sigmask_of_c()
+
+
+def leave_server():
+    """Gives signals back to the app, in a child. Its own handlers, as Python knows them, stay."""
+    for number, before in BEFORE_SERVER.items():
+        handler = signal.getsignal(number)
+        is_servers = (getattr(handler, "__module__", None) or "").split(".")[0] in SERVERS
+        signal.signal(number, before if is_servers or handler is None else handler)
+    signal.set_wakeup_fd(-1)  # Else the server's event loop would hear of the child's signals.
+    # The end of a child is to wait for no thread of its parent's executors, one of which may be its own.
+    getattr(sys.modules.get("concurrent.futures.thread"), "_threads_queues", {}).clear()
+
+
+def watch_forks():
+    import threading
+
+    blocked = threading.local()
+
+    def before():  # A signal that came in between would meet the server's handler in the child.
+        blocked.before = sigmask(SIG_BLOCK, BEFORE_SERVER)
+
+    def after():
+        sigmask(SIG_SETMASK, blocked.before)
+
+    def after_in_child():
+        leave_server()
+        after()
+
+    def watched(fork):
+        def forked():
+            before()
+            child = None
+            try:
+                child = fork()
+            finally:
+                is_child = child == 0 or isinstance(child, tuple) and child[0] == 0
+                (after_in_child if is_child else after)()
+            return child
+
+        return forked
+
+    if hasattr(os, "register_at_fork"):
+        os.register_at_fork(before=before, after_in_parent=after, after_in_child=after_in_child)
+    else:  # Python 3.6 and earlier.
+        os.fork, os.forkpty = watched(os.fork), watched(os.forkpty)
+
+
+watch_forks()
