@@ -43,6 +43,9 @@ FAULTS = {
 SOON_S = 5
 
 settings = json.loads(sys.argv.pop(1))
+if str is bytes:
+    # JSON has no other texts than unicode, which the app's paths are not in Python 2.
+    settings["entry"] = settings["entry"].encode("utf-8")
 
 # The app's own copy of a package wins over the server's. The empty entry comes from -c.
 sys.path[:] = [CODE] + [path for path in sys.path if path] + ["/ace/server"]
