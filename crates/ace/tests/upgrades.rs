@@ -152,6 +152,15 @@ fn an_app_is_rebuilt_for_an_upgraded_python_and_loses_no_request() -> Result<()>
     engine.ace(&["rollback", "shop", "1"])?.ok()?;
     assert_eq!(newest_cause(&engine)?["of"], 1);
     assert_eq!(engine.get("shop", "/")?.text(), page);
+
+    home.upgrade("2020-03-03")?;
+    engine.ace(&["scale", "shop", "2"])?.ok()?;
+    let status = status_with(&engine, "instances of the rebuilt release", |status| {
+        let instances = status["instances"].as_array().map_or(&[][..], Vec::as_slice);
+        instances.len() == 2 && instances.iter().all(|it| it["release"] == status["release"])
+    })?;
+    assert_eq!(newest_cause(&engine)?["kind"], "rebuilt", "{status}");
+    assert_eq!(engine.get("shop", "/")?.text(), page);
     Ok(())
 }
 

@@ -152,7 +152,8 @@ pub fn switch(state: &State, app: &AppName, now: Timestamp) -> Result<Vec<Op>, R
     let draining = DeployRow { state: DeployState::Draining, ..DeployRow::clone(deploy) };
     let mut ops =
         vec![app.replace(&arrived(app, &deploy.kind, release, now)), deploy.replace(&draining)];
-    ops.extend(promoted(state, app, &deploy.kind));
+    let adds = matches!(deploy.kind, DeployKind::Scale { .. });
+    ops.extend(promoted(state, app, adds.then_some(deploy.release)));
     ops.extend(arrival::withdrawal(state, deploy, now));
     Ok(ops)
 }

@@ -3,7 +3,7 @@
 
 use ace_api::http::{DeployKind, ReleaseCause};
 use ace_store::Op;
-use ace_types::InstanceId;
+use ace_types::{InstanceId, ReleaseNumber};
 use jiff::Timestamp;
 
 use crate::rows::{AppRow, DeployRow, InstanceRole, InstanceRow, ReleaseRow, Trial, Withdrawn};
@@ -78,17 +78,17 @@ pub fn candidates(
 }
 
 /// What the instances of `app` are for once a switch has come. Candidates take the place of those that
-/// served, but where the app gets further ones only.
+/// served, but for those of the release `joined`, which they join.
 pub fn promoted<'a>(
     state: &'a State,
     app: &'a AppRow,
-    kind: &'a DeployKind,
+    joined: Option<ReleaseNumber>,
 ) -> impl Iterator<Item = Op> + 'a {
-    let adds = matches!(kind, DeployKind::Scale { .. });
     state.instances_of(&app.name).filter_map(move |row| match row.role {
         InstanceRole::Candidate => Some(in_role(row, InstanceRole::Serving)),
-        InstanceRole::Serving if !adds => Some(in_role(row, InstanceRole::Retired)),
-        InstanceRole::Serving | InstanceRole::Retired => None,
+        InstanceRole::Serving if joined == Some(row.release) => None,
+        InstanceRole::Serving => Some(in_role(row, InstanceRole::Retired)),
+        InstanceRole::Retired => None,
     })
 }
 

@@ -84,7 +84,11 @@ pub fn started_by<'a>(state: &'a State, name: &AppName, wish: &Wish) -> Option<&
         Wish::Rebuild => Some(serving),
         Wish::Restart => runs.then_some(serving),
         Wish::Start => app.stopped.then_some(serving),
-        Wish::Retreat { .. } | Wish::Stop | Wish::Scale { .. } => None,
+        Wish::Scale { instances } => (runs && *instances > app.scale).then_some(serving),
+        Wish::Retreat { from, .. } => {
+            app.trial.as_ref().filter(|_| runs && serving == *from).map(|trial| trial.serving)
+        }
+        Wish::Stop => None,
     };
     state.release(name, number?).map(|row| &**row)
 }
@@ -183,6 +187,7 @@ impl On<'_> {
         self.start_new(
             DeployKind::Configure,
             ReleaseRow { config, cause, ..ReleaseRow::clone(serving) },
+            usize::from(app.scale),
         )
     }
 
@@ -202,6 +207,7 @@ impl On<'_> {
         self.start_new(
             DeployKind::Limit,
             ReleaseRow { limits, cause, ..ReleaseRow::clone(serving) },
+            usize::from(app.scale),
         )
     }
 
@@ -236,7 +242,7 @@ impl On<'_> {
         if self.app.stopped {
             return noted(format!("{} is stopped already", self.app.name));
         }
-        let ops = promoted(self.state, self.app, &DeployKind::Stop).collect();
+        let ops = promoted(self.state, self.app, None).collect();
         self.arrive_at_once(DeployKind::Stop, serving, ops)
     }
 
@@ -261,7 +267,9 @@ impl On<'_> {
             let ops = retired_beyond(self.state, app, wanted).collect();
             return self.arrive_at_once(kind, serving, ops);
         }
-        self.start_some(kind, serving, wanted - usize::from(app.scale), Vec::new())
+        // Instances of a release that was built anew don't join those that it had before.
+        let running = if self.rebuilt.is_some() { 0 } else { usize::from(app.scale) };
+        self.start_instances(kind, serving, wanted - running)
     }
 
     /// The release that serves.
@@ -277,17 +285,23 @@ impl On<'_> {
 
     /// As many instances of `release`, or of what it was made anew as, as the app has are to start.
     fn start_all(&self, kind: DeployKind, release: &ReleaseRow) -> Begins {
+        self.start_instances(kind, release, usize::from(self.app.scale))
+    }
+
+    /// So many instances of `release`, or of what it was made anew as, are to start.
+    fn start_instances(&self, kind: DeployKind, release: &ReleaseRow, count: usize) -> Begins {
         match self.rebuilt {
             Some(rebuilt) => {
                 let cause = rebuilt.cause();
-                self.start_new(kind, ReleaseRow { cause, ..release.clone() })
+                self.start_new(kind, ReleaseRow { cause, ..release.clone() }, count)
             }
-            None => self.start_some(kind, release, usize::from(self.app.scale), Vec::new()),
+            None => self.start_some(kind, release, count, Vec::new()),
         }
     }
 
-    /// A release like `like`, under a new number, is to start; of an app that stays stopped it's only kept.
-    fn start_new(&self, kind: DeployKind, like: ReleaseRow) -> Begins {
+    /// `count` instances of a release like `like`, under a new number, are to start; of an app that stays stopped
+    /// it's only kept.
+    fn start_new(&self, kind: DeployKind, like: ReleaseRow, count: usize) -> Begins {
         let like = match self.rebuilt {
             Some(rebuilt) => rebuilt.over(&like),
             None => ReleaseRow { number: self.app.next_release, ..like },
@@ -299,7 +313,7 @@ impl On<'_> {
         if self.app.stopped && !starts {
             return self.arrive_at_once(kind, &release, ops);
         }
-        self.start_some(kind, &release, usize::from(self.app.scale), ops)
+        self.start_some(kind, &release, count, ops)
     }
 
     fn start_some(
@@ -388,9 +402,9 @@ fn noted(message: String) -> Begins {
 #[allow(clippy::unwrap_used)]
 mod tests {
     use super::*;
-    use crate::changes::{Ending, settle, switch};
+    use crate::changes::{Ending, begin_rebuild, settle, switch};
     use crate::rows::{InstanceRole, Trial};
-    use crate::testing::{Rows, asked, at, deploy, instance_id, name};
+    use crate::testing::{Rows, asked, at, build_id, built, deploy, instance_id, name};
 
     fn deployed(releases: u32) -> Rows {
         let mut state = Rows::default();
@@ -498,6 +512,25 @@ mod tests {
         assert_eq!(serving.map(|row| row.id.clone()).collect::<Vec<_>>(), [instance_id(1)]);
         state.settle("shop", 2);
         assert_eq!(roles(&state).len(), 1);
+    }
+
+    #[test]
+    fn instances_of_a_release_that_was_built_anew_take_the_place_of_those_before() {
+        let mut state = deployed(1);
+        let wish = Wish::Scale { instances: 2 };
+        assert_eq!(started_by(&state, &name("shop"), &wish).unwrap().number, ReleaseNumber(1));
+        let (ops, begun) =
+            begin_rebuild(&state, &asked("shop", 2), wish.kind(), &build_id(2)).unwrap();
+        state.commit(ops);
+        let (of, build, built) = (ReleaseNumber(1), build_id(2), built("shop", 2));
+        let rebuilt = Rebuilt { of, release: begun.release, build, built };
+        let (ops, _) = begin(&state, &asked("shop", 2), &wish, Some(&rebuilt)).unwrap();
+        state.commit(ops);
+        state.arrive("shop", 1);
+        assert_eq!((app(&state).scale, app(&state).serving), (2, Some(ReleaseNumber(2))));
+        assert_eq!(roles(&state), [(2, InstanceRole::Serving); 2]);
+        let fewer = Wish::Scale { instances: 1 };
+        assert!(started_by(&state, &name("shop"), &fewer).is_none(), "it starts nothing");
     }
 
     #[test]
