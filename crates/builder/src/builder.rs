@@ -5,7 +5,7 @@
 //! | `DATA/builds/ID` | a build's scratch | with the build |
 //! | `DATA/releases/APP/ID/code` | a release's code | by a rename; [`Builder::remove`] |
 //! | `DATA/environments/APP/HASH` | an environment and its lock ([`Kept`]) | by a rename; [`Builder::remove`] |
-//! | `DATA/caches/APP` | the installer's cache of an app | lent to each build; [`Builder::remove_app`] |
+//! | `DATA/caches/APP` | the installer's cache of an app | lent to each build; [`Caches`]; [`Builder::remove_app`] |
 //! | `DATA/servers`, `DATA/tools` | what all apps share | stays |
 //!
 //! What has its name in the right-hand places is whole: a build cut short leaves only scratch, which
@@ -31,6 +31,7 @@ use rustix::fs::{Mode, OFlags};
 use tokio::sync::{Mutex, mpsc, oneshot};
 use tokio::task::spawn_blocking;
 
+use crate::caches::Caches;
 use crate::callable::suitable_server;
 use crate::container::{Bench, Command, Network, RunError, Workshop};
 use crate::describe::describe;
@@ -97,6 +98,7 @@ struct Inner {
     tools: Tools,
     making_pip: Mutex<()>,
     servers: Servers,
+    caches: Arc<Caches>,
 }
 
 impl ContainerBuilder {
@@ -116,6 +118,7 @@ impl ContainerBuilder {
             tools: Tools::new(config.data.join("tools"), index.clone()),
             making_pip: Mutex::default(),
             servers: Servers::new(config.data.join("servers")),
+            caches: Arc::new(Caches::new(config.data.join("caches"))),
             data: config.data,
             index,
         };
@@ -309,7 +312,7 @@ impl Inner {
         };
         check_server(source.app_yaml.server, python)?;
         let installer = self.installer(job, &pythons, python).await?;
-        site.borrow_cache(self.cache_of(job.app)).await?;
+        site.borrow_cache(self.caches.of(job.app)).await?;
         let lock = match &source.requirements {
             Requirements::None => Lock::empty(),
             _ => installer.resolve(&source, python, bench, site).await?,
@@ -406,7 +409,7 @@ impl Inner {
         if let Program::Server { kind, packages, .. } = &mut program {
             *packages = self.servers.ensure(*kind, python, &installer, bench, site).await?;
         }
-        site.borrow_cache(self.cache_of(job.app)).await?;
+        site.borrow_cache(self.caches.of(job.app)).await?;
         // What the lock names may lie in the source, and be built there.
         copy(job, &built.code, CODE).await?;
         if old.downloads().is_dir() {
@@ -507,7 +510,7 @@ impl Inner {
         if let Err(error) = job.bench.clear().await {
             return tracing::error!(build = %id, %error, "a build's containers could not be removed");
         }
-        if let Err(error) = job.site.return_cache(self.cache_of(job.app)).await {
+        if let Err(error) = self.keep_cache(job).await {
             tracing::warn!(build = %id, %error, "an installer's cache could not be kept");
         }
         if let Err(error) = job.site.remove().await {
@@ -515,12 +518,19 @@ impl Inner {
         }
     }
 
-    fn builds(&self) -> PathBuf {
-        self.data.join("builds")
+    /// Keeps the app's cache for its next build, and removes others that there is no room for any more.
+    async fn keep_cache(&self, job: &Job<'_>) -> Result<(), BuildError> {
+        let (caches, made, app) = (Arc::clone(&self.caches), job.site.cache(), job.app.clone());
+        let surplus = blocking("keep the app's cache", move || caches.keep(&made, &app)).await?;
+        let builds = self.builds();
+        blocking("make room for caches", move || {
+            surplus.iter().try_for_each(|cache| discard(cache, &builds))
+        })
+        .await
     }
 
-    fn cache_of(&self, app: &AppName) -> PathBuf {
-        self.data.join("caches").join(app.as_str())
+    fn builds(&self) -> PathBuf {
+        self.data.join("builds")
     }
 
     /// Removes a build's result, and the folders that held nothing else.
@@ -532,7 +542,7 @@ impl Inner {
             true => app.join(of_app.components().next().unwrap_or(Component::CurDir)),
             false => path.to_owned(),
         };
-        self.discard(&path)?;
+        discard(&path, &self.builds())?;
         let parents = path.ancestors().skip(1).take_while(|folder| folder.starts_with(&app));
         for folder in parents {
             if fs::remove_dir(folder).is_err() {
@@ -544,20 +554,8 @@ impl Inner {
 
     fn remove_app(&self, app: &AppName) -> io::Result<()> {
         let folders = ["releases", "environments", "caches"].map(|kind| self.data.join(kind));
-        folders.iter().try_for_each(|folder| self.discard(&folder.join(app.as_str())))
-    }
-
-    /// Removes `path` with all in it. It loses its name first, so that nothing half removed is ever
-    /// used.
-    fn discard(&self, path: &Path) -> io::Result<()> {
-        let nameless = self.builds().join(format!("removed-{}", nameless(path)));
-        files::remove_tree(&nameless)?;
-        fs::create_dir_all(self.builds())?;
-        match fs::rename(path, &nameless) {
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
-            Err(error) => Err(error),
-            Ok(()) => files::remove_tree(&nameless),
-        }
+        let builds = self.builds();
+        folders.iter().try_for_each(|folder| discard(&folder.join(app.as_str()), &builds))
     }
 
     /// `DATA/releases/APP` or `DATA/environments/APP`, if `path` lies in such a folder.
@@ -588,6 +586,19 @@ impl Inner {
             }
         }
         Ok(())
+    }
+}
+
+/// Removes `path` with all in it. It loses its name first, to one in `builds`, so that nothing half removed is
+/// ever used.
+fn discard(path: &Path, builds: &Path) -> io::Result<()> {
+    let nameless = builds.join(format!("removed-{}", nameless(path)));
+    files::remove_tree(&nameless)?;
+    fs::create_dir_all(builds)?;
+    match fs::rename(path, &nameless) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(error),
+        Ok(()) => files::remove_tree(&nameless),
     }
 }
 

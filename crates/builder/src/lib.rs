@@ -17,6 +17,7 @@
 #![forbid(unsafe_code)]
 
 mod builder;
+mod caches;
 mod callable;
 mod compress;
 mod container;

@@ -6,15 +6,11 @@ use std::os::unix::fs::{DirBuilderExt, chown};
 use std::path::{Path, PathBuf};
 
 use ace_api::BuildError;
-use ace_types::Bytes;
 use tokio::task::spawn_blocking;
 
 use crate::environment::Lock;
 use crate::files::{self, Usage};
 use crate::kept::Kept;
-
-/// The largest cache of an installer that is kept for an app's next build.
-const CACHE_MAX: Bytes = Bytes::gib(1);
 
 /// A scratch folder. [`Site::remove`] removes it; after a crash, the next start of the engine does.
 #[derive(Debug, Clone)]
@@ -91,19 +87,6 @@ impl Site {
                 }
                 Err(error) => Err(error),
             }
-        })
-        .await
-    }
-
-    /// Moves the cache back to `kept`, if it is worth keeping. Nothing of the build may run any more.
-    pub async fn return_cache(&self, kept: PathBuf) -> Result<(), BuildError> {
-        let cache = self.cache();
-        blocking("keep the app's cache", move || match files::usage(&cache) {
-            Ok(usage) if usage.size <= CACHE_MAX => {
-                fs::create_dir_all(kept.parent().unwrap_or(Path::new("/")))?;
-                fs::rename(&cache, &kept)
-            }
-            Ok(_) | Err(_) => Ok(()),
         })
         .await
     }
@@ -217,7 +200,8 @@ mod tests {
         let first = Site::make(data.path().join("builds/b1"), 12_345).await.unwrap();
         first.borrow_cache(kept.clone()).await.unwrap();
         fs::write(first.cache().join("wheel"), "").unwrap();
-        first.return_cache(kept.clone()).await.unwrap();
+        fs::create_dir_all(kept.parent().unwrap()).unwrap();
+        fs::rename(first.cache(), &kept).unwrap();
         let second = Site::make(data.path().join("builds/b2"), 54_321).await.unwrap();
         second.borrow_cache(kept.clone()).await.unwrap();
         assert_eq!(fs::metadata(second.cache().join("wheel")).unwrap().uid(), 54_321);
