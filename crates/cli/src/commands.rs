@@ -12,6 +12,7 @@ pub mod domains;
 pub mod down;
 pub mod limits;
 pub mod logs;
+pub mod prove;
 pub mod python;
 pub mod releases;
 pub mod restart;

@@ -18,6 +18,7 @@ mod commands;
 mod error;
 mod operation;
 mod progress;
+mod prove;
 mod server;
 mod session;
 mod token;
@@ -100,6 +101,7 @@ pub enum Command {
     Python(commands::python::PythonArgs),
     Token(commands::token::TokenArgs),
     Doctor(commands::doctor::DoctorArgs),
+    Prove(commands::prove::ProveArgs),
     Down(commands::down::DownArgs),
     Completions(commands::completions::CompletionsArgs),
 }
@@ -176,6 +178,7 @@ async fn run_command(
         Command::Python(args) => commands::python::run(args, &client, screen).await,
         Command::Token(args) => commands::token::run(args, &client, screen).await,
         Command::Doctor(args) => commands::doctor::run(args, &client, offline, screen).await,
+        Command::Prove(args) => commands::prove::run(args, &client, screen).await,
         Command::Down(args) => commands::down::run(args, &client, offline, screen).await,
         Command::Completions(args) => commands::completions::run(&args, screen),
     }

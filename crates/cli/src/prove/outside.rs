@@ -1,0 +1,266 @@
+//! What only the host can see: whether it is as it was, and as whom a tenant's processes run.
+
+use std::fs;
+use std::time::Duration;
+
+use ace_api::http::{AppView, LogLine};
+use ace_types::{AppName, IdRange};
+use http::Method;
+use tokio::time::{Instant, sleep};
+
+use super::bait::{self, Bait};
+use super::inside::Inside;
+use super::report::Probe;
+use super::stage::Stage;
+use crate::client::{Client, empty_body};
+use crate::error::CommandError;
+
+/// How long what an app has printed may take to be in its log.
+const LOG_DEADLINE: Duration = Duration::from_secs(10);
+const LOG_PAUSE: Duration = Duration::from_millis(200);
+/// How long the flood of lines lasts, in seconds.
+const FLOOD_SECONDS: &str = "4";
+
+/// A process of a tenant's, as the host sees it.
+struct Seen {
+    user: u32,
+    status: String,
+    namespaces: std::collections::BTreeMap<String, String>,
+}
+
+/// Looks while both apps run.
+pub async fn look(client: &Client, stage: &Stage, bait: &Bait) -> Result<Vec<Probe>, CommandError> {
+    let mut probes = as_whom(client, stage, bait).await?;
+    probes.push(static_files(stage).await?);
+    probes.extend(log(client, stage, bait).await?);
+    let contacts = stage.contacts().await?.contacts;
+    probes.push(Probe::outside(
+        "who came to the neighbour's own port",
+        "nobody",
+        contacts.is_empty(),
+        nobody_or(&contacts),
+    ));
+    let visitors = bait.visitors();
+    probes.push(Probe::outside(
+        "who came to services of the host, as himself or forged",
+        "nobody",
+        visitors.is_empty(),
+        nobody_or(&visitors),
+    ));
+    Ok(probes)
+}
+
+/// Looks when both are gone.
+pub fn after(bait: &Bait) -> Vec<Probe> {
+    let changed = bait.changed_settings();
+    let left = processes_of(&bait.facts.nonce);
+    let one = |name, expected, ok, good: &str, bad: String| {
+        Probe::outside(name, expected, ok, if ok { good.to_owned() } else { bad })
+    };
+    vec![
+        one(
+            "the host's file",
+            "as it was",
+            bait.is_file_whole(),
+            "as it was",
+            "changed, or gone".to_owned(),
+        ),
+        one(
+            "the host's process",
+            "still runs",
+            bait.is_process_alive(),
+            "still runs",
+            "ended".to_owned(),
+        ),
+        one(
+            "the kernel's settings",
+            "as they were",
+            changed.is_empty(),
+            "as they were",
+            format!("changed: {}", changed.join(", ")),
+        ),
+        one(
+            "processes that outlive their app",
+            "none",
+            left.is_empty(),
+            "none",
+            format!("still there: {left:?}"),
+        ),
+    ]
+}
+
+/// Starts a process in each app, and looks at both.
+async fn as_whom(client: &Client, stage: &Stage, bait: &Bait) -> Result<Vec<Probe>, CommandError> {
+    let attacker = see(client, stage.attacker(), &bait.facts.nonce).await?;
+    let neighbour = see(client, stage.neighbour(), &bait.facts.nonce).await?;
+    let range = |seen: &Seen| seen.user / IdRange::COUNT;
+    let host = bait::namespaces("self");
+    let shares = |other: &std::collections::BTreeMap<String, String>| -> Vec<String> {
+        let same = attacker.namespaces.iter().filter(|(name, id)| other.get(*name) == Some(*id));
+        same.map(|(name, _)| name.clone()).collect()
+    };
+    let (with_host, with_neighbour) = (shares(&host), shares(&neighbour.namespaces));
+    let none_or = |shared: &[String]| match shared {
+        [] => "none".to_owned(),
+        shared => shared.join(", "),
+    };
+    let plain = ["CapPrm", "CapEff", "CapBnd"].iter().all(|name| {
+        attacker.status.lines().any(|line| line == format!("{name}:\t0000000000000000"))
+    });
+    Ok(vec![
+        Probe::outside(
+            "the attacker's user",
+            "none that the host has",
+            attacker.user >= IdRange::new(0).map_or(u32::MAX, |first| first.first()),
+            format!("{}", attacker.user),
+        ),
+        Probe::outside(
+            "the ranges of two tenants' users",
+            "apart",
+            range(&attacker) != range(&neighbour),
+            format!("{} and {}", attacker.user, neighbour.user),
+        ),
+        Probe::outside(
+            "the attacker's capabilities",
+            "none",
+            plain,
+            if plain { "none" } else { "some" },
+        ),
+        Probe::outside(
+            "namespaces shared with the host",
+            "none",
+            with_host.is_empty() && attacker.namespaces.len() == host.len(),
+            none_or(&with_host),
+        ),
+        Probe::outside(
+            "namespaces shared with the neighbour",
+            "none",
+            with_neighbour.is_empty(),
+            none_or(&with_neighbour),
+        ),
+    ])
+}
+
+/// A process of `app`, as the host sees it.
+async fn see(client: &Client, app: &AppName, nonce: &str) -> Result<Seen, CommandError> {
+    let mark = format!("seen-{nonce}-{app}");
+    let code = "import time; print('ready', flush=True); time.sleep(60)";
+    let mut command = Inside::run(client, app, &["python", "-c", code, &mark]).await?;
+    command.line().await?;
+    let lost = || CommandError::Refused(format!("the host does not see what runs in {app}"));
+    let pid = processes_of(&mark).into_iter().next().ok_or_else(lost)?;
+    let status = fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let user = status
+        .lines()
+        .find_map(|line| line.strip_prefix("Uid:\t")?.split('\t').next()?.parse().ok());
+    Ok(Seen {
+        user: user.ok_or_else(lost)?,
+        status,
+        namespaces: bait::namespaces(&pid.to_string()),
+    })
+}
+
+/// Processes whose command line has `mark` in it, but for the host's that is bait.
+fn processes_of(mark: &str) -> Vec<u32> {
+    let entries = fs::read_dir("/proc").into_iter().flatten().flatten();
+    let pids = entries.filter_map(|entry| entry.file_name().to_str()?.parse::<u32>().ok());
+    let has_mark = |pid: &u32| {
+        let command = fs::read(format!("/proc/{pid}/cmdline")).unwrap_or_default();
+        let is_bait = command.starts_with(b"ace-prove-bait-");
+        !is_bait && command.windows(mark.len()).any(|window| window == mark.as_bytes())
+    };
+    pids.filter(has_mark).collect()
+}
+
+/// Asks the gateway for what lies beside the folder of static files.
+async fn static_files(stage: &Stage) -> Result<Probe, CommandError> {
+    let site = stage.attacker_site();
+    let (plain, _) = site.get("/files/plain").await?;
+    let mut through = Vec::new();
+    for path in
+        ["/files/../secret", "/files/%2e%2e/secret", "/files/..%2fsecret", "/files//../secret"]
+    {
+        let (_, body) = site.get(path).await?;
+        let secret = stage.secret().as_bytes();
+        if body.windows(secret.len()).any(|window| window == secret) {
+            through.push(path);
+        }
+    }
+    let observed = match (plain, &through[..]) {
+        (200, []) => "not served; a file in it is".to_owned(),
+        (200, through) => format!("served: {}", through.join(", ")),
+        (status, _) => format!("a file in it is answered with {status}"),
+    };
+    let ok = plain == 200 && through.is_empty();
+    Ok(Probe::outside("what lies beside an app's static files", "not served", ok, observed))
+}
+
+/// Has the instance print lines that look like others, and more than its log takes.
+async fn log(client: &Client, stage: &Stage, bait: &Bait) -> Result<Vec<Probe>, CommandError> {
+    let (site, nonce) = (stage.attacker_site(), &bait.facts.nonce);
+    site.get(&stage.work("forge", nonce)).await?;
+    let path = format!("/v1/apps/{}/logs?tail=1000", stage.attacker());
+    let lines = found(|| lines_with(client, &path, nonce), |lines| lines.len() >= 3).await?;
+    let forged = lines.iter().any(|line| line.stream != "out" && line.stream != "err");
+    let whole =
+        lines.len() == 3 && lines.iter().take(2).all(|line| line.text.starts_with("2026-01-01T"));
+    site.get(&stage.work("flood", FLOOD_SECONDS)).await?;
+    let dropped = found(|| dropped(client, stage.attacker()), |dropped| *dropped > 0).await?;
+    Ok(vec![
+        Probe::outside(
+            "forged lines in the app's log",
+            "stay what the app said",
+            whole && !forged,
+            if forged {
+                "taken for the engine's".to_owned()
+            } else {
+                format!("{} lines, all the app's", lines.len())
+            },
+        ),
+        Probe::outside(
+            "a flood of lines",
+            "beyond the rate, dropped and counted",
+            dropped > 0,
+            format!("{dropped} dropped"),
+        ),
+    ])
+}
+
+/// Asks until the answer is as `wanted`, or until it should have been.
+async fn found<T, F: Future<Output = Result<T, CommandError>>>(
+    mut ask: impl FnMut() -> F,
+    wanted: impl Fn(&T) -> bool,
+) -> Result<T, CommandError> {
+    let deadline = Instant::now() + LOG_DEADLINE;
+    loop {
+        let answer = ask().await?;
+        if wanted(&answer) || Instant::now() > deadline {
+            return Ok(answer);
+        }
+        sleep(LOG_PAUSE).await;
+    }
+}
+
+async fn lines_with(client: &Client, path: &str, mark: &str) -> Result<Vec<LogLine>, CommandError> {
+    let mut lines = client.lines(Method::GET, path, empty_body()).await?;
+    let mut found = Vec::new();
+    while let Some(line) = lines.next::<LogLine>().await? {
+        if line.text.contains(mark) {
+            found.push(line);
+        }
+    }
+    Ok(found)
+}
+
+async fn dropped(client: &Client, app: &AppName) -> Result<u64, CommandError> {
+    let view: AppView = client.get(&format!("/v1/apps/{app}")).await?;
+    let of = view.instances.iter().filter_map(|instance| instance.usage.as_ref());
+    Ok(of.map(|usage| usage.log_lines_dropped).sum())
+}
+
+fn nobody_or(visitors: &[String]) -> String {
+    match visitors {
+        [] => "nobody".to_owned(),
+        visitors => visitors.join(", "),
+    }
+}
