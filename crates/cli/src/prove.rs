@@ -56,7 +56,6 @@ pub async fn run(
     };
     let _alone = be_the_only_one(&socket.display().to_string())?;
     let bait = Bait::lay(socket).await?;
-    stage::clear(client).await?;
     let proof = Proof { options, client, screen, bait };
     let ended = tokio::select! {
         ended = proof.go() => ended,
@@ -80,6 +79,7 @@ struct Proof<'a> {
 
 impl Proof<'_> {
     async fn go(&self) -> Result<Report, CommandError> {
+        stage::clear(self.client).await?; // What a killed one has left.
         let stage = Stage::set(self.client, self.screen, &self.bait, self.options.gateway).await?;
         self.screen.note("probing the walls from inside");
         let mut probes = inside::probe(self.client, &stage).await?;
