@@ -28,7 +28,9 @@ fn every_wall_holds_and_nothing_is_left_of_the_attack() -> Result<()> {
     let names: BTreeSet<&str> = probes.iter().filter_map(|probe| probe["name"].as_str()).collect();
     assert_eq!(names.len(), probes.len(), "two probes have one name");
     assert!(names.len() >= PROBES_LEAST, "{} probes", names.len());
-    for kind in ["files", "kernel", "limits", "network", "privilege", "processes", "build", "outside"] {
+    for kind in
+        ["files", "kernel", "limits", "network", "privilege", "processes", "build", "outside"]
+    {
         assert!(names.iter().any(|name| name.starts_with(kind)), "no probe of {kind}");
     }
     // How well it went is for a quiet machine to say.
@@ -46,7 +48,8 @@ fn a_proof_that_is_given_up_or_killed_leaves_nothing() -> Result<()> {
     let engine = Engine::start(env!("CARGO_BIN_EXE_ace"))?;
     let begin = || -> Result<_> {
         let mut prove = engine.command(&["prove", "--skip-neighbour"]);
-        let child = prove.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
+        let child =
+            prove.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         let deployed = || (names_of_apps(&engine).ok()?.len() == 2).then_some(());
         eventually("the attacker", Duration::from_secs(120), deployed)?;
         Ok(child)

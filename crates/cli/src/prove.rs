@@ -85,10 +85,9 @@ impl Proof<'_> {
         let mut probes = inside::probe(self.client, &stage).await?;
         self.screen.note("looking from outside");
         probes.extend(outside::look(self.client, &stage, &self.bait).await?);
-        let neighbour = match self.options.measure {
-            Some(period) => neighbour::measure(self.client, self.screen, &stage, period).await?,
-            None => Vec::new(),
-        };
+        let Options { attacks, period, .. } = self.options;
+        let neighbour =
+            neighbour::measure(self.client, self.screen, &stage, attacks, *period).await?;
         Ok(Report { probes, neighbour })
     }
 }

@@ -7,6 +7,9 @@
 //! with `ENOSYS` instead, as does clone3, whose flags a filter can't see: C libraries then use what
 //! they used before.
 //!
+//! Sockets have a family, and those of the internet a protocol, that is listed: each other is code of the kernel's that
+//! nobody here needs. The limit of core files can't be changed, which looks as if it had been: see [`keep_core_limit`].
+//!
 //! The 32-bit entry of the kernel ends the process, and the numbers of the x32 one are on no list.
 
 mod calls;
@@ -19,14 +22,26 @@ use seccompiler::{
     SeccompRule, TargetArch, apply_filter, sock_filter,
 };
 
+/// Protocols of the internet's families: the default, ping, TCP, UDP, ping of IPv6, MPTCP.
+const INTERNET_PROTOCOLS: [i32; 6] = [
+    libc::IPPROTO_IP,
+    libc::IPPROTO_ICMP,
+    libc::IPPROTO_TCP,
+    libc::IPPROTO_UDP,
+    libc::IPPROTO_ICMPV6,
+    libc::IPPROTO_MPTCP,
+];
+
 /// Opcodes of a filter, from `linux/bpf_common.h`: load a word, jumps, return.
 const LOAD_WORD: u16 = 0x20;
 const JUMP_IF_GREATER: u16 = 0x25;
 const JUMP_IF_EQUAL: u16 = 0x15;
 const RETURN: u16 = 0x06;
 
-/// Where `struct seccomp_data` has the call's number.
+/// Where `struct seccomp_data` has the call's number, and the lower half of its first argument. On the
+/// machines that there are filters for, the lower half comes first.
 const NUMBER_OFFSET: u32 = 0;
+const ARGUMENTS_OFFSET: u32 = 16;
 
 /// Flags of clone(2) that make a namespace.
 const NAMESPACE_FLAGS: u64 = (libc::CLONE_NEWNS
@@ -44,12 +59,13 @@ const PERSONALITIES: [u64; 2] = [0, 0xffff_ffff];
 pub struct Filter {
     /// Installed in this order. The kernel asks the last one first, and of equal verdicts takes the
     /// one that came first.
-    programs: [BpfProgram; 2],
+    programs: [BpfProgram; 3],
 }
 
 impl Filter {
     pub fn compile() -> io::Result<Self> {
-        Ok(Self { programs: [allow_list().map_err(io::Error::other)?, unknown_calls()] })
+        let allow_list = allow_list().map_err(io::Error::other)?;
+        Ok(Self { programs: [allow_list, unknown_calls(), keep_core_limit()] })
     }
 
     /// Puts the filter on this process and all that it will start, for ever.
@@ -71,7 +87,6 @@ fn allow_list() -> Result<BpfProgram, seccompiler::BackendError> {
 /// Calls that are allowed with some arguments only: any of a call's rules does.
 fn conditional_rules() -> Result<[(i64, Vec<SeccompRule>); 5], seccompiler::BackendError> {
     use SeccompCmpOp::{Eq, MaskedEq, Ne};
-    let family = |family: i32| condition(0, Eq, unsigned(family));
     Ok([
         (libc::SYS_clone, vec![rule([condition(0, MaskedEq(NAMESPACE_FLAGS), 0)?])?]),
         (
@@ -81,26 +96,62 @@ fn conditional_rules() -> Result<[(i64, Vec<SeccompRule>); 5], seccompiler::Back
                 .map(|allowed| rule([condition(0, Eq, *allowed)?]))
                 .collect::<Result<_, _>>()?,
         ),
-        (
-            libc::SYS_socket,
-            vec![
-                rule([family(libc::AF_UNIX)?])?,
-                rule([family(libc::AF_INET)?])?,
-                rule([family(libc::AF_INET6)?])?,
-                // To list its own interfaces; the others are ways into all of the kernel.
-                rule([
-                    family(libc::AF_NETLINK)?,
-                    condition(2, Eq, unsigned(libc::NETLINK_ROUTE))?,
-                ])?,
-            ],
-        ),
-        (libc::SYS_socketpair, vec![rule([family(libc::AF_UNIX)?])?]),
+        (libc::SYS_socket, socket_rules()?),
+        (libc::SYS_socketpair, vec![rule([condition(0, Eq, unsigned(libc::AF_UNIX))?])?]),
         (
             libc::SYS_ioctl,
             // Both put input into a terminal, as if typed by who reads it.
             vec![rule([condition(1, Ne, libc::TIOCSTI)?, condition(1, Ne, libc::TIOCLINUX)?])?],
         ),
     ])
+}
+
+/// Families of sockets, with their protocols where it matters.
+fn socket_rules() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+    let of = |family: i32, protocol: i32| {
+        let equal = |argument, value| condition(argument, SeccompCmpOp::Eq, unsigned(value));
+        rule([equal(0, family)?, equal(2, protocol)?])
+    };
+    let mut rules = vec![
+        rule([condition(0, SeccompCmpOp::Eq, unsigned(libc::AF_UNIX))?])?,
+        // To list its own interfaces; the others are ways into all of the kernel.
+        of(libc::AF_NETLINK, libc::NETLINK_ROUTE)?,
+    ];
+    for protocol in INTERNET_PROTOCOLS {
+        rules.push(of(libc::AF_INET, protocol)?);
+        rules.push(of(libc::AF_INET6, protocol)?);
+    }
+    Ok(rules)
+}
+
+/// The filter that answers what would set the limit of core files as if it had, and leaves it.
+///
+/// At 0, to which any process may lower it, the kernel gives a core to the host's handler all the same, if
+/// there is one, which is root's; at 1 it does not. Programs that lower it want no core, and get none; to be
+/// refused would end some of them.
+fn keep_core_limit() -> BpfProgram {
+    let load = |k| sock_filter { code: LOAD_WORD, jt: 0, jf: 0, k };
+    let equal = |k, jt, jf| sock_filter { code: JUMP_IF_EQUAL, jt, jf, k };
+    let argument = |number: u32| ARGUMENTS_OFFSET + 8 * number;
+    let done = libc::SECCOMP_RET_ERRNO; // With no error.
+    vec![
+        load(NUMBER_OFFSET),
+        equal(calls::bits(libc::SYS_setrlimit), 2, 0),
+        equal(calls::bits(libc::SYS_prlimit64), 3, 0),
+        sock_filter { code: RETURN, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW },
+        // setrlimit(resource, limit)
+        load(argument(0)),
+        equal(libc::RLIMIT_CORE, 7, 6),
+        // prlimit64(pid, resource, limit, old): without a limit, it asks.
+        load(argument(1)),
+        equal(libc::RLIMIT_CORE, 0, 4),
+        load(argument(2)),
+        equal(0, 0, 3),
+        load(argument(2) + 4),
+        equal(0, 0, 1),
+        sock_filter { code: RETURN, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW },
+        sock_filter { code: RETURN, jt: 0, jf: 0, k: done },
+    ]
 }
 
 /// The filter that makes calls younger than the list, and clone3, look unknown to the kernel.

@@ -93,6 +93,50 @@ fn a_process_has_the_resource_limits_of_the_spec() {
     assert_eq!(kit.run_spec(&spec).stdout, "(77, 77) (1, 1) (65536, 65536) (123456, 123456)\n");
 }
 
+/// At 0, the kernel would run the host's handler of core files, as root.
+#[test]
+fn the_limit_of_core_files_can_not_be_lowered_and_others_can() {
+    let Some(kit) = Kit::new() else { return };
+    let ended = kit.run(python(
+        "
+import resource
+resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
+resource.prlimit(0, resource.RLIMIT_CORE, (0, 1))
+resource.setrlimit(resource.RLIMIT_NOFILE, (32, 32))
+print(resource.getrlimit(resource.RLIMIT_CORE), resource.getrlimit(resource.RLIMIT_NOFILE))
+",
+    ));
+    assert_eq!((ended.stdout.as_str(), ended.stderr.as_str()), ("(1, 1) (32, 32)\n", ""));
+}
+
+#[test]
+fn sockets_of_the_internet_speak_the_common_protocols_alone() {
+    let Some(kit) = Kit::new() else { return };
+    let ended = kit.run(python(
+        "
+import socket
+kinds = (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET)
+for protocol in (6, 17, 33, 115, 132, 136, 256):
+    words = set()
+    for family in (socket.AF_INET, socket.AF_INET6):
+        for kind in kinds:
+            try:
+                socket.socket(family, kind, protocol).close()
+                words.add('open')
+            except PermissionError:
+                words.add('refused')
+            except OSError:
+                words.add('unfit')
+    print(protocol, sorted(words))
+",
+    ));
+    assert_eq!(
+        ended.stdout,
+        "6 ['open', 'unfit']\n17 ['open', 'unfit']\n33 ['refused']\n115 ['refused']\n\
+         132 ['refused']\n136 ['refused']\n256 ['refused']\n"
+    );
+}
+
 #[test]
 fn nothing_but_tmp_can_be_written() {
     let Some(kit) = Kit::new() else { return };

@@ -43,9 +43,13 @@ pub struct ProveArgs {
 }
 
 pub async fn run(args: ProveArgs, client: &Client, screen: &Screen) -> Result<(), CommandError> {
-    let ProveArgs { skip_neighbour, seconds, gateway } = args;
-    let options =
-        Options { gateway, measure: (!skip_neighbour).then_some(Duration::from_secs(seconds)) };
+    let ProveArgs { skip_neighbour, seconds, attack, gateway } = args;
+    let is_chosen = |it: &Attack| attack.is_empty() || attack.iter().any(|name| name == it.name());
+    let attacks = match skip_neighbour {
+        true => Vec::new(),
+        false => Attack::ALL.into_iter().filter(is_chosen).collect(),
+    };
+    let options = Options { gateway, attacks, period: Duration::from_secs(seconds) };
     let report = prove::run(&options, client, screen).await?;
     screen.show(&report, || report.text(screen))?;
     match report.failures() {

@@ -17,6 +17,7 @@ FAMILIES = {
     "bluetooth": 31, "rxrpc": 33, "phonet": 35, "ieee802154": 36, "alg": 38, "nfc": 39, "vsock": 40, "kcm": 41,
     "qipcrtr": 42, "smc": 43, "xdp": 44, "mctp": 45,
 }
+PROTOCOLS = {"igmp": 2, "ipip": 4, "dccp": 33, "gre": 47, "l2tp": 115, "sctp": 132, "udplite": 136, "smc": 256}
 NETLINKS = {"usersock": 2, "sock_diag": 4, "nflog": 5, "xfrm": 6, "selinux": 7, "audit": 9, "fib_lookup": 10,
             "connector": 11, "netfilter": 12, "kobject_uevent": 15, "generic": 16, "crypto": 21}
 
@@ -161,6 +162,18 @@ def families(facts):
         for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_RAW, socket.SOCK_SEQPACKET):
             attempts["%s %d" % (name, kind)] = lambda it=number, kind=kind: socket.socket(it, kind, 0)
     return refusals(attempts)
+
+
+@probe("network: speak the internet's rare protocols", "refused", in_build=True)
+def protocols(facts):
+    attempts = {}
+    for name, number in PROTOCOLS.items():
+        for family in (socket.AF_INET, socket.AF_INET6):
+            for kind in (socket.SOCK_STREAM, socket.SOCK_DGRAM, socket.SOCK_SEQPACKET):
+                attempts["%s %d %d" % (name, family, kind)] = (
+                    lambda family=family, kind=kind, it=number: socket.socket(family, kind, it)
+                )
+    return refusals(attempts, only=("EPERM",))
 
 
 @probe("network: ask the kernel by netlink beyond one's own routes", "refused", in_build=True)

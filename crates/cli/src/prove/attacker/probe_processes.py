@@ -152,7 +152,7 @@ def raise_limits(facts):
         _, hard = resource.getrlimit(kind)
         resource.setrlimit(kind, (hard + 1, hard + 1))
 
-    kinds = {"files": resource.RLIMIT_NOFILE, "core": resource.RLIMIT_CORE, "locked": resource.RLIMIT_MEMLOCK}
+    kinds = {"files": resource.RLIMIT_NOFILE, "locked": resource.RLIMIT_MEMLOCK}
 
     def attempt(kind):
         try:
@@ -167,6 +167,18 @@ def raise_limits(facts):
 def core_dump(facts):
     ended = fork_and_wait(os.abort)
     return not os.WCOREDUMP(ended), "dumped" if os.WCOREDUMP(ended) else "ended by SIGABRT, no core"
+
+
+@probe("processes: have the host's handler of core dumps run", "the limit that forbids it stays", in_build=True)
+def core_handler(facts):
+    # At a limit of 1 the kernel runs none; at 0, which looks stricter, it does.
+    for limit in (0, 2, resource.RLIM_INFINITY):
+        try:
+            resource.setrlimit(resource.RLIMIT_CORE, (limit, limit))
+        except (OSError, ValueError):
+            pass
+    soft, hard = resource.getrlimit(resource.RLIMIT_CORE)
+    return soft == 1, "the limit is %d, at most %d" % (soft, hard)
 
 
 @probe("processes: find the host's environment", "nothing of it", in_build=True)
