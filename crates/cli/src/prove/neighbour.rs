@@ -33,8 +33,6 @@ const API_PAUSE: Duration = Duration::from_millis(200);
 const SETTLE: Duration = Duration::from_millis(700);
 /// Connections of the attacker's own clients that wait for an answer.
 const HANGING: usize = 300;
-/// Longer than any measurement.
-const SLOW_SECONDS: &str = "30";
 
 /// What the attacker takes all of: in its instance, in containers beside it, and through clients of its own.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -107,7 +105,7 @@ async fn attacked(
     attack: Attack,
     alone: &Sample,
 ) -> Result<Figures, CommandError> {
-    let under_way = UnderWay::begin(client, stage, attack).await?;
+    let under_way = UnderWay::begin(client, stage, attack, period + 2 * SETTLE).await?;
     sleep(SETTLE).await;
     let sample = sample(client, stage, period).await?;
     drop(under_way);
@@ -161,21 +159,27 @@ impl Attack {
 }
 
 impl UnderWay {
-    async fn begin(client: &Client, stage: &Stage, attack: Attack) -> Result<Self, CommandError> {
+    /// What nobody can call off, since it's in the attacker's instance, lasts as long as `period`.
+    async fn begin(
+        client: &Client,
+        stage: &Stage,
+        attack: Attack,
+        period: Duration,
+    ) -> Result<Self, CommandError> {
         let mut under_way = Self::default();
-        let site = stage.attacker_site();
+        let (site, seconds) = (stage.attacker_site(), period.as_secs().to_string());
         if attack != Attack::Log {
             under_way.beside(client, stage, attack.name()).await?;
         }
         if matches!(attack, Attack::Log | Attack::All) {
             // Its instance may be busy enough to answer late; it floods all the same.
-            let _ = site.get(&stage.work("flood", SLOW_SECONDS)).await;
+            let _ = site.get(&stage.work("flood", &seconds)).await;
         }
         if matches!(attack, Attack::Bandwidth | Attack::All) {
             under_way.ask(site, stage.work("large", "x"), CLIENTS);
         }
         if matches!(attack, Attack::Connections | Attack::All) {
-            under_way.ask(site, stage.work("slow", SLOW_SECONDS), HANGING);
+            under_way.ask(site, stage.work("slow", &seconds), HANGING);
         }
         Ok(under_way)
     }

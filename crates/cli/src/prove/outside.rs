@@ -21,8 +21,10 @@ const LOG_PAUSE: Duration = Duration::from_millis(200);
 /// How long the flood of lines lasts, in seconds.
 const FLOOD_SECONDS: &str = "4";
 
-/// A process of a tenant's, as the host sees it.
+/// A process of a tenant's, as the host sees it. It runs until this is dropped: a namespace that is gone gives its
+/// number to another.
 struct Seen {
+    _running: Inside,
     user: u32,
     status: String,
     namespaces: std::collections::BTreeMap<String, String>,
@@ -153,11 +155,8 @@ async fn see(client: &Client, app: &AppName, nonce: &str) -> Result<Seen, Comman
     let user = status
         .lines()
         .find_map(|line| line.strip_prefix("Uid:\t")?.split('\t').next()?.parse().ok());
-    Ok(Seen {
-        user: user.ok_or_else(lost)?,
-        status,
-        namespaces: bait::namespaces(&pid.to_string()),
-    })
+    let (user, namespaces) = (user.ok_or_else(lost)?, bait::namespaces(&pid.to_string()));
+    Ok(Seen { _running: command, user, status, namespaces })
 }
 
 /// Processes whose command line has `mark` in it, but for the host's that is bait.

@@ -11,8 +11,11 @@ import time
 
 from kit import absent, call, checked, fork_and_wait, libc, probe, refusals, status
 
-# Variables that programs commonly have everywhere; they say nothing of the host.
-PLAIN_VARIABLES = {"HOME", "LANG", "LC_ALL", "PATH", "PWD", "SHLVL", "TERM", "TMPDIR", "TZ", "USER", "_"}
+# Variables that programs commonly have everywhere, or that the engine sets by itself for apps and builds.
+PLAIN_VARIABLES = {
+    "HOME", "LANG", "LC_ALL", "PATH", "PWD", "SHLVL", "TERM", "TMPDIR", "TZ", "USER", "_",
+    "NO_COLOR", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "SSL_CERT_FILE",
+}
 
 
 def pids():
