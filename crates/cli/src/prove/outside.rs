@@ -1,5 +1,6 @@
 //! What only the host can see: whether it is as it was, and as whom a tenant's processes run.
 
+use std::collections::BTreeMap;
 use std::fs;
 use std::time::Duration;
 
@@ -27,7 +28,7 @@ struct Seen {
     _running: Inside,
     user: u32,
     status: String,
-    namespaces: std::collections::BTreeMap<String, String>,
+    namespaces: BTreeMap<String, String>,
 }
 
 /// Looks while both apps run.
@@ -95,26 +96,15 @@ pub fn after(bait: &Bait) -> Vec<Probe> {
 async fn as_whom(client: &Client, stage: &Stage, bait: &Bait) -> Result<Vec<Probe>, CommandError> {
     let attacker = see(client, stage.attacker(), &bait.facts.nonce).await?;
     let neighbour = see(client, stage.neighbour(), &bait.facts.nonce).await?;
+    let first = IdRange::new(0).map_or(u32::MAX, |range| range.first());
     let range = |seen: &Seen| seen.user / IdRange::COUNT;
-    let host = bait::namespaces("self");
-    let shares = |other: &std::collections::BTreeMap<String, String>| -> Vec<String> {
-        let same = attacker.namespaces.iter().filter(|(name, id)| other.get(*name) == Some(*id));
-        same.map(|(name, _)| name.clone()).collect()
-    };
-    let (with_host, with_neighbour) = (shares(&host), shares(&neighbour.namespaces));
-    let none_or = |shared: &[String]| match shared {
-        [] => "none".to_owned(),
-        shared => shared.join(", "),
-    };
-    let plain = ["CapPrm", "CapEff", "CapBnd"].iter().all(|name| {
-        attacker.status.lines().any(|line| line == format!("{name}:\t0000000000000000"))
-    });
+    let unprivileged = attacker.is_unprivileged();
     Ok(vec![
         Probe::outside(
             "the attacker's user",
             "none that the host has",
-            attacker.user >= IdRange::new(0).map_or(u32::MAX, |first| first.first()),
-            format!("{}", attacker.user),
+            attacker.user >= first,
+            attacker.user.to_string(),
         ),
         Probe::outside(
             "the ranges of two tenants' users",
@@ -125,22 +115,35 @@ async fn as_whom(client: &Client, stage: &Stage, bait: &Bait) -> Result<Vec<Prob
         Probe::outside(
             "the attacker's capabilities",
             "none",
-            plain,
-            if plain { "none" } else { "some" },
+            unprivileged,
+            if unprivileged { "none" } else { "some" },
         ),
-        Probe::outside(
-            "namespaces shared with the host",
-            "none",
-            with_host.is_empty() && attacker.namespaces.len() == host.len(),
-            none_or(&with_host),
-        ),
-        Probe::outside(
-            "namespaces shared with the neighbour",
-            "none",
-            with_neighbour.is_empty(),
-            none_or(&with_neighbour),
-        ),
+        shared("the host", &attacker, &bait::namespaces("self")),
+        shared("the neighbour", &attacker, &neighbour.namespaces),
     ])
+}
+
+/// Whether the attacker has a namespace in common with somebody.
+fn shared(whom: &str, attacker: &Seen, others: &BTreeMap<String, String>) -> Probe {
+    let same = attacker.namespaces.iter().filter(|(name, id)| others.get(*name) == Some(*id));
+    let same: Vec<&str> = same.map(|(name, _)| name.as_str()).collect();
+    let is_known = !others.is_empty() && attacker.namespaces.len() == others.len();
+    let observed = match (&same[..], is_known) {
+        ([], true) => "none".to_owned(),
+        ([], false) => "not all can be seen".to_owned(),
+        (same, _) => same.join(", "),
+    };
+    let name = format!("namespaces shared with {whom}");
+    Probe::outside(&name, "none", is_known && same.is_empty(), observed)
+}
+
+impl Seen {
+    fn is_unprivileged(&self) -> bool {
+        let is_empty = |name: &&str| {
+            self.status.lines().any(|line| line == format!("{name}:\t0000000000000000"))
+        };
+        ["CapInh", "CapPrm", "CapEff", "CapBnd", "CapAmb"].iter().all(is_empty)
+    }
 }
 
 /// A process of `app`, as the host sees it.
