@@ -56,9 +56,9 @@ pub async fn run(args: ProveArgs, client: &Client, screen: &Screen) -> Result<()
         0 => Ok(()),
         // In JSON mode the document has been printed, and there is to be only one.
         _ if screen.json() => Err(CommandError::Told),
-        failures => Err(CommandError::Outcome(ApiError {
+        _ => Err(CommandError::Outcome(ApiError {
             code: "walls_failed".to_owned(),
-            message: format!("{failures} of the walls did not hold"),
+            message: report.verdict(),
             detail: None,
         })),
     }

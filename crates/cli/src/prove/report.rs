@@ -85,8 +85,16 @@ impl Report {
         }
         let skipped = self.probes.iter().filter(|probe| probe.skipped).count();
         let tried = self.probes.len() - skipped;
-        let failed = self.failures();
-        text + &format!("\n\n{tried} probes, {skipped} skipped; {failed} walls failed")
+        text + &format!("\n\n{tried} probes, {skipped} skipped; {}", self.verdict())
+    }
+
+    /// `2 of the walls did not hold`.
+    pub fn verdict(&self) -> String {
+        match self.failures() {
+            0 => "every wall held".to_owned(),
+            1 => "one of the walls did not hold".to_owned(),
+            failures => format!("{failures} of the walls did not hold"),
+        }
     }
 }
 
@@ -142,7 +150,7 @@ mod tests {
              held     files: x  refused   \\x1b let through\n\
              FAILED   files: x  refused   \\x1b let through\n\
              skipped  files: x  refused   \\x1b let through\n\n\
-             2 probes, 1 skipped; 1 walls failed"
+             2 probes, 1 skipped; one of the walls did not hold"
         );
     }
 }
