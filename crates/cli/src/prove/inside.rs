@@ -33,7 +33,7 @@ pub struct Inside {
 /// Runs the probes, and returns what came of each, those of the build included.
 pub async fn probe(client: &Client, stage: &Stage) -> Result<Vec<Probe>, CommandError> {
     let leave = format!("echo x > /ace/code/{}", stage.written_before());
-    Inside::run(client, stage.attacker(), &["sh", "-c", &leave]).await?.to_end().await?;
+    Inside::run(client, stage.attacker(), &["sh", "-c", &leave]).await?.finish().await?;
     let mut command =
         Inside::run(client, stage.attacker(), &["python", "probes.py", &stage.facts()?]).await?;
     let doing = "running the probes";
@@ -82,7 +82,7 @@ impl Inside {
     }
 
     /// Waits for its end.
-    pub async fn to_end(mut self) -> Result<(), ClientError> {
+    pub async fn finish(mut self) -> Result<(), ClientError> {
         while self.line().await?.is_some() {}
         Ok(())
     }
