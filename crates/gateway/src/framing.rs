@@ -53,6 +53,8 @@ enum State {
     ChunkData {
         remaining: u64,
     },
+    /// The line end after a chunk's data.
+    ChunkEnd,
     Trailers,
     Refused,
 }
@@ -97,10 +99,10 @@ impl Framing {
                 State::ChunkData { remaining } => {
                     at += skip(remaining, bytes.len() - at);
                     if *remaining == 0 {
-                        self.state = State::ChunkSize;
+                        self.state = State::ChunkEnd;
                     }
                 }
-                State::ChunkSize | State::Trailers => {
+                State::ChunkSize | State::ChunkEnd | State::Trailers => {
                     at = self
                         .take_line(bytes, at)
                         .map_err(|()| self.refuse(|| Refused::Chunk { at }))?;
@@ -184,6 +186,8 @@ impl Framing {
         self.line.truncate(self.line.len() - usize::from(self.line.last() == Some(&b'\r')));
         self.state = match self.state {
             State::ChunkSize => chunk_of(&self.line)?,
+            State::ChunkEnd if self.line.is_empty() => State::ChunkSize,
+            State::ChunkEnd => return Err(()),
             _ if self.line.is_empty() => State::Between,
             state if begins_trailer(&self.line) => state,
             _ => return Err(()),
@@ -336,13 +340,15 @@ impl BodyFraming {
     }
 }
 
-/// What follows the line before a chunk; the chunk's data ends in CR LF.
+/// What follows the line before a chunk.
 fn chunk_of(line: &[u8]) -> Result<State, ()> {
     // Of a longer one, some may not have been kept.
     let whole = Some(line).filter(|line| line.len() < LINE_BYTES_KEPT);
     match whole.and_then(chunk_size).ok_or(())? {
         0 => Ok(State::Trailers),
-        size => Ok(State::ChunkData { remaining: size.checked_add(2).ok_or(())? }),
+        // Who calculates with signed numbers would see a negative one.
+        size if size > i64::MAX as u64 => Err(()),
+        size => Ok(State::ChunkData { remaining: size }),
     }
 }
 
@@ -444,6 +450,9 @@ mod tests {
             ("", &format!("{}3\r\n", "0".repeat(64))),
             ("", &format!("3;a={}\r\n", "b".repeat(300))),
             ("0\r\n", "GET / HTTP/1.1\r\n"),
+            ("3\r\nabc", "d\r\n"),
+            ("3\r\nabc", "\n"),
+            ("", "8000000000000000\r\n"),
             ("3\r\nabc\r\n0\r\n", "A: b\n"),
             ("0\r\n", "\n"),
         ] {

@@ -105,12 +105,13 @@ pub fn file_path(rule: &StaticRule, path: &[u8]) -> Option<Vec<u8>> {
 
 /// Whether a name is not for everyone, in spite of standing in a folder that is.
 fn is_private(name: &[u8]) -> bool {
+    let is_hidden = name.starts_with(b".");
     let name = name.to_ascii_lowercase();
     // What must not be read must not be read compressed.
     let suffixes = Coding::ALL.map(|coding| coding.suffix().as_bytes());
     let name = suffixes.iter().find_map(|suffix| name.strip_suffix(*suffix)).unwrap_or(&name);
     let python = [&b".py"[..], b".pyc", b".pyo", b".pyi"];
-    name.starts_with(b".")
+    is_hidden
         || BUILD_FILES.contains(&name)
         || (name.starts_with(b"requirements") && name.ends_with(b".txt"))
         || python.iter().any(|extension| name.ends_with(extension))
@@ -306,6 +307,7 @@ mod tests {
         for path in [
             "/.env",
             "/.git/config",
+            "/.gz",
             "/a/.b/c",
             "/app.yaml",
             "/index.py",
