@@ -12,6 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::task::{Context, Poll, Waker, ready};
 
 use bytes::Bytes;
+use http::HeaderMap;
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, spawn_blocking};
 
@@ -42,6 +43,8 @@ struct State {
     read: u64,
     room: Room,
     end: Option<Result<(), BodyError>>,
+    /// What came after the end.
+    trailers: Option<HeaderMap>,
     reader: Option<Waker>,
 }
 
@@ -69,6 +72,7 @@ impl AnswerBuffer {
             read: 0,
             room: spool.room(),
             end: None,
+            trailers: None,
             reader: None,
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), room_made: Notify::new() });
@@ -111,6 +115,13 @@ impl AnswerBuffer {
     }
 }
 
+impl AnswerBuffer {
+    /// What came after the end, once.
+    pub fn take_trailers(&mut self) -> Option<HeaderMap> {
+        self.shared.state().trailers.take()
+    }
+}
+
 impl Drop for AnswerBuffer {
     fn drop(&mut self) {
         self.task.abort(); // Which closes the connection to the app.
@@ -126,9 +137,11 @@ async fn fill(shared: Arc<Shared>, mut source: AppSource, spool: AppSpool) {
             None => break Ok(()),
         }
     };
+    let trailers = source.take_trailers();
     // The app's thread is free from here on.
     drop(source);
     let mut state = shared.state();
+    state.trailers = trailers;
     state.end = Some(end);
     state.wake_reader();
 }

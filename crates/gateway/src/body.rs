@@ -9,11 +9,13 @@ use std::time::Duration;
 
 use ace_upstream::{BodyLength, ReceiveError, ResponseBody};
 use bytes::Bytes;
+use http::HeaderMap;
 use http_body::{Frame, SizeHint};
 
 use crate::access::RequestRecord;
 use crate::answer_buffer::AnswerBuffer;
 use crate::files::FileReader;
+use crate::headers;
 use crate::request_body::PumpError;
 use crate::routes::InstancePermit;
 use crate::spool::AppSpool;
@@ -124,6 +126,14 @@ impl AppContent {
         }
         Poll::Ready(chunk)
     }
+
+    fn take_trailers(&mut self) -> Option<HeaderMap> {
+        match &mut self.manner {
+            Manner::Direct(source) => source.take_trailers(),
+            Manner::Buffered(buffer) => buffer.take_trailers(),
+            Manner::Between => None,
+        }
+    }
 }
 
 impl AppSource {
@@ -134,6 +144,11 @@ impl AppSource {
         permit: InstancePermit,
     ) -> Self {
         Self { body, pump, silence: Stopwatch::default(), timeout, _permit: permit }
+    }
+
+    /// What the app has sent after its answer's body, once, after the body's end.
+    pub fn take_trailers(&mut self) -> Option<HeaderMap> {
+        self.body.take_trailers()
     }
 
     pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
@@ -182,6 +197,14 @@ impl Content {
         }
     }
 
+    /// What comes after the body, once, after its end.
+    fn take_trailers(&mut self) -> Option<HeaderMap> {
+        match self {
+            Self::App(app) => app.take_trailers(),
+            _ => None,
+        }
+    }
+
     /// Bytes still to come, where that is known.
     pub fn remaining(&self) -> Option<u64> {
         match self {
@@ -220,7 +243,12 @@ impl http_body::Body for Body {
                 }
                 Some(Err(error))
             }
-            None => None,
+            None => this
+                .content
+                .take_trailers()
+                .and_then(headers::trailers)
+                .map(Frame::trailers)
+                .map(Ok),
         })
     }
 

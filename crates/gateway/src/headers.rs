@@ -6,7 +6,8 @@
 use std::net::IpAddr;
 
 use http::header::{
-    CONNECTION, CONTENT_LENGTH, EXPECT, HOST, PROXY_AUTHORIZATION, SERVER, TE, TRAILER,
+    CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
+    EXPECT, HOST, LOCATION, PROXY_AUTHORIZATION, SERVER, SET_COOKIE, TE, TRAILER,
     TRANSFER_ENCODING, UPGRADE,
 };
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode};
@@ -26,6 +27,19 @@ pub const X_FORWARDED_PROTO: HeaderName = HeaderName::from_static("x-forwarded-p
 /// Headers between two neighbours, which end here in either direction.
 const HOP_BY_HOP: [HeaderName; 7] =
     [CONNECTION, KEEP_ALIVE, PROXY_CONNECTION, TE, TRAILER, TRANSFER_ENCODING, UPGRADE];
+
+/// What has a meaning before a body alone.
+const NEVER_TRAILERS: [HeaderName; 9] = [
+    CACHE_CONTROL,
+    CONTENT_ENCODING,
+    CONTENT_LENGTH,
+    CONTENT_RANGE,
+    CONTENT_TYPE,
+    HOST,
+    LOCATION,
+    SET_COOKIE,
+    X_REQUEST_ID,
+];
 
 /// Headers that say how a request came here, by whatever name an app may read.
 const FORWARDING: [&str; 8] = [
@@ -70,12 +84,27 @@ fn forwarded(client: IpAddr, scheme: &str, host: &HeaderValue) -> String {
 
 /// Makes an app's headers those that a client gets; `length` is the body's, where one is known.
 pub fn to_client(headers: &mut HeaderMap, status: StatusCode, length: Option<u64>) {
+    // An announcement for the client: over HTTP/1, trailers that are not announced are not sent.
+    let announced = headers.get(TRAILER).cloned().filter(|_| length.is_none());
     drop_hop_by_hop(headers);
+    if let Some(announced) = announced {
+        headers.insert(TRAILER, announced);
+    }
     if status == StatusCode::NO_CONTENT {
         headers.remove(CONTENT_LENGTH);
     } else if let Some(length) = length {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length)); // One, however many there were.
     }
+}
+
+/// What a client gets of an app's trailers: none that would be about the message rather than the content.
+/// Source: RFC 9110, section 6.5.1.
+pub fn trailers(mut trailers: HeaderMap) -> Option<HeaderMap> {
+    drop_hop_by_hop(&mut trailers);
+    for name in NEVER_TRAILERS {
+        trailers.remove(name);
+    }
+    Some(trailers).filter(|trailers| !trailers.is_empty())
 }
 
 /// As [`to_client`], for a response with status 101.

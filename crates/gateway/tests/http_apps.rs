@@ -9,11 +9,11 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
-use ace_api::{Backend, InstanceSocket};
+use ace_api::{Backend, Gateway, InstanceSocket};
 use ace_types::Protocol;
 use common::Bench;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{UnixListener, UnixStream};
+use tokio::net::{TcpStream, UnixListener, UnixStream};
 
 /// Starts an app that gives each connection to `serve`, with its number, and sets the route to it.
 fn start<F>(
@@ -230,4 +230,65 @@ async fn only_what_was_asked_for_and_agreed_to_is_an_upgrade() {
     assert_eq!(bench.ask(&UPGRADE.replace("websocket", "h2c")).await.status, 502);
     assert_eq!(bench.ask(&UPGRADE.replace("GET /", "GET /other")).await.status, 502);
     assert_eq!(bench.ask(&UPGRADE.replace("GET /", "GET /refused")).await.status, 403);
+}
+
+/// Answers `size` bytes in one chunk, and after them a status as gRPC has it.
+async fn with_trailers(mut stream: UnixStream, size: usize) {
+    while head(&mut stream).await.is_some() {
+        let answer = format!(
+            "HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\nTrailer: Grpc-Status\r\n\r\n\
+             {size:x}\r\n{}\r\n0\r\nGrpc-Status: 0\r\nContent-Length: 7\r\nSet-Cookie: a=b\r\n\r\n",
+            "x".repeat(size)
+        );
+        stream.write_all(answer.as_bytes()).await.unwrap();
+    }
+}
+
+#[tokio::test]
+async fn trailers_reach_those_who_take_them() {
+    // What fits into memory takes another way than what doesn't.
+    for size in [1, 300_000] {
+        let bench = one_thread();
+        start(&bench, move |_, stream| with_trailers(stream, size));
+        let asked = |te: &str| {
+            format!("GET / HTTP/1.1\r\nHost: shop.localhost\r\n{te}Connection: close\r\n\r\n")
+        };
+        let mut text = String::new();
+        let mut client = bench.client().await.stream;
+        client.write_all(asked("TE: trailers\r\n").as_bytes()).await.unwrap();
+        client.read_to_string(&mut text).await.unwrap();
+        assert!(text.contains("\r\ntrailer: Grpc-Status\r\n"), "{text:.400}");
+        assert!(
+            text.ends_with("\r\n0\r\ngrpc-status: 0\r\n\r\n"),
+            "{:?}",
+            &text[text.len() - 80..]
+        );
+        let (mut text, mut client) = (String::new(), bench.client().await.stream);
+        client.write_all(asked("").as_bytes()).await.unwrap();
+        client.read_to_string(&mut text).await.unwrap();
+        assert!(text.ends_with("x\r\n0\r\n\r\n"), "{:?}", &text[text.len() - 80..]);
+    }
+}
+
+#[tokio::test]
+async fn trailers_end_a_stream_of_http_2() {
+    let bench = one_thread();
+    start(&bench, |_, stream| with_trailers(stream, 300_000));
+    let stream = TcpStream::connect(bench.gateway.address()).await.unwrap();
+    let (send, connection) = h2::client::handshake(stream).await.unwrap();
+    tokio::spawn(connection);
+    let request = http::Request::get("http://shop.localhost/").body(()).unwrap();
+    let (response, _) = send.ready().await.unwrap().send_request(request, true).unwrap();
+    let mut body = response.await.unwrap().into_body();
+    let mut received = 0;
+    while let Some(part) = body.data().await {
+        let part = part.unwrap();
+        received += part.len();
+        body.flow_control().release_capacity(part.len()).unwrap();
+    }
+    let trailers = body.trailers().await.unwrap().unwrap();
+    assert_eq!(
+        (received, trailers.len(), &trailers["grpc-status"]),
+        (300_000, 1, &"0".parse().unwrap())
+    );
 }

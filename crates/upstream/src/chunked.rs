@@ -1,15 +1,17 @@
 //! A body in chunks, from an app. Pure.
 //!
-//! Strict: sizes are hexadecimal digits and nothing else, lines end in CR LF. Extensions and trailers
-//! are dropped. Source: <https://www.rfc-editor.org/rfc/rfc9112#section-7.1>.
+//! Strict: sizes are hexadecimal digits and nothing else, lines end in CR LF. Extensions are dropped,
+//! trailers kept for whoever asks. Source: <https://www.rfc-editor.org/rfc/rfc9112#section-7.1>.
 
 use bytes::{Buf, Bytes, BytesMut};
+use http::{HeaderMap, HeaderName, HeaderValue};
 
 /// Where in a body the bytes received so far end.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct ChunkDecoder {
     state: State,
-    trailer_bytes: usize,
+    /// The lines after the last chunk, as they came.
+    trailers: Vec<u8>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
@@ -42,8 +44,11 @@ pub struct ChunkError;
 /// The longest line before a chunk, extensions included.
 const SIZE_LINE_MAX: usize = 1024;
 
-/// The most bytes of trailers.
+/// The most bytes of trailers, and the most of them.
 const TRAILERS_MAX: usize = 16 * 1024;
+const TRAILER_FIELDS_MAX: usize = 64;
+
+const LINE_END: &[u8] = b"\r\n";
 
 impl ChunkDecoder {
     /// Takes what it can off the front of `buffer`. Once at the end, it takes no more.
@@ -64,6 +69,22 @@ impl ChunkDecoder {
         }
     }
 
+    /// The trailers, once, after the end. Errors: they are none.
+    pub fn take_trailers(&mut self) -> Result<HeaderMap, ChunkError> {
+        let mut lines = std::mem::take(&mut self.trailers);
+        lines.extend_from_slice(b"\r\n");
+        let mut fields = [httparse::EMPTY_HEADER; TRAILER_FIELDS_MAX];
+        let parsed = httparse::parse_headers(&lines, &mut fields).map_err(|_| ChunkError)?;
+        let httparse::Status::Complete((_, fields)) = parsed else { return Err(ChunkError) };
+        let mut trailers = HeaderMap::new();
+        for field in fields {
+            let name = HeaderName::from_bytes(field.name.as_bytes()).map_err(|_| ChunkError)?;
+            let value = HeaderValue::from_bytes(field.value).map_err(|_| ChunkError)?;
+            trailers.append(name, value);
+        }
+        Ok(trailers)
+    }
+
     pub fn is_at_end(&self) -> bool {
         self.state == State::End
     }
@@ -80,7 +101,7 @@ impl ChunkDecoder {
     /// Takes the line that has `length` bytes before its CR LF.
     fn take_line(&mut self, length: usize, buffer: &mut BytesMut) -> Result<(), ChunkError> {
         let line = buffer.split_to(length);
-        buffer.advance(2);
+        buffer.advance(LINE_END.len());
         self.state = match self.state {
             State::Size => match size(&line)? {
                 0 => State::Trailers,
@@ -89,8 +110,9 @@ impl ChunkDecoder {
             State::DataEnd if line.is_empty() => State::Size,
             State::Trailers if line.is_empty() => State::End,
             State::Trailers => {
-                self.trailer_bytes += length;
-                if self.trailer_bytes > TRAILERS_MAX {
+                self.trailers.extend_from_slice(&line);
+                self.trailers.extend_from_slice(LINE_END);
+                if self.trailers.len() > TRAILERS_MAX {
                     return Err(ChunkError);
                 }
                 State::Trailers
@@ -164,6 +186,23 @@ mod tests {
             &trailers,
         ] {
             assert_eq!(decode(bad.as_bytes(), bad.len()), Err(ChunkError), "{bad:?}");
+        }
+    }
+
+    #[test]
+    fn trailers_are_there_after_the_end() {
+        let trailers = |text: &str| {
+            let (mut decoder, mut buffer) =
+                (ChunkDecoder::default(), BytesMut::from(text.as_bytes()));
+            while decoder.decode(&mut buffer)? != Decoded::End {}
+            decoder.take_trailers()
+        };
+        let some = trailers("1\r\na\r\n0\r\nA: b\r\nGrpc-Status: 0\r\n\r\n").unwrap();
+        assert_eq!((some.len(), &some["grpc-status"]), (2, &HeaderValue::from_static("0")));
+        assert!(trailers("0\r\n\r\n").unwrap().is_empty());
+        let many = format!("0\r\n{}\r\n", "a: b\r\n".repeat(TRAILER_FIELDS_MAX + 1));
+        for bad in ["0\r\nA : b\r\n\r\n", "0\r\nA\r\n\r\n", "0\r\n A: b\r\n\r\n", &many] {
+            assert_eq!(trailers(bad), Err(ChunkError), "{bad:.40?}");
         }
     }
 

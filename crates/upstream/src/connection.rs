@@ -12,6 +12,7 @@ use std::task::{Context, Poll, ready};
 
 use ace_types::Protocol;
 use bytes::{Bytes, BytesMut};
+use http::HeaderMap;
 use tokio::net::UnixStream;
 
 use crate::chunked::{ChunkDecoder, ChunkError, Decoded};
@@ -46,6 +47,7 @@ pub struct ResponseBody {
     buffer: BytesMut,
     length: BodyLength,
     chunks: ChunkDecoder,
+    trailers: Option<Box<HeaderMap>>,
     pool: Option<Arc<Pool>>,
 }
 
@@ -155,6 +157,7 @@ impl Connection {
             buffer: self.buffer,
             length: head.body_length(method),
             chunks: ChunkDecoder::default(),
+            trailers: None,
             pool: self.pool.filter(|_| head.persistent),
         };
         if body.length == BodyLength::Known(0) {
@@ -240,6 +243,11 @@ impl ResponseBody {
         std::future::poll_fn(|cx| self.poll_chunk(cx)).await
     }
 
+    /// What came after the body, once, when all of that has come; `None` where that is nothing.
+    pub fn take_trailers(&mut self) -> Option<HeaderMap> {
+        self.trailers.take().map(|trailers| *trailers).filter(|trailers| !trailers.is_empty())
+    }
+
     /// What is still to come.
     pub fn length(&self) -> BodyLength {
         self.length
@@ -267,6 +275,7 @@ impl ResponseBody {
                     Decoded::Data(bytes) => Some(bytes),
                     Decoded::NeedsMore => None,
                     Decoded::End => {
+                        self.trailers = Some(Box::new(self.chunks.take_trailers()?));
                         self.complete();
                         None
                     }
