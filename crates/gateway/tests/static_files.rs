@@ -18,7 +18,7 @@ fn bench() -> Bench {
     bench.write("app.yaml", "version: 1");
     bench.write(".env", "secret");
     bench.write("static/site.css", "body{}");
-    bench.write("static/large.bin", vec![7; 1_000_000]);
+    bench.write("static/large.bin", vec![7; 3_000_000]);
     bench.write("static/empty.txt", "");
     bench.write("static/helper.py", "source");
     bench.write("static/.hidden", "secret");
@@ -88,7 +88,7 @@ async fn a_file_comes_with_all_that_describes_it() {
 #[tokio::test]
 async fn large_and_empty_files_are_whole() {
     let bench = bench();
-    assert!(bench.get("/static/large.bin").await.body == vec![7; 1_000_000]);
+    assert!(bench.get("/static/large.bin").await.body == vec![7; 3_000_000]);
     let empty = bench.get("/static/empty.txt").await;
     assert_eq!((empty.status, empty.header("content-length")), (200, "0"));
 }
