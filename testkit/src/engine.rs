@@ -191,6 +191,11 @@ impl Engine {
         Ok(self.server.as_ref().context("the server does not run")?.address)
     }
 
+    /// The server's process.
+    pub fn pid(&self) -> Result<u32> {
+        Ok(self.server.as_ref().context("the server does not run")?.process.id())
+    }
+
     /// Where the API is served with tokens.
     pub fn api(&self) -> Result<SocketAddr> {
         Ok(self.server.as_ref().context("the server does not run")?.api)

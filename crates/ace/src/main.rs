@@ -5,6 +5,7 @@
 
 mod doctor;
 mod engine;
+mod handover;
 mod machine;
 mod offline;
 mod restore;
@@ -46,10 +47,11 @@ enum Command {
     Client(ace_cli::Command),
 }
 
-/// Commands that the engine starts, never a person: the launcher of a container, and what runs in a
-/// build's. They are known before clap looks.
+/// Commands that the engine starts, never a person: the launcher of a container, what runs in a build's,
+/// and who holds its sockets after it. They are known before clap looks.
 fn hidden(name: &str) -> Option<fn() -> ExitCode> {
     match name {
+        handover::HOLDER => Some(handover::holder_main),
         "__launcher" => Some(ace_sandbox::launch::main),
         "__compress" => Some(ace_builder::compress_main),
         "__unpack" => Some(ace_builder::unpack_main),

@@ -7,6 +7,7 @@ use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use ace_api::http::{DoctorReport, Verdict};
@@ -30,6 +31,7 @@ use tracing_subscriber::EnvFilter;
 
 use crate::doctor;
 use crate::engine::EngineFolder;
+use crate::handover::{self, Held};
 use crate::machine::Machine;
 
 /// How often apps are looked at for a Python that was upgraded.
@@ -109,7 +111,11 @@ pub async fn run(args: ServerArgs) -> Result<()> {
     let config = control_config(&args, &engine, &machine, gateway.address().port())?;
     let parts = parts(&args, &engine, &machine, Arc::clone(&gateway))?;
     print_ready(gateway.address(), &socket, listeners.tcp.as_ref());
-    let outcome = ace_control::run(config, parts, listeners, stop_signal()?).await?;
+    let (stop, restarts) = stop_signal()?;
+    let outcome = ace_control::run(config, parts, listeners, stop).await?;
+    let is_restart = outcome == Outcome::Stopped && restarts.load(Ordering::Relaxed);
+    // Before the gateway closes them, and until this process ends.
+    let _held = is_restart.then(|| hold_sockets(&gateway, engine.path())).flatten();
     gateway.stop(STOP_DEADLINE).await;
     let ended = match outcome {
         Outcome::Down => machine.tear_down().await,
@@ -213,8 +219,16 @@ fn start_gateway(args: &ServerArgs, engine: &EngineFolder) -> Result<Arc<Gateway
     };
     let fitting = clients_that_fit(getrlimit(Resource::Nofile).current);
     let connections_max = config.connections_max.min(fitting);
-    GatewayServer::start(GatewayConfig { connections_max, ..config })
+    let listeners = handover::fetch(engine.path(), args.http);
+    GatewayServer::start_with(GatewayConfig { connections_max, ..config }, listeners)
         .context("could not start the gateway")
+}
+
+/// Has the gateway's sockets held for the next engine. Without that, connections are refused until then.
+fn hold_sockets(gateway: &GatewayServer, data: &Path) -> Option<Held> {
+    let held = handover::hold(data, &gateway.hand_over());
+    held.inspect_err(|error| tracing::warn!(%error, "connections are refused until the next start"))
+        .ok()
 }
 
 /// Where the access log is written, if anywhere; `logs` is where it is unless told otherwise.
@@ -332,19 +346,22 @@ fn print_ready(address: SocketAddr, socket: &Path, tcp: Option<&TcpListener>) {
     println!("ace is ready: http://{address} (apps), unix:{} (api){tcp}", socket.display());
 }
 
-/// Becomes true at the first SIGTERM or SIGINT.
-fn stop_signal() -> Result<watch::Receiver<bool>> {
+/// Becomes true at the first SIGTERM or SIGINT. The second is true after SIGTERM, which comes from
+/// somebody who may start the next engine; Ctrl-C does not.
+fn stop_signal() -> Result<(watch::Receiver<bool>, Arc<AtomicBool>)> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (stop, stopped) = watch::channel(false);
+    let restarts: Arc<AtomicBool> = Arc::default();
+    let restart = Arc::clone(&restarts);
     tokio::spawn(async move {
         tokio::select! {
-            _ = terminate.recv() => {}
+            _ = terminate.recv() => restart.store(true, Ordering::Relaxed),
             _ = interrupt.recv() => {}
         }
         stop.send_replace(true);
     });
-    Ok(stopped)
+    Ok((stopped, restarts))
 }
 
 #[cfg(test)]

@@ -114,6 +114,21 @@ fn a_killed_engine_costs_what_was_under_way_and_nothing_after() -> Result<()> {
 }
 
 #[test]
+fn an_engine_that_is_replaced_loses_no_request() -> Result<()> {
+    let (mut engine, _shop) = with_shop()?;
+    let address = engine.address()?;
+    let load = Load::start(address, "shop", 1);
+    for _ in 0..3 {
+        engine.terminate()?;
+        engine.start_server()?;
+        ensure!(engine.address()? == address, "it listens elsewhere: {}", engine.address()?);
+        ensure!(engine.get("shop", "/")?.status == 200);
+    }
+    load.end()?.ok()?;
+    Ok(())
+}
+
+#[test]
 fn deploys_at_once_come_one_after_the_other_and_a_queued_one_can_be_given_up() -> Result<()> {
     let (engine, shop) = with_shop()?;
     let load = Load::start(engine.address()?, "shop", 1);

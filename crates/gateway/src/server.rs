@@ -79,6 +79,10 @@ pub struct GatewayServer {
     connections: Arc<Connections>,
     phase: watch::Sender<Phase>,
     threads: Mutex<Vec<JoinHandle<()>>>,
+    /// How many threads accept connections.
+    accepting: watch::Sender<usize>,
+    /// The sockets that the threads listen on; see [`GatewayServer::hand_over`].
+    listeners: Mutex<Vec<TcpListener>>,
 }
 
 /// Why a gateway could not start.
@@ -109,6 +113,10 @@ const BACKLOG: i32 = 1024;
 /// After a connection could not be accepted, for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
+/// How long a connection without a request stays open when the gateway closes. Its client may have just sent
+/// one, and is told with the answer that it was the last. (HTTP/2 has a frame that says so at once.)
+const LAST_REQUEST_WITHIN: Duration = Duration::from_secs(1);
+
 /// Threads that wait for disks, for each thread that serves.
 const DISK_THREADS: usize = 8;
 
@@ -137,16 +145,28 @@ impl GatewayConfig {
 impl GatewayServer {
     /// Listens. Requests wait, bounded, for the first [`Gateway::set_routes`].
     pub fn start(config: GatewayConfig) -> Result<Arc<Self>, StartError> {
-        let listeners = listen(config.address, config.threads.max(1))
-            .map_err(|source| StartError::Listen { address: config.address, source })?;
-        let address = listeners[0]
-            .local_addr()
-            .map_err(|source| StartError::Listen { address: config.address, source })?;
+        Self::start_with(config, Vec::new())
+    }
+
+    /// As [`Self::start`], on `listeners` of an earlier gateway, a thread for each; where there are none,
+    /// on new ones.
+    pub fn start_with(
+        config: GatewayConfig,
+        mut listeners: Vec<TcpListener>,
+    ) -> Result<Arc<Self>, StartError> {
+        let cant = |source| StartError::Listen { address: config.address, source };
+        if listeners.is_empty() {
+            listeners = listen(config.address, config.threads.max(1)).map_err(cant)?;
+        }
+        let address = listeners[0].local_addr().map_err(cant)?;
+        let again: io::Result<Vec<_>> = listeners.iter().map(TcpListener::try_clone).collect();
         let server = Arc::new(Self {
             service: Arc::new(service(&config, address)?),
             connections: Connections::new(config.connections_max, config.address_connections_max),
             phase: watch::Sender::new(Phase::Serving),
             threads: Mutex::default(),
+            accepting: watch::Sender::new(0),
+            listeners: Mutex::new(again.map_err(cant)?),
         });
         for (number, listener) in listeners.into_iter().enumerate() {
             server.start_thread(number, listener, &config).inspect_err(|_| {
@@ -156,10 +176,20 @@ impl GatewayServer {
         Ok(server)
     }
 
+    /// Gives away the sockets that are listened on. Whoever has them keeps them open: connections made after
+    /// this gateway's end wait for the next one that is started with them.
+    pub fn hand_over(&self) -> Vec<TcpListener> {
+        std::mem::take(&mut *self.listeners.lock().unwrap_or_else(PoisonError::into_inner))
+    }
+
     /// Accepts no more, lets requests that are under way end for as long as `within`, and then ends
     /// what is left. When it returns, nothing of the gateway runs.
     pub async fn stop(&self, within: Duration) {
+        drop(self.hand_over());
         self.phase.send_replace(Phase::Closing);
+        // What a thread is just accepting has to be counted before connections are.
+        let mut accepting = self.accepting.subscribe();
+        _ = tokio::time::timeout(within, accepting.wait_for(|threads| *threads == 0)).await;
         if !self.connections.all_gone(within).await {
             tracing::warn!(?within, "the gateway stops with requests under way");
         }
@@ -190,9 +220,11 @@ impl GatewayServer {
             service: Arc::clone(&self.service),
             connections: Arc::clone(&self.connections),
             phase: self.phase.subscribe(),
+            accepting: self.accepting.clone(),
             deadlines: deadlines(config),
             proxy_protocol: config.proxy_protocol,
         };
+        self.accepting.send_modify(|threads| *threads += 1);
         let thread = std::thread::Builder::new()
             .name(format!("gateway-{number}"))
             .spawn(move || {
@@ -238,6 +270,7 @@ struct Worker {
     service: Arc<Service>,
     connections: Arc<Connections>,
     phase: watch::Receiver<Phase>,
+    accepting: watch::Sender<usize>,
     deadlines: Deadlines,
     proxy_protocol: bool,
 }
@@ -257,6 +290,7 @@ impl Worker {
             }
             Err(error) => tracing::error!(%error, "a thread of the gateway can't listen"),
         }
+        self.accepting.send_modify(|threads| *threads -= 1);
         reached(self.phase, Phase::Ended).await;
     }
 
@@ -310,12 +344,13 @@ impl Worker {
             let (service, client) = (Arc::clone(&service), client.clone());
             async move { Ok::<_, std::convert::Infallible>(service.handle(client, request).await) }
         });
-        let closing = reached(self.phase, Phase::Closing);
         let result = if is_http2 {
+            let closing = reached(self.phase, Phase::Closing);
             let stream = Http2Stream::new(stream, state, self.deadlines, early, connected);
             let connection = http2::builder().serve_connection(TokioIo::new(stream), handle);
             to_its_end(connection, closing, |connection| connection.graceful_shutdown()).await
         } else {
+            let closing = closed_to_silence(self.phase);
             let stream = ClientStream::new(stream, state, self.deadlines, &early, connected);
             let connection = http1_builder().serve_connection(TokioIo::new(stream), handle);
             let connection = connection.with_upgrades();
@@ -333,7 +368,7 @@ impl Worker {
                 spoken.ok()?.ok()
             }
             () = state.dismissed() => None,
-            () = reached(self.phase.clone(), Phase::Closing) => None,
+            () = closed_to_silence(self.phase.clone()) => None,
         }
     }
 
@@ -350,7 +385,7 @@ impl Worker {
             read = tokio::time::timeout(self.deadlines.head, proxy_protocol::read(stream)) => {
                 Ok(read.map_err(io::Error::from)??.unwrap_or(peer))
             }
-            () = reached(self.phase.clone(), Phase::Closing) => {
+            () = closed_to_silence(self.phase.clone()) => {
                 Err(io::Error::from(io::ErrorKind::Interrupted).into())
             }
         }
@@ -365,6 +400,11 @@ pub struct Lease {
 }
 
 impl Lease {
+    /// Whether the gateway closes.
+    pub fn is_closing(&self) -> bool {
+        *self.phase.borrow() >= Phase::Closing
+    }
+
     /// Returns when the gateway closes.
     pub async fn closing(&self) {
         reached(self.phase.clone(), Phase::Closing).await;
@@ -382,6 +422,12 @@ async fn roll(service: Arc<Service>) {
 /// Waits until the gateway is in `wanted` or beyond, or is gone.
 async fn reached(mut phase: watch::Receiver<Phase>, wanted: Phase) {
     _ = phase.wait_for(|phase| *phase >= wanted).await;
+}
+
+/// Waits until the gateway closes and those have had their time who have not sent a request.
+async fn closed_to_silence(phase: watch::Receiver<Phase>) {
+    reached(phase, Phase::Closing).await;
+    tokio::time::sleep(LAST_REQUEST_WITHIN).await;
 }
 
 /// Serves `connection` until it ends by itself, or with the answers it is at once `closing` has come.

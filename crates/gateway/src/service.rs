@@ -102,9 +102,11 @@ impl Service {
         };
         // A stream of HTTP/2 can end in between, a connection can't: what is left would be the next request.
         let unread = body.filter(|body| !is_http2 && !body.is_end_stream());
-        if let Some(unread) = unread
-            && (waits_to_send || !discard(unread).await)
-        {
+        let is_dirty = match unread {
+            Some(unread) => waits_to_send || !discard(unread).await,
+            None => false,
+        };
+        if is_dirty || (!is_http2 && tunnel.is_none() && client.lease.is_closing()) {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         match tunnel {
