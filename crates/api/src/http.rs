@@ -44,6 +44,7 @@
 
 use std::path::PathBuf;
 
+use ace_types::whole;
 use ace_types::{
     AppName, BuildId, Bytes, Domain, InstanceId, Label, ReleaseNumber, Server, TenantName, TokenId,
 };
@@ -270,6 +271,7 @@ pub struct Rollback {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
 pub struct Scale {
+    #[serde(deserialize_with = "whole::number")]
     #[schemars(range(min = 1, max = 16))]
     pub instances: u16,
 }
@@ -358,8 +360,10 @@ pub struct DomainView {
 #[serde(deny_unknown_fields)]
 pub struct DomainChange {
     #[serde(default)]
+    #[schemars(length(max = 100))]
     pub add: Vec<Domain>,
     #[serde(default)]
+    #[schemars(length(max = 100))]
     pub remove: Vec<Domain>,
 }
 
@@ -529,8 +533,10 @@ pub struct PythonView {
 
 /// A further Python for apps.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct AddPython {
     /// An absolute path on the engine's machine.
+    #[schemars(regex(pattern = "^/[^\\u0000]*$"))]
     pub program: PathBuf,
 }
 
@@ -558,7 +564,7 @@ pub struct NewToken {
     #[serde(default)]
     pub label: Option<Label>,
     /// How long it's good for, up to ten years; `None`: until it's revoked.
-    #[serde(default)]
+    #[serde(default, deserialize_with = "whole::optional")]
     #[schemars(range(min = 1, max = 315_360_000))]
     pub expires_in_seconds: Option<u32>,
 }
@@ -645,4 +651,13 @@ pub struct ApiError {
     pub message: String,
     /// More of it, such as the app's own traceback. May hold control characters.
     pub detail: Option<String>,
+    /// The request that had this for an answer, by the name that the engine's log knows it by.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<String>,
+}
+
+impl ApiError {
+    pub fn new(code: &str, message: impl Into<String>) -> Self {
+        Self { code: code.to_owned(), message: message.into(), detail: None, request_id: None }
+    }
 }

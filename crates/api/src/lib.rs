@@ -9,6 +9,7 @@
 pub mod builder;
 pub mod command;
 pub mod end_reason;
+pub mod error_code;
 pub mod gateway;
 pub mod http;
 pub mod node;
@@ -24,6 +25,7 @@ pub use command::{
     CommandControl, CommandEnd, CommandError, CommandIo, CommandOutput, CommandSignal, CommandSpec,
 };
 pub use end_reason::EndReason;
+pub use error_code::ErrorCode;
 pub use gateway::{Backend, Gateway, InstanceSocket, Route, RouteTable};
 pub use node::{InstanceSpec, InstanceState, InstanceStatus, KeptLog, Node, VolumeSpec};
 pub use serving::{Program, Runtime, Serving};

@@ -38,6 +38,7 @@ const HEAD_BYTES: usize = 5;
 
 /// What to run.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct RunRequest {
     pub command: RunCommand,
     /// The client's terminal; `None` keeps output and errors apart, and bytes as they are.
@@ -48,13 +49,14 @@ pub struct RunRequest {
 #[serde(rename_all = "snake_case")]
 pub enum RunCommand {
     /// A program and its arguments.
-    Program(Vec<String>),
+    Program(#[schemars(length(min = 1))] Vec<String>),
     /// The best shell that there is.
     Shell,
 }
 
 /// A client's terminal.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct RunTerminal {
     pub size: TerminalSize,
     /// Its `TERM`.
@@ -236,7 +238,7 @@ mod tests {
 
     #[test]
     fn an_engines_frames_mean_the_same_to_a_client() {
-        let failed = ApiError { code: "x".into(), message: "y".into(), detail: None };
+        let failed = ApiError::new("x", "y");
         let sent = [
             EngineFrame::Taken(70_000),
             EngineFrame::Output(CommandOutput::Out(vec![0xff, 0])),

@@ -341,10 +341,8 @@ async fn refusal(status: StatusCode, answer: Response<Incoming>) -> ClientError 
     let read = Limited::new(answer.into_body(), DOCUMENT_MAX_BYTES).collect();
     let read = tokio::time::timeout(ANSWER_DEADLINE, read).await;
     let bytes = read.ok().and_then(Result::ok).map(|body| body.to_bytes()).unwrap_or_default();
-    ClientError::Refused(serde_json::from_slice(&bytes).unwrap_or_else(|_| ApiError {
-        code: "bad_answer".to_owned(),
-        message: format!("the engine answered {status} and did not say why"),
-        detail: None,
+    ClientError::Refused(serde_json::from_slice(&bytes).unwrap_or_else(|_| {
+        ApiError::new("bad_answer", format!("the engine answered {status} and did not say why"))
     }))
 }
 

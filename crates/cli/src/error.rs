@@ -50,11 +50,10 @@ impl CommandError {
         match self {
             Self::Outcome(error) | Self::Client(ClientError::Refused(error)) => error.clone(),
             Self::NotRun(error) => error.report(),
-            error => ApiError {
-                code: error.code().to_owned(),
-                message: error.to_string(),
-                detail: causes(error),
-            },
+            error => {
+                let detail = causes(error);
+                ApiError { detail, ..ApiError::new(error.code(), error.to_string()) }
+            }
         }
     }
 
@@ -100,8 +99,7 @@ mod tests {
 
     #[test]
     fn what_the_engine_said_stays_as_it_was() {
-        let said =
-            ApiError { code: "no_such_app".into(), message: "no app \"x\"".into(), detail: None };
+        let said = ApiError::new("no_such_app", "no app \"x\"");
         assert_eq!(CommandError::from(ClientError::Refused(said.clone())).report(), said);
     }
 }

@@ -113,14 +113,11 @@ pub async fn read_events(
             Some(DeployEvent::Noted { app, message }) => return Ok(Moved::Noted { app, message }),
             Some(DeployEvent::Failed { error }) => return Err(CommandError::Outcome(error)),
             None => {
-                return Err(CommandError::Outcome(ApiError {
-                    code: "engine_stopped".to_owned(),
-                    message: format!(
-                        "the engine stopped during the {name}; what served before still serves: \
-                         try again"
-                    ),
-                    detail: None,
-                }));
+                let message = format!(
+                    "the engine stopped during the {name}; what served before still serves: try \
+                     again"
+                );
+                return Err(CommandError::Outcome(ApiError::new("engine_stopped", message)));
             }
         }
     }

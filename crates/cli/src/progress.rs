@@ -134,11 +134,8 @@ mod tests {
     use super::*;
 
     fn failed(detail: &str) -> ApiError {
-        ApiError {
-            code: "start_failed".to_owned(),
-            message: "it did not start".to_owned(),
-            detail: Some(detail.to_owned()),
-        }
+        let detail = Some(detail.to_owned());
+        ApiError { detail, ..ApiError::new("start_failed", "it did not start") }
     }
 
     #[test]

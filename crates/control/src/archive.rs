@@ -1,11 +1,11 @@
 //! A source on its way from the client to the builder: a file that lives as long as its deploy.
 
+use ace_api::ErrorCode;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ace_types::{BuildId, Bytes};
 use axum::body::Body;
-use axum::http::StatusCode;
 use http_body_util::BodyExt;
 use tokio::fs::{File, OpenOptions};
 use tokio::io::AsyncWriteExt;
@@ -13,6 +13,8 @@ use tokio::time::timeout;
 
 use crate::refusal::Refusal;
 
+/// What an archive may be sent as.
+pub const MEDIA_TYPES: [&str; 2] = ["application/gzip", "application/octet-stream"];
 /// The largest archive.
 pub const SIZE_MAX: Bytes = Bytes::mib(200);
 /// How long a client may pause while it sends one.
@@ -77,10 +79,10 @@ pub fn too_large() -> Refusal {
     let message = format!(
         "the archive is larger than {SIZE_MAX}; leave out what the app does not need to run"
     );
-    Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", message)
+    Refusal::new(ErrorCode::TooLarge, message)
 }
 
 fn too_slow() -> Refusal {
     let message = "the archive did not come in time";
-    Refusal::new(StatusCode::REQUEST_TIMEOUT, "too_slow", message)
+    Refusal::new(ErrorCode::TooSlow, message)
 }

@@ -13,11 +13,10 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ace_api::Program;
+use ace_api::{ErrorCode, Program};
 use ace_backup::{FORMAT, Header, ROWS, Row, Writer};
 use ace_store::Entry;
 use ace_types::error_chain;
-use axum::http::StatusCode;
 use bytes::{Bytes, BytesMut};
 use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
@@ -86,7 +85,7 @@ pub async fn start(engine: &Arc<Engine>) -> Result<mpsc::Receiver<Bytes>, Refusa
     }
     if !engine.backups.begin() {
         let message = "a backup is being made already; wait for its end";
-        return Err(Refusal::new(StatusCode::CONFLICT, "backup_running", message));
+        return Err(Refusal::new(ErrorCode::BackupRunning, message));
     }
     let running = Running(Arc::clone(engine));
     let contents = contents(engine).await?;

@@ -14,10 +14,9 @@ mod wish;
 use std::collections::BTreeSet;
 
 use ace_api::http::{Author, DeployKind, ReleaseCause};
-use ace_api::{Built, Interpreter};
+use ace_api::{Built, ErrorCode, Interpreter};
 use ace_store::Op;
 use ace_types::{AppName, BuildId, Config, InstanceId, LimitOverrides, ReleaseNumber, TenantName};
-use axum::http::StatusCode;
 use jiff::Timestamp;
 
 use crate::refusal::Refusal;
@@ -30,7 +29,7 @@ use arrival::{arrived, candidates, promoted};
 
 pub use domains::change_domains;
 pub use rebuild::{Rebuilt, begin_rebuild};
-pub use wish::{Begun, Wish, begin, started_by};
+pub use wish::{Begun, Wish, bad_config, begin, check_scale, started_by};
 
 /// Releases that are kept for each app besides those in use.
 const RELEASES_KEPT: usize = 10;
@@ -398,7 +397,7 @@ fn free_ranges(state: &State, asked: &Asked) -> impl Iterator<Item = u32> {
 fn no_ranges() -> Refusal {
     let message =
         "the engine has no user ids left for a further app; destroy one that is not needed";
-    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "full", message)
+    Refusal::new(ErrorCode::Full, message)
 }
 
 fn free_build_ids(state: &State, build: &BuildId) -> impl Iterator<Item = Op> {

@@ -4,11 +4,13 @@
 //! runs in a task of its own; a handler only waits for it.
 
 mod builds;
+mod document;
 mod domains;
 mod gate;
 mod metrics;
 mod openapi;
 mod operations;
+mod request_id;
 mod route;
 mod settings;
 mod target;
@@ -19,18 +21,18 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ace_api::BuildError;
 use ace_api::http::{
     AddPython, AppView, BuildLine, BuildView, BuildsView, ConfigView, CreatedToken, DeployEvent,
     DoctorReport, DomainChange, DomainsView, Done, LimitsView, LogLine, NewToken, PythonView,
     ReleasesView, Rollback, Scale, TokenView,
 };
 use ace_api::run::RunRequest;
+use ace_api::{BuildError, ErrorCode};
 use ace_types::{AppName, ConfigChange, InstanceId, LimitChange, ReleaseNumber, TenantName};
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
-use axum::http::{Method, StatusCode, header};
+use axum::http::{Method, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json, Router};
@@ -53,6 +55,8 @@ use crate::rows::AppRow;
 use crate::run::run_command;
 use crate::views;
 use crate::wind_down;
+pub use document::Document;
+pub use request_id::Refused;
 use route::Route;
 pub use target::Target;
 
@@ -73,6 +77,7 @@ pub fn router(engine: Arc<Engine>) -> Router {
         .layer(from_fn_with_state(Arc::clone(&engine), gate::identify))
         .layer(from_fn(answer_panics))
         .layer(from_fn_with_state(Arc::clone(&engine), metrics::count))
+        .layer(from_fn(request_id::identify))
         .with_state(engine)
 }
 
@@ -111,7 +116,7 @@ fn routes() -> Vec<Route> {
         .query::<op::OwnerQuery>()
         .takes_archive()
         .gives_lines::<DeployEvent>()
-        .refuses(&[408, 409, 413, 429, 503]),
+        .refuses(&[409, 429, 503]),
         Route::new(
             POST,
             "/v1/apps/{app}/rollback",
@@ -120,7 +125,7 @@ fn routes() -> Vec<Route> {
             op::roll_back,
         )
         .gives_lines::<DeployEvent>()
-        .refuses(&[404, 413, 429, 503])
+        .refuses(&[404, 429, 503])
         .takes::<Rollback>(false),
         Route::new(
             POST,
@@ -130,7 +135,7 @@ fn routes() -> Vec<Route> {
             op::restart,
         )
         .gives_lines::<DeployEvent>()
-        .refuses(&[404, 413, 429, 503]),
+        .refuses(&[404, 429, 503]),
         Route::new(
             POST,
             "/v1/apps/{app}/stop",
@@ -139,7 +144,7 @@ fn routes() -> Vec<Route> {
             op::stop,
         )
         .gives_lines::<DeployEvent>()
-        .refuses(&[404, 413, 429, 503]),
+        .refuses(&[404, 429, 503]),
         Route::new(
             POST,
             "/v1/apps/{app}/start",
@@ -148,7 +153,7 @@ fn routes() -> Vec<Route> {
             op::start,
         )
         .gives_lines::<DeployEvent>()
-        .refuses(&[404, 413, 429, 503]),
+        .refuses(&[404, 429, 503]),
         Route::new(
             PUT,
             "/v1/apps/{app}/scale",
@@ -158,7 +163,7 @@ fn routes() -> Vec<Route> {
         )
         .takes::<Scale>(true)
         .gives_lines::<DeployEvent>()
-        .refuses(&[404, 413, 429, 503]),
+        .refuses(&[404, 429, 503]),
         Route::new(
             GET,
             "/v1/apps/{app}/config",
@@ -179,7 +184,7 @@ fn routes() -> Vec<Route> {
         .query::<op::OwnerQuery>()
         .takes::<ConfigChange>(false)
         .gives_lines::<DeployEvent>()
-        .refuses(&[409, 413, 429, 503]),
+        .refuses(&[409, 429, 503]),
         Route::new(
             GET,
             "/v1/apps/{app}/limits",
@@ -198,7 +203,7 @@ fn routes() -> Vec<Route> {
         )
         .takes::<LimitChange>(false)
         .gives_lines::<DeployEvent>()
-        .refuses(&[404, 413, 429, 503]),
+        .refuses(&[404, 429, 503]),
         Route::new(
             GET,
             "/v1/apps/{app}/releases",
@@ -254,7 +259,7 @@ fn routes() -> Vec<Route> {
         )
         .takes::<DomainChange>(false)
         .gives::<DomainsView>(200)
-        .refuses(&[404, 409, 413, 503]),
+        .refuses(&[404, 409, 503]),
         Route::new(
             GET,
             "/v1/apps/{app}/logs",
@@ -299,13 +304,13 @@ fn routes() -> Vec<Route> {
         )
         .takes::<AddPython>(true)
         .gives::<PythonView>(200)
-        .refuses(&[413]),
+        .refuses(&[409]),
         Route::new(GET, "/v1/tokens", Admin, ("listTokens", "List tokens"), tokens::list)
             .gives::<Vec<TokenView>>(200),
         Route::new(POST, "/v1/tokens", Admin, ("createToken", "Make a token"), tokens::create)
             .takes::<NewToken>(true)
             .gives::<CreatedToken>(201)
-            .refuses(&[409, 413]),
+            .refuses(&[409]),
         Route::new(
             DELETE,
             "/v1/tokens/{token}",
@@ -330,7 +335,7 @@ fn routes() -> Vec<Route> {
             ("readMetrics", "Read the engine's metrics, as Prometheus does"),
             metrics::show,
         )
-        .gives_bytes("text/plain"),
+        .gives_bytes(crate::metrics::MEDIA_TYPE),
         Route::new(
             POST,
             "/v1/backup",
@@ -411,6 +416,7 @@ async fn destroy_app(State(engine): Shared, target: Target) -> Result<Json<Done>
 struct LogQuery {
     #[serde(default)]
     follow: bool,
+    #[schemars(range(max = 10_000))]
     tail: Option<usize>,
     since: Option<Timestamp>,
     release: Option<ReleaseNumber>,
@@ -454,9 +460,10 @@ async fn list_pythons(
     pythons::all(&engine, &caller).await.map(Json)
 }
 
-async fn add_python(State(engine): Shared, body: Bytes) -> Result<Json<PythonView>, Refusal> {
-    let AddPython { program } = serde_json::from_slice(&body)
-        .map_err(|error| Refusal::bad_request(format!("that names no program: {error}")))?;
+async fn add_python(
+    State(engine): Shared,
+    Document(AddPython { program }): Document<AddPython>,
+) -> Result<Json<PythonView>, Refusal> {
     if !program.is_absolute() {
         return Err(Refusal::bad_request("the path of a Python begins with \"/\""));
     }
@@ -466,7 +473,7 @@ async fn add_python(State(engine): Shared, body: Bytes) -> Result<Json<PythonVie
             engine.upgrades.look_now();
             Ok(Json(pythons::view(python)))
         }
-        Err(BuildError::Rejected(message)) => Err(Refusal::bad_request(message)),
+        Err(BuildError::Rejected(message)) => Err(Refusal::new(ErrorCode::UnfitPython, message)),
         Err(error @ BuildError::Engine { .. }) => Err(Refusal::engine("add a Python", &error)),
     }
 }
@@ -493,8 +500,7 @@ async fn down(engine: &Engine) -> Result<(), Refusal> {
     wind_down(engine).await;
     if let Err(left) = engine.node.down().await {
         let message = "not everything could be removed; the engine waits for another `ace down`";
-        let mut refusal =
-            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "down_incomplete", message);
+        let mut refusal = Refusal::new(ErrorCode::DownIncomplete, message);
         refusal.error.detail = Some(left.join("\n"));
         return Err(refusal);
     }
@@ -504,12 +510,12 @@ async fn down(engine: &Engine) -> Result<(), Refusal> {
 
 async fn no_such_path() -> Refusal {
     let message = "the API has no such path; is the client of another version than the engine?";
-    Refusal::new(StatusCode::NOT_FOUND, "no_such_path", message)
+    Refusal::new(ErrorCode::NoSuchPath, message)
 }
 
 async fn no_such_method() -> Refusal {
     let message = "that can't be done with this path";
-    Refusal::new(StatusCode::METHOD_NOT_ALLOWED, "no_such_method", message)
+    Refusal::new(ErrorCode::NoSuchMethod, message)
 }
 
 /// A handler that panics costs its own request and nothing else.
@@ -520,8 +526,7 @@ async fn answer_panics(request: Request, next: Next) -> Response {
         Err(_) => {
             tracing::error!(path, "a request's handler panicked");
             let message = "the engine made a mistake of its own; its log says which";
-            let status = StatusCode::INTERNAL_SERVER_ERROR;
-            Refusal::new(status, "engine_error", message).into_response()
+            Refusal::new(ErrorCode::EngineError, message).into_response()
         }
     }
 }
@@ -560,12 +565,12 @@ fn no_such_instance(app: &AppName, instance: Option<&InstanceId>) -> Refusal {
     let instance = instance.map_or("", InstanceId::as_str);
     let message =
         format!("no log is kept of an instance {instance} of {app}; `ace logs {app}` shows all");
-    Refusal::new(StatusCode::NOT_FOUND, "no_such_instance", message)
+    Refusal::new(ErrorCode::NoSuchInstance, message)
 }
 
 fn still_being_destroyed(app: &AppName) -> Refusal {
     let message = format!("{app} takes its time to stop; it's being destroyed in the background");
-    Refusal::new(StatusCode::GATEWAY_TIMEOUT, "still_being_destroyed", message)
+    Refusal::new(ErrorCode::StillBeingDestroyed, message)
 }
 
 impl From<QueryRejection> for Refusal {

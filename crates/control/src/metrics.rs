@@ -26,6 +26,8 @@ use process::ProcessFigures;
 pub use tally::{Tally, Totals};
 
 /// What the answer of `GET /metrics` is.
+pub const MEDIA_TYPE: &str = "application/openmetrics-text";
+/// The same in full.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
 
 /// Apps that have series of their own: the first by name. The others share those of [`OTHER_APPS`].

@@ -13,6 +13,7 @@ mod build;
 mod ready;
 mod rebuild;
 
+use ace_api::ErrorCode;
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -20,7 +21,6 @@ use std::time::{Duration, Instant};
 use ace_api::http::{ApiError, Author, DeployEvent, DeployKind, DeployPhase};
 use ace_store::Revision;
 use ace_types::{AppName, ReleaseNumber, TenantName, error_chain};
-use axum::http::StatusCode;
 use futures_util::FutureExt;
 use futures_util::future::join_all;
 use tokio::sync::{OwnedSemaphorePermit, SemaphorePermit, mpsc};
@@ -387,5 +387,5 @@ impl Work {
 /// A mistake of ours, which the log has in full.
 fn broken() -> Refusal {
     let message = "the engine made a mistake of its own; its log says which";
-    Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_error", message)
+    Refusal::new(ErrorCode::EngineError, message)
 }

@@ -7,8 +7,7 @@ use std::collections::VecDeque;
 use std::pin::pin;
 use std::time::Duration;
 
-use ace_api::{CommandEnd, CommandIo, CommandOutput, CommandSpec, InstanceSpec};
-use axum::http::StatusCode;
+use ace_api::{CommandEnd, CommandIo, CommandOutput, CommandSpec, ErrorCode, InstanceSpec};
 use futures_util::future::join;
 use tokio::sync::mpsc;
 
@@ -84,8 +83,7 @@ impl PredeployError {
             Self::Refused(refusal) => refusal,
             Self::Failed { end, last_words } => {
                 let message = format!("the predeploy command failed: {end}; {remains}");
-                let status = StatusCode::UNPROCESSABLE_ENTITY;
-                let mut refusal = Refusal::new(status, "predeploy_failed", message);
+                let mut refusal = Refusal::new(ErrorCode::PredeployFailed, message);
                 refusal.error.detail = last_words;
                 refusal
             }

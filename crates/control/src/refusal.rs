@@ -1,17 +1,15 @@
 //! What the API says when it does not do what it was asked to.
 
+use ace_api::ErrorCode;
 use std::io;
 
 use ace_api::http::ApiError;
 use ace_types::{AppName, NameError, TenantName, error_chain};
-use axum::Json;
 use axum::http::{HeaderValue, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 
+use crate::http::Refused;
 use crate::records::RecordsError;
-
-/// The code of what could not be done for want of room.
-const NO_STORAGE: &str = "no_storage";
 
 /// An [`ApiError`] and the status it goes with.
 #[derive(Debug, Clone, PartialEq, thiserror::Error)]
@@ -22,10 +20,11 @@ pub struct Refusal {
 }
 
 impl Refusal {
-    /// `code` is for programs and stays; `message` is one sentence for a person.
-    pub fn new(status: StatusCode, code: &str, message: impl Into<String>) -> Self {
-        let error = ApiError { code: code.to_owned(), message: message.into(), detail: None };
-        Self { status, error }
+    /// `message` is one sentence for a person.
+    pub fn new(code: ErrorCode, message: impl Into<String>) -> Self {
+        let status = StatusCode::from_u16(code.status());
+        let error = ApiError::new(code.as_str(), message);
+        Self { status: status.unwrap_or(StatusCode::INTERNAL_SERVER_ERROR), error }
     }
 
     /// Something of ours failed at `doing`. What it was goes to the log, not to the tenant, but for
@@ -34,10 +33,10 @@ impl Refusal {
         tracing::error!(doing, error = %error_chain(error), "the engine failed");
         if let Some(state) = state_of_disk(error) {
             let message = format!("the engine could not {doing}: its disk {state}");
-            return Self::new(StatusCode::INSUFFICIENT_STORAGE, NO_STORAGE, message);
+            return Self::new(ErrorCode::NoStorage, message);
         }
         let message = format!("the engine could not {doing}; its own log says why");
-        Self::new(StatusCode::INTERNAL_SERVER_ERROR, "engine_error", message)
+        Self::new(ErrorCode::EngineError, message)
     }
 
     /// `near` are names that `name` may have been meant for.
@@ -48,7 +47,7 @@ impl Refusal {
             near => format!("did you mean {}?", near.join(" or ")),
         };
         let message = format!("there is no app named \"{name}\"; {way_out}");
-        Self::new(StatusCode::NOT_FOUND, "no_such_app", message)
+        Self::new(ErrorCode::NoSuchApp, message)
     }
 
     /// `text` stood where an app's name should.
@@ -58,49 +57,49 @@ impl Refusal {
             Err(_) => String::new(),
         };
         let message = format!("that can't be an app's name: {error}{way_out}");
-        Self::new(StatusCode::BAD_REQUEST, "bad_name", message)
+        Self::new(ErrorCode::BadName, message)
     }
 
     /// Whether it's for want of room on the engine's disk.
     pub fn is_full_disk(&self) -> bool {
-        self.error.code == NO_STORAGE
+        self.error.code == ErrorCode::NoStorage.as_str()
     }
 
     pub fn bad_request(message: impl Into<String>) -> Self {
-        Self::new(StatusCode::BAD_REQUEST, "bad_request", message)
+        Self::new(ErrorCode::BadRequest, message)
     }
 
     pub fn being_destroyed(name: &AppName) -> Self {
         let message = format!("the app \"{name}\" is being destroyed; try again when it's gone");
-        Self::new(StatusCode::CONFLICT, "being_destroyed", message)
+        Self::new(ErrorCode::BeingDestroyed, message)
     }
 
     pub fn name_taken(name: &AppName, tenant: &TenantName) -> Self {
         let message =
             format!("the name \"{name}\" is not free for tenant \"{tenant}\"; choose another");
-        Self::new(StatusCode::CONFLICT, "name_taken", message)
+        Self::new(ErrorCode::NameTaken, message)
     }
 
     /// No token came with the request.
     pub fn no_token() -> Self {
         let message = "show a token: Authorization: Bearer ace_…; `ace token create` makes one";
-        Self::new(StatusCode::UNAUTHORIZED, "no_token", message)
+        Self::new(ErrorCode::NoToken, message)
     }
 
     /// What came with it is no token, or none any more.
     pub fn wrong_token() -> Self {
         let message = "that token is good for nothing: it's wrong, has expired or was revoked";
-        Self::new(StatusCode::UNAUTHORIZED, "wrong_token", message)
+        Self::new(ErrorCode::WrongToken, message)
     }
 
     pub fn forbidden() -> Self {
         let message = "your token is not for that; ask whoever runs the engine for another";
-        Self::new(StatusCode::FORBIDDEN, "forbidden", message)
+        Self::new(ErrorCode::Forbidden, message)
     }
 
     pub fn ending() -> Self {
         let message = "the engine is about to stop; try again when it's back";
-        Self::new(StatusCode::SERVICE_UNAVAILABLE, "stopping", message)
+        Self::new(ErrorCode::Stopping, message)
     }
 }
 
@@ -122,7 +121,8 @@ impl From<RecordsError> for Refusal {
 
 impl IntoResponse for Refusal {
     fn into_response(self) -> Response {
-        let mut response = (self.status, Json(self.error)).into_response();
+        let mut response = self.status.into_response();
+        response.extensions_mut().insert(Refused(self.error));
         if self.status == StatusCode::UNAUTHORIZED {
             let scheme = HeaderValue::from_static("Bearer realm=\"ace\"");
             response.headers_mut().insert(header::WWW_AUTHENTICATE, scheme);

@@ -12,10 +12,12 @@ use ace_api::run::{
     ClientFrame, EngineFrame, Frame, FrameBuffer, INPUT_WINDOW, PAYLOAD_MAX, PROTOCOL, RunCommand,
     RunOutcome, RunRequest, RunTerminal,
 };
-use ace_api::{CommandControl, CommandEnd, CommandError, CommandIo, CommandOutput, CommandSpec};
+use ace_api::{
+    CommandControl, CommandEnd, CommandError, CommandIo, CommandOutput, CommandSpec, ErrorCode,
+};
 use ace_types::AppName;
-use axum::body::{Body, to_bytes};
-use axum::extract::{Request, State};
+use axum::body::Body;
+use axum::extract::{FromRequest, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use hyper::upgrade::{OnUpgrade, Upgraded};
@@ -27,12 +29,10 @@ use tokio::time::timeout;
 
 use crate::commands::{OF_AN_APP, Place, Starter};
 use crate::engine::{Engine, new_instance_id};
-use crate::http::Target;
+use crate::http::{Document, Target};
 use crate::plan;
 use crate::refusal::Refusal;
 
-/// The largest request, in bytes: a command's arguments.
-const REQUEST_MAX: usize = 256 << 10;
 /// The longest that a command may run.
 const DEADLINE: Duration = Duration::from_secs(24 * 3600);
 /// How long a client may take to change protocols.
@@ -64,14 +64,12 @@ pub async fn run_command(
     target: Target,
     mut request: Request,
 ) -> Result<Response, Refusal> {
-    if !asks_for_frames(request.headers()) {
+    let asks_for_frames = asks_for_frames(request.headers());
+    let upgrade = hyper::upgrade::on(&mut request);
+    let Document(asked) = Document::from_request(request, &()).await?;
+    if !asks_for_frames {
         return Err(not_in_frames());
     }
-    let upgrade = hyper::upgrade::on(&mut request);
-    let body = to_bytes(request.into_body(), REQUEST_MAX).await;
-    let body = body.map_err(|_| Refusal::bad_request("that is too long for a command"))?;
-    let asked = serde_json::from_slice(&body)
-        .map_err(|error| Refusal::bad_request(format!("that is no command: {error}")))?;
     let (place, command) = admit(&engine, &target, asked).await?;
     let session = Session { engine: Arc::clone(&engine), app: target.name, place, command };
     engine.tasks.spawn(session.run(upgrade));
@@ -373,29 +371,29 @@ fn asks_for_frames(headers: &HeaderMap) -> bool {
 
 fn not_in_frames() -> Refusal {
     let message = format!("a command runs over a connection upgraded to {PROTOCOL}: use `ace run`");
-    Refusal::new(StatusCode::UPGRADE_REQUIRED, "upgrade_required", message)
+    Refusal::new(ErrorCode::UpgradeRequired, message)
 }
 
 fn ended_with(what: &str) -> Refusal {
     let message = format!("{what}, and the command with it");
-    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "command_stopped", message)
+    Refusal::new(ErrorCode::CommandStopped, message)
 }
 
 fn too_many(app: &AppName) -> Refusal {
     let message = format!(
         "too many commands run already: {app} can have {OF_AN_APP}; `ace status {app}` lists them"
     );
-    Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too_many_commands", message)
+    Refusal::new(ErrorCode::TooManyCommands, message)
 }
 
 fn nothing_deployed(app: &AppName) -> Refusal {
     let message = format!("{app} has no release yet to run a command in: ace deploy --app {app}");
-    Refusal::new(StatusCode::CONFLICT, "nothing_deployed", message)
+    Refusal::new(ErrorCode::NothingDeployed, message)
 }
 
 fn files_alone(app: &AppName) -> Refusal {
     let message = format!("{app} is files alone: there is no Python to run a command with");
-    Refusal::new(StatusCode::CONFLICT, "files_alone", message)
+    Refusal::new(ErrorCode::FilesAlone, message)
 }
 
 #[cfg(test)]

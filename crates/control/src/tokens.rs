@@ -4,12 +4,12 @@
 //! has the SHA-256. A plain hash is enough here: it's slow hashes that protect words that people
 //! choose, and nobody can try 2^256 secrets at any speed.
 
+use ace_api::ErrorCode;
 use std::fmt::Write as _;
 
 use ace_api::http::{NewToken, TokenRole, TokenView};
 use ace_store::Op;
 use ace_types::TokenId;
-use axum::http::StatusCode;
 use jiff::{SignedDuration, Timestamp};
 use sha2::{Digest, Sha256};
 use subtle::ConstantTimeEq;
@@ -60,7 +60,7 @@ pub fn make(asked: &NewToken, of: &Ingredients) -> Result<(TokenRow, String), Re
 pub fn keep(state: &State, row: &TokenRow) -> Result<Vec<Op>, Refusal> {
     if state.tokens().count() >= TOKENS_MAX {
         let message = format!("there are {TOKENS_MAX} tokens; revoke some that nobody needs");
-        return Err(Refusal::new(StatusCode::CONFLICT, "too_many_tokens", message));
+        return Err(Refusal::new(ErrorCode::TooManyTokens, message));
     }
     Ok(vec![create(row)])
 }
@@ -93,7 +93,7 @@ pub fn is_news(row: &TokenRow, now: Timestamp) -> bool {
 pub fn revoke(state: &State, id: &TokenId) -> Result<Vec<Op>, Refusal> {
     let row = state.token(id).ok_or_else(|| {
         let message = format!("there is no token {id}; `ace token list` lists those there are");
-        Refusal::new(StatusCode::NOT_FOUND, "no_such_token", message)
+        Refusal::new(ErrorCode::NoSuchToken, message)
     })?;
     Ok(vec![row.delete()])
 }

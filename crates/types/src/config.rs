@@ -6,7 +6,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::app_yaml::is_identifier;
@@ -30,10 +30,30 @@ pub struct Config(BTreeMap<String, String>);
 #[serde(deny_unknown_fields)]
 pub struct ConfigChange {
     #[serde(default)]
+    #[schemars(schema_with = "variables_schema")]
     pub set: BTreeMap<String, String>,
-    /// What is not set need not be unset, and may be.
+    /// What is not set need not be unset, and may be. Nothing can be both.
     #[serde(default)]
+    #[schemars(schema_with = "names_schema")]
     pub unset: BTreeSet<String>,
+}
+
+/// Of what [`check_name`] takes.
+fn name_schema() -> Schema {
+    json_schema!({ "type": "string", "pattern": "^(?!ACE_)[A-Za-z_][A-Za-z0-9_]{0,254}$" })
+}
+
+fn names_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({ "type": "array", "items": name_schema(), "uniqueItems": true })
+}
+
+fn variables_schema(_: &mut SchemaGenerator) -> Schema {
+    json_schema!({
+        "type": "object",
+        "maxProperties": COUNT_MAX,
+        "propertyNames": name_schema(),
+        "additionalProperties": { "type": "string", "pattern": "^[^\\u0000]*$", "maxLength": VALUE_MAX },
+    })
 }
 
 /// Why variables can't be a configuration. Never tells a value.

@@ -24,12 +24,16 @@ impl JsonSchema for Domain {
     fn schema_name() -> Cow<'static, str> {
         "Domain".into()
     }
-    fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        // Other spellings are taken too, and bounded by what a name can be.
+    fn inline_schema() -> bool {
+        true
+    }
+    fn json_schema(generator: &mut SchemaGenerator) -> Schema {
+        let any_name = r"^(\*\.)?[a-z0-9.-]{1,253}$";
+        // Not every name that is taken, but names that are: Unicode's rules fit in no pattern.
+        let plain_name = r"^(\*\.)?([a-z0-9]{1,20}(-[a-z0-9]{1,20}){0,1}\.){1,4}[a-z]{2,20}$";
         json_schema!({
             "type": "string",
-            "minLength": 1,
-            "maxLength": 1024,
+            "pattern": if generator.contract().is_serialize() { any_name } else { plain_name },
             "examples": ["www.example.com", "*.example.com"],
         })
     }

@@ -7,6 +7,8 @@ use std::str::FromStr;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
+use crate::whole;
+
 /// The alphabet of random ids: lowercase base 32 without characters that look alike.
 const ALPHABET: &[u8; 32] = b"abcdefghijkmnpqrstuvwxyz23456789";
 
@@ -95,11 +97,18 @@ random_id!(
 );
 
 /// The number of a release within its app: 1, 2, 3…
-#[derive(
-    Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize, JsonSchema,
-)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(transparent)]
-pub struct ReleaseNumber(pub u32);
+pub struct ReleaseNumber(#[serde(deserialize_with = "whole::number")] pub u32);
+
+impl JsonSchema for ReleaseNumber {
+    fn schema_name() -> Cow<'static, str> {
+        "ReleaseNumber".into()
+    }
+    fn json_schema(_: &mut SchemaGenerator) -> Schema {
+        json_schema!({ "type": "integer", "minimum": 0, "maximum": u32::MAX })
+    }
+}
 
 impl ReleaseNumber {
     pub fn next(self) -> Self {

@@ -21,15 +21,16 @@ pub mod rewrite;
 pub mod server;
 pub mod shared_object;
 pub mod terminal;
+pub mod whole;
 
 pub use app_yaml::{AppYaml, ErrorPage, StaticRule};
 pub use bytes::Bytes;
 pub use coding::Coding;
-pub use config::{Config, ConfigChange};
+pub use config::{Config, ConfigChange, ConfigError};
 pub use domain::{Domain, DomainError};
 pub use error_chain::error_chain;
 pub use id::{BuildId, EngineId, IdRange, InstanceId, ReleaseNumber, TokenId};
-pub use limit_overrides::{Limit, LimitChange, LimitKey, LimitOverrides};
+pub use limit_overrides::{Limit, LimitChange, LimitError, LimitKey, LimitOverrides};
 pub use limits::{Limits, OutOfBounds};
 pub use name::{AppName, HostName, Label, LabelError, NameError, TenantName};
 pub use python::{NoPythonRange, PythonRange};

@@ -5,7 +5,7 @@ use std::fmt;
 use std::str::FromStr;
 use std::time::Duration;
 
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::app_yaml::values;
@@ -53,10 +53,27 @@ pub struct LimitOverrides(BTreeMap<LimitKey, Limit>);
 #[serde(deny_unknown_fields)]
 pub struct LimitChange {
     #[serde(default)]
+    #[schemars(schema_with = "values_schema")]
     pub set: BTreeMap<String, String>,
-    /// Limits that are to be what `app.yaml` says, or the default.
+    /// Limits that are to be what `app.yaml` says, or the default. None can be both set and reset.
     #[serde(default)]
+    #[schemars(schema_with = "names_schema")]
     pub reset: BTreeSet<String>,
+}
+
+/// Each limit as [`Limit::parse`] takes it; that takes some other spellings, too, such as `512MiB`.
+fn values_schema(_: &mut SchemaGenerator) -> Schema {
+    let one = |key: LimitKey| {
+        let schema = json_schema!({ "type": "string", "pattern": key.pattern() });
+        (key.name().to_owned(), schema.to_value())
+    };
+    let all: serde_json::Map<_, _> = LimitKey::ALL.into_iter().map(one).collect();
+    json_schema!({ "type": "object", "properties": all, "additionalProperties": false })
+}
+
+fn names_schema(_: &mut SchemaGenerator) -> Schema {
+    let names = LimitKey::ALL.map(LimitKey::name);
+    json_schema!({ "type": "array", "items": { "enum": names }, "uniqueItems": true })
 }
 
 /// Why a text is no limit.
@@ -97,6 +114,26 @@ impl LimitKey {
             Self::Connections => "connections",
             Self::Body => "body",
             Self::Timeout => "timeout",
+        }
+    }
+
+    /// A regular expression for its values within their bounds.
+    fn pattern(self) -> &'static str {
+        match self {
+            Self::Cpu => r"^(0\.(0[5-9]|[1-9][0-9]?)|[1-9][0-9]?|1[01][0-9]|12[0-8])$",
+            Self::Memory => {
+                r"^((3[2-9]|[4-9][0-9]|[1-9][0-9]{2,5})M|([1-9][0-9]{0,2}|10[01][0-9]|102[0-4])G)$"
+            }
+            Self::Pids => r"^([89]|[1-9][0-9]{1,3}|[12][0-9]{4}|32768)$",
+            Self::Tmp => r"^([1-9][0-9]{0,3}M|([1-9]|[1-5][0-9]|6[0-4])G)$",
+            Self::Shm => {
+                r"^((6[4-9]|[7-9][0-9]|[1-9][0-9]{2,3})K|[1-9][0-9]{0,3}M|([1-9]|[1-5][0-9]|6[0-4])G)$"
+            }
+            Self::Files => r"^(6[4-9]|[7-9][0-9]|[1-9][0-9]{2,5}|1048576)$",
+            Self::Log => r"^([1-9][0-9]{0,3}M|([1-9]|10)G)$",
+            Self::Connections => r"^([1-9][0-9]{0,4}|100000)$",
+            Self::Body => r"^([1-9][0-9]{0,3}[KM]|[1-9][0-9]{0,2}G|1T|none)$",
+            Self::Timeout => r"^([1-9][0-9]{0,2}s|([1-9]|[1-5][0-9])m|1h)$",
         }
     }
 }
@@ -290,5 +327,29 @@ mod tests {
         let limits = LimitOverrides::default().with(&set).expect("limits");
         let texts: BTreeMap<String, String> = limits.clone().into();
         assert_eq!(LimitOverrides::try_from(texts), Ok(limits));
+    }
+
+    #[test]
+    fn the_pattern_of_a_limit_takes_its_bounds_and_nothing_beyond() {
+        for (key, good, bad) in [
+            (LimitKey::Cpu, ["0.05", "0.5", "128"], ["0.04", "129", "0"]),
+            (LimitKey::Memory, ["32M", "1G", "1024G"], ["31M", "1025G", "1000000M"]),
+            (LimitKey::Pids, ["8", "256", "32768"], ["7", "32769", "08"]),
+            (LimitKey::Tmp, ["1M", "512M", "64G"], ["0M", "65G", "1K"]),
+            (LimitKey::Shm, ["64K", "16M", "64G"], ["63K", "65G", "0M"]),
+            (LimitKey::Files, ["64", "4096", "1048576"], ["63", "1048577", ""]),
+            (LimitKey::Log, ["1M", "50M", "10G"], ["0M", "11G", "1K"]),
+            (LimitKey::Connections, ["1", "1000", "100000"], ["0", "100001", "-1"]),
+            (LimitKey::Body, ["1K", "1T", "none"], ["0K", "2T", "None"]),
+            (LimitKey::Timeout, ["1s", "59m", "1h"], ["0s", "2h", "1d"]),
+        ] {
+            let pattern = regex::Regex::new(key.pattern()).expect("a pattern");
+            for text in good {
+                assert!(pattern.is_match(text) && Limit::parse(key, text).is_ok(), "{text}");
+            }
+            for text in bad {
+                assert!(!pattern.is_match(text) && Limit::parse(key, text).is_err(), "{text}");
+            }
+        }
     }
 }

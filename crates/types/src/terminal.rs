@@ -3,10 +3,17 @@
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
 
+use crate::whole;
+
 /// How large a terminal is, in characters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(deny_unknown_fields)]
 pub struct TerminalSize {
+    #[serde(deserialize_with = "whole::number")]
+    #[schemars(range(max = 65_535))]
     pub columns: u16,
+    #[serde(deserialize_with = "whole::number")]
+    #[schemars(range(max = 65_535))]
     pub rows: u16,
 }
 

@@ -186,11 +186,8 @@ mod tests {
 
     #[tokio::test]
     async fn the_last_event_is_the_outcome() {
-        let error = ApiError {
-            code: "start_failed".to_owned(),
-            message: "it did not start".to_owned(),
-            detail: Some("Traceback".to_owned()),
-        };
+        let detail = Some("Traceback".to_owned());
+        let error = ApiError { detail, ..ApiError::new("start_failed", "it did not start") };
         let events = [
             DeployEvent::Phase { phase: DeployPhase::Building },
             DeployEvent::Log { line: "Installing".to_owned() },

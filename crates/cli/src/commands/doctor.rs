@@ -36,11 +36,11 @@ pub async fn run(
         0 => Ok(()),
         // In JSON mode the document has been printed, and there is to be only one.
         _ if screen.json() => Err(CommandError::Told),
-        failed => Err(CommandError::Outcome(ApiError {
-            code: "unfit_machine".to_owned(),
-            message: format!("{failed} of the checks failed; apps can't run here until they pass"),
-            detail: None,
-        })),
+        failed => {
+            let message =
+                format!("{failed} of the checks failed; apps can't run here until they pass");
+            Err(CommandError::Outcome(ApiError::new("unfit_machine", message)))
+        }
     }
 }
 

@@ -1,9 +1,9 @@
 //! Names besides its own at which an app answers.
 
+use ace_api::ErrorCode;
 use ace_api::http::DomainChange;
 use ace_store::Op;
 use ace_types::{AppName, Domain, HostName, TenantName};
-use axum::http::StatusCode;
 use jiff::Timestamp;
 
 use crate::names;
@@ -91,22 +91,22 @@ fn taken(name: &Domain, app: &AppRow, held: &Row<DomainRow>) -> Refusal {
             held.app
         )
     };
-    Refusal::new(StatusCode::CONFLICT, "domain_taken", message)
+    Refusal::new(ErrorCode::DomainTaken, message)
 }
 
 fn reserved(name: &Domain, own: &HostName) -> Refusal {
     let message = format!("{name} is the engine's: apps answer at NAME.{own} by themselves");
-    Refusal::new(StatusCode::CONFLICT, "domain_reserved", message)
+    Refusal::new(ErrorCode::DomainReserved, message)
 }
 
 fn no_such_domain(app: &AppName, name: &Domain) -> Refusal {
     let message = format!("{app} has no domain {name}; `ace domains {app}` lists those it has");
-    Refusal::new(StatusCode::NOT_FOUND, "no_such_domain", message)
+    Refusal::new(ErrorCode::NoSuchDomain, message)
 }
 
 fn too_many() -> Refusal {
     let message = format!("an app can have {DOMAINS_MAX} domains; remove one that is not needed");
-    Refusal::new(StatusCode::CONFLICT, "too_many_domains", message)
+    Refusal::new(ErrorCode::TooManyDomains, message)
 }
 
 #[cfg(test)]

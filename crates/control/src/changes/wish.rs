@@ -1,9 +1,9 @@
 //! What can be wanted of an app besides a deploy, and how each begins.
 
+use ace_api::ErrorCode;
 use ace_api::http::{DeployKind, ReleaseCause};
 use ace_store::Op;
-use ace_types::{AppName, ConfigChange, InstanceId, LimitChange, ReleaseNumber};
-use axum::http::StatusCode;
+use ace_types::{AppName, ConfigChange, ConfigError, InstanceId, LimitChange, ReleaseNumber};
 use std::time::Duration;
 
 use super::arrival::{arrived, candidates, promoted, retired_beyond};
@@ -123,6 +123,25 @@ pub fn begin(
     Ok((ops, begun))
 }
 
+/// Whether so many instances can be wanted.
+pub fn check_scale(instances: u16) -> Result<(), Refusal> {
+    if (1..=SCALE_MAX).contains(&instances) {
+        return Ok(());
+    }
+    let message = format!("an app has 1 to {SCALE_MAX} instances; for none, stop it: ace stop APP");
+    Err(Refusal::bad_request(message))
+}
+
+/// Why a configuration can't be had.
+pub fn bad_config(error: ConfigError) -> Refusal {
+    match error {
+        ConfigError::Count { .. } | ConfigError::Size { .. } => {
+            Refusal::new(ErrorCode::ConfigFull, error.to_string())
+        }
+        _ => Refusal::bad_request(error.to_string()),
+    }
+}
+
 fn changes_config(app: &AppRow, change: &ConfigChange) -> bool {
     app.config.with(change).is_ok_and(|config| !app.config.difference(&config).is_empty())
 }
@@ -148,7 +167,7 @@ impl On<'_> {
         let Some(to) = to.or(app.served_before) else {
             let message =
                 format!("{} has no release from before release {}", app.name, serving.number);
-            return Err(Refusal::new(StatusCode::CONFLICT, "no_earlier_release", message));
+            return Err(Refusal::new(ErrorCode::NoEarlierRelease, message));
         };
         let release = self.state.release(&app.name, to);
         let release = release.ok_or_else(|| self.no_such_release(to))?;
@@ -173,8 +192,7 @@ impl On<'_> {
 
     fn configure(&self, change: &ConfigChange) -> Begins {
         let app = &self.app;
-        let config =
-            app.config.with(change).map_err(|error| Refusal::bad_request(error.to_string()))?;
+        let config = app.config.with(change).map_err(bad_config)?;
         let names = app.config.difference(&config);
         if names.is_empty() {
             return noted(format!("the configuration of {} is so already", app.name));
@@ -224,7 +242,7 @@ impl On<'_> {
         if self.app.stopped {
             let name = &self.app.name;
             let message = format!("{name} is stopped; start it: ace start {name}");
-            return Err(Refusal::new(StatusCode::CONFLICT, "stopped", message));
+            return Err(Refusal::new(ErrorCode::Stopped, message));
         }
         self.start_all(DeployKind::Restart, serving)
     }
@@ -248,11 +266,7 @@ impl On<'_> {
 
     fn scale(&self, instances: u16) -> Begins {
         let app = &self.app;
-        if !(1..=SCALE_MAX).contains(&instances) {
-            let message =
-                format!("an app has 1 to {SCALE_MAX} instances; for none: ace stop {}", app.name);
-            return Err(Refusal::bad_request(message));
-        }
+        check_scale(instances)?;
         if app.scale == instances {
             return noted(format!("{} is set to {instances} already", app.name));
         }
@@ -279,7 +293,7 @@ impl On<'_> {
         release.ok_or_else(|| {
             let message =
                 format!("{name} has no release yet; deploy one: ace deploy DIR --app {name}");
-            Refusal::new(StatusCode::CONFLICT, "no_release", message)
+            Refusal::new(ErrorCode::NoRelease, message)
         })
     }
 
@@ -369,7 +383,7 @@ impl On<'_> {
         let releases = self.state.releases_of(name);
         let kept: Vec<String> = releases.map(|row| row.number.to_string()).collect();
         let message = format!("{name} has no release {wanted}; there are {}", kept.join(", "));
-        Refusal::new(StatusCode::NOT_FOUND, "no_such_release", message)
+        Refusal::new(ErrorCode::NoSuchRelease, message)
     }
 }
 
@@ -377,8 +391,7 @@ impl On<'_> {
 fn configure_new(state: &State, asked: &Asked, change: &ConfigChange) -> Begins {
     let ids = free_ranges(state, asked).next().ok_or_else(no_ranges)?;
     let app = new_app(asked, ids);
-    let config =
-        app.config.with(change).map_err(|error| Refusal::bad_request(error.to_string()))?;
+    let config = app.config.with(change).map_err(bad_config)?;
     if config.is_empty() {
         return Err(no_such_app(state, asked));
     }

@@ -1,5 +1,6 @@
 //! What was built for an app, and what the builds said.
 
+use ace_api::ErrorCode;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -9,7 +10,6 @@ use ace_types::{AppName, BuildId, ReleaseNumber, error_chain};
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
-use axum::http::StatusCode;
 use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Deserialize;
@@ -162,7 +162,7 @@ fn find<'a>(
     };
     state.build(app, release).or_else(shared).ok_or_else(|| {
         let message = format!("no build is kept of release {release} of {app}; `ace builds {app}` lists those that are");
-        Refusal::new(StatusCode::NOT_FOUND, "no_such_build", message)
+        Refusal::new(ErrorCode::NoSuchBuild, message)
     })
 }
 

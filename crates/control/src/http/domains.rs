@@ -2,14 +2,12 @@
 
 use ace_api::http::{DomainChange, DomainsView};
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::State;
 use jiff::Timestamp;
 
-use super::Shared;
-use super::operations::document;
 use super::settings::view_of;
 use super::target::Target;
+use super::{Document, Shared};
 use crate::changes;
 use crate::refusal::Refusal;
 use crate::views;
@@ -21,10 +19,9 @@ pub async fn list(State(engine): Shared, target: Target) -> Result<Json<DomainsV
 pub async fn change(
     State(engine): Shared,
     target: Target,
-    body: Bytes,
+    Document(wanted): Document<DomainChange>,
 ) -> Result<Json<DomainsView>, Refusal> {
     let Target { name, tenant, .. } = &target;
-    let wanted: DomainChange = document(&body)?;
     if engine.is_ending() {
         return Err(Refusal::ending());
     }

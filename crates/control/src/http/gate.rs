@@ -1,5 +1,6 @@
 //! Finds out who asks, before anything else is looked at.
 
+use ace_api::ErrorCode;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::time::Instant;
@@ -7,7 +8,7 @@ use std::time::Instant;
 use ace_api::http::Author;
 use ace_types::TokenId;
 use axum::extract::{Request, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, header};
 use axum::middleware::Next;
 use axum::response::{IntoResponse, Response};
 use jiff::Timestamp;
@@ -90,7 +91,7 @@ fn wrong_token(engine: &Engine, address: IpAddr) -> Response {
         }
         Err(TooMany(wait)) => {
             let message = "too many wrong tokens have come from your address; try again later";
-            let refusal = Refusal::new(StatusCode::TOO_MANY_REQUESTS, "too_many_attempts", message);
+            let refusal = Refusal::new(ErrorCode::TooManyAttempts, message);
             let seconds = wait.as_secs() + 1;
             ([(header::RETRY_AFTER, seconds.to_string())], refusal).into_response()
         }

@@ -2,17 +2,20 @@
 //!
 //! So neither can have a route, a parameter or a field that the other lacks.
 
+use std::collections::BTreeSet;
 use std::sync::LazyLock;
 
+use ace_api::ErrorCode;
 use ace_api::http::ApiError;
 use ace_types::{AppName, ReleaseNumber, TokenId};
 use axum::Json;
 use axum::http::StatusCode;
 use schemars::generate::SchemaSettings;
-use schemars::{JsonSchema, SchemaGenerator};
+use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use super::route::{Gives, Route, Takes};
+use crate::archive;
 use crate::caller::Access;
 
 /// Where it is. Open to anybody: it's the same for every engine of a version.
@@ -20,6 +23,8 @@ pub const PATH: &str = "/v1/openapi.json";
 
 /// Statuses of refusals that every route may answer with.
 const ALWAYS: [u16; 4] = [400, 405, 500, 507];
+/// Those that a body may bring about.
+const OF_BODIES: [u16; 3] = [408, 413, 415];
 /// Those that a token may bring about.
 const OF_TOKENS: [u16; 3] = [401, 403, 429];
 
@@ -36,12 +41,13 @@ fn render(routes: &[Route]) -> Value {
         let path = paths.entry(route.path).or_insert_with(|| json!({}));
         path[route.method.as_str().to_ascii_lowercase()] = operation(route, &mut schemas);
     }
-    let refusal = schemas.answers.subschema_for::<ApiError>();
     json!({
         "openapi": "3.1.0",
         "info": {
             "title": "ACE",
             "version": env!("CARGO_PKG_VERSION"),
+            "description": "docs/API.md teaches it. Whatever is refused is told by an ApiError, and each \
+                answer has its request's name in X-Request-Id.",
             "license": { "name": "Apache-2.0", "identifier": "Apache-2.0" },
         },
         "servers": [{ "url": "/" }],
@@ -49,15 +55,50 @@ fn render(routes: &[Route]) -> Value {
         "paths": paths,
         "components": {
             "securitySchemes": { "token": { "type": "http", "scheme": "bearer" } },
-            "responses": {
-                "Refusal": {
-                    "description": "It was not done; the document says why.",
-                    "content": { "application/json": { "schema": refusal } },
-                },
-            },
+            "responses": refusals(&mut schemas),
             "schemas": schemas.definitions(),
         },
     })
+}
+
+/// An answer for each status that something can be refused with, with the codes that go with it.
+fn refusals(schemas: &mut Schemas) -> Map<String, Value> {
+    let error = schemas.answers.subschema_for::<ApiError>();
+    let statuses: BTreeSet<u16> = ErrorCode::ALL.iter().map(|code| code.status()).collect();
+    statuses.into_iter().map(|status| (refusal_name(status), refusal(status, &error))).collect()
+}
+
+fn refusal_name(status: u16) -> String {
+    format!("Refusal{status}")
+}
+
+fn refusal(status: u16, error: &Schema) -> Value {
+    let codes: Vec<ErrorCode> =
+        ErrorCode::ALL.iter().copied().filter(|code| code.status() == status).collect();
+    let told = |code: &ErrorCode| format!("- `{code}`: {}; {}", code.meaning(), code.way_out());
+    let names: Vec<&str> = codes.iter().map(|code| code.as_str()).collect();
+    let code = json!({ "properties": { "code": { "enum": names } } });
+    let schema = json!({ "allOf": [error, code] });
+    let text = json!({ "type": "string" });
+    let mut headers = headers();
+    match status {
+        401 => headers["WWW-Authenticate"] = json!({ "required": true, "schema": text }),
+        405 => headers["Allow"] = json!({ "required": true, "schema": text }),
+        429 => headers["Retry-After"] = json!({ "schema": { "type": "integer", "minimum": 1 } }),
+        _ => {}
+    }
+    json!({
+        "description": codes.iter().map(told).collect::<Vec<_>>().join("\n"),
+        "headers": headers,
+        "content": { "application/json": { "schema": schema } },
+    })
+}
+
+/// Those that every answer has.
+fn headers() -> Value {
+    let id = json!({ "type": "string", "pattern": "^[0-9a-f]{16}$" });
+    let about = "The request's name in the engine's log";
+    json!({ "X-Request-Id": { "description": about, "required": true, "schema": id } })
 }
 
 /// Where the schemas of types are collected: as they are sent to the engine, and by it.
@@ -118,9 +159,21 @@ fn parameters(route: &Route, schemas: &mut Schemas) -> Vec<Value> {
     let query = route.query.map(|query| query(&mut schemas.requests));
     let properties = query.as_ref().and_then(|query| query.get("properties")?.as_object());
     all.extend(properties.into_iter().flatten().map(|(name, schema)| {
-        json!({ "name": name, "in": "query", "required": false, "schema": schema })
+        json!({ "name": name, "in": "query", "required": false, "schema": given(schema) })
     }));
     all
+}
+
+/// `schema` of a parameter that is there: an absent one has no form in a query.
+fn given(schema: &Value) -> Value {
+    let mut schema = schema.clone();
+    if let Some(types) = schema.get_mut("type").filter(|types| types.is_array()) {
+        *types = types[0].clone();
+    }
+    match schema.get("anyOf").and_then(Value::as_array) {
+        Some(choices) => choices[0].clone(),
+        None => schema,
+    }
 }
 
 fn body(takes: &Takes, schemas: &mut Schemas) -> Value {
@@ -131,18 +184,24 @@ fn body(takes: &Takes, schemas: &mut Schemas) -> Value {
             json!({ "required": is_needed, "content": content })
         }
         Takes::Archive => {
-            let schema = json!({ "description": "A .tar.gz of the app's folder, up to 200 MiB" });
-            json!({ "required": true, "content": { "application/gzip": { "schema": schema } } })
+            let about =
+                "A .tar.gz of the app's folder, up to 200 MiB; application/gzip says the same";
+            let schema = json!({ "type": "string", "format": "binary", "minLength": 1 });
+            let content = json!({ archive::MEDIA_TYPES[1]: { "schema": schema } });
+            json!({ "description": about, "required": true, "content": content })
         }
     }
 }
 
 fn responses(route: &Route, schemas: &mut Schemas) -> Map<String, Value> {
     let of_tokens: &[u16] = if route.access == Access::Open { &[] } else { &OF_TOKENS };
-    let refusals = ALWAYS.iter().chain(of_tokens).chain(route.refusals);
-    let refusal = json!({ "$ref": "#/components/responses/Refusal" });
-    let mut all: Map<String, Value> =
-        refusals.map(|status| (status.to_string(), refusal.clone())).collect();
+    let of_bodies: &[u16] = if route.takes.is_some() { &OF_BODIES } else { &[] };
+    let refusals = ALWAYS.iter().chain(of_tokens).chain(of_bodies).chain(route.refusals);
+    let refusal = |status: &u16| {
+        let link = format!("#/components/responses/{}", refusal_name(*status));
+        (status.to_string(), json!({ "$ref": link }))
+    };
+    let mut all: Map<String, Value> = refusals.map(refusal).collect();
     let (status, content) = match &route.gives {
         Gives::Json { status, schema } => {
             let schema = schema(&mut schemas.answers);
@@ -157,15 +216,13 @@ fn responses(route: &Route, schemas: &mut Schemas) -> Map<String, Value> {
         Gives::Frames => (101, json!({})),
     };
     let reason = StatusCode::from_u16(status).ok().and_then(|it| it.canonical_reason());
-    let done = json!({ "description": reason.unwrap_or("Done"), "content": content });
+    let done = json!({ "description": reason.unwrap_or("Done"), "headers": headers(), "content": content });
     all.insert(status.to_string(), done);
     all
 }
 
 #[cfg(test)]
 mod tests {
-    use std::collections::BTreeSet;
-
     use super::*;
 
     fn refs<'a>(value: &'a Value, found: &mut BTreeSet<&'a str>) {

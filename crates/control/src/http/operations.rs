@@ -1,23 +1,26 @@
 //! What changes what serves an app. Each is answered with events, a line each.
 
+use ace_api::ErrorCode;
 use std::sync::Arc;
 
 use ace_api::http::{Rollback, Scale};
-use ace_types::{AppName, TenantName};
-use axum::body::{Body, Bytes};
+use ace_types::{
+    AppName, Config, ConfigChange, LimitChange, LimitError, LimitOverrides, TenantName,
+};
+use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, header};
 use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Deserialize;
-use serde::de::DeserializeOwned;
 use tokio::sync::OwnedSemaphorePermit;
 
+use super::document::{Document, SecretDocument, check_media_type};
 use super::target::Target;
 use super::{Shared, json_line, lines};
 use crate::archive::{self, Archive};
-use crate::changes::Wish;
+use crate::changes::{self, Wish};
 use crate::engine::{Engine, new_build_id};
 use crate::operation::{self, OperationRequest, Source, Work};
 use crate::refusal::Refusal;
@@ -29,6 +32,8 @@ type Answer = Result<Response, Refusal>;
 
 #[derive(Deserialize, JsonSchema)]
 pub struct OwnerQuery {
+    /// Whose app a new one is.
+    #[schemars(with = "Option<TenantName>")]
     tenant: Option<String>,
 }
 
@@ -37,7 +42,7 @@ impl OwnerQuery {
         let tenant = self.tenant.as_deref().map(str::parse).transpose();
         tenant.map_err(|error| {
             let message = format!("that can't be a tenant's name: {error}");
-            Refusal::new(StatusCode::BAD_REQUEST, "bad_name", message)
+            Refusal::new(ErrorCode::BadName, message)
         })
     }
 }
@@ -51,6 +56,7 @@ pub async fn deploy(
 ) -> Answer {
     let target = target.of(query?.tenant()?)?;
     check_host(&engine, &target)?;
+    check_media_type(&headers, &archive::MEDIA_TYPES)?;
     let state = engine.records.state().await?;
     target.check_name(&state)?;
     let admission = admit(&engine)?;
@@ -63,9 +69,12 @@ pub async fn deploy(
     start_work(&engine, target, work, admission)
 }
 
-pub async fn roll_back(State(engine): Shared, target: Target, body: Bytes) -> Answer {
-    let Rollback { release } = document(&body)?;
-    grant(&engine, target, Wish::Rollback { to: release }).await
+pub async fn roll_back(
+    State(engine): Shared,
+    target: Target,
+    Document(asked): Document<Rollback>,
+) -> Answer {
+    grant(&engine, target, Wish::Rollback { to: asked.release }).await
 }
 
 pub async fn restart(State(engine): Shared, target: Target) -> Answer {
@@ -80,27 +89,38 @@ pub async fn start(State(engine): Shared, target: Target) -> Answer {
     grant(&engine, target, Wish::Start).await
 }
 
-pub async fn scale(State(engine): Shared, target: Target, body: Bytes) -> Answer {
-    let Scale { instances } = document(&body)?;
-    grant(&engine, target, Wish::Scale { instances }).await
+pub async fn scale(
+    State(engine): Shared,
+    target: Target,
+    Document(asked): Document<Scale>,
+) -> Answer {
+    changes::check_scale(asked.instances)?;
+    grant(&engine, target, Wish::Scale { instances: asked.instances }).await
 }
 
 pub async fn configure(
     State(engine): Shared,
     target: Target,
     query: Result<Query<OwnerQuery>, QueryRejection>,
-    body: Bytes,
+    SecretDocument(change): SecretDocument<ConfigChange>,
 ) -> Answer {
     let target = target.of(query?.tenant()?)?;
-    let wish = Wish::Configure(secret_document(&body)?);
+    // What is wrong with it whatever the app has is told before anything begins.
+    Config::default().with(&change).map_err(changes::bad_config)?;
+    let wish = Wish::Configure(change);
     let state = engine.records.state().await?;
     // It may make the app.
     target.check_name(&state)?;
     begin(&engine, target, wish)
 }
 
-pub async fn limit(State(engine): Shared, target: Target, body: Bytes) -> Answer {
-    let change = document(&body)?;
+pub async fn limit(
+    State(engine): Shared,
+    target: Target,
+    Document(change): Document<LimitChange>,
+) -> Answer {
+    let bad = |error: LimitError| Refusal::bad_request(error.to_string());
+    LimitOverrides::default().with(&change).map_err(bad)?;
     grant(&engine, target, Wish::Limit(change)).await
 }
 
@@ -144,29 +164,16 @@ fn admit(engine: &Arc<Engine>) -> Result<OwnedSemaphorePermit, Refusal> {
     Arc::clone(&engine.operations).try_acquire_owned().map_err(|_| busy())
 }
 
-/// The document in a request's body; an empty one is the document without any field.
-pub fn document<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
-    let body = if body.is_empty() { b"{}" } else { body };
-    serde_json::from_slice(body).map_err(|error| {
-        Refusal::bad_request(format!("that is not what is asked for here: {error}"))
-    })
-}
-
-/// As [`document`]. What is wrong with it is not told in the parser's words, which may quote it.
-fn secret_document<T: DeserializeOwned>(body: &[u8]) -> Result<T, Refusal> {
-    document(body).map_err(|_| Refusal::bad_request("that is not what is asked for here"))
-}
-
 fn content_length(headers: &HeaderMap) -> Option<u64> {
     headers.get(header::CONTENT_LENGTH)?.to_str().ok()?.parse().ok()
 }
 
 fn busy() -> Refusal {
     let message = "too many deploys are under way; try again in a minute";
-    Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "busy", message)
+    Refusal::new(ErrorCode::Busy, message)
 }
 
 fn queue_full(app: &AppName) -> Refusal {
     let message = format!("too much is waiting to be done to {app}; try again when it is done");
-    Refusal::new(StatusCode::TOO_MANY_REQUESTS, "queue_full", message)
+    Refusal::new(ErrorCode::QueueFull, message)
 }

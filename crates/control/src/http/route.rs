@@ -2,18 +2,21 @@
 
 use std::sync::Arc;
 
+use ace_api::ErrorCode;
 use axum::Router;
-use axum::extract::Request;
+use axum::extract::{Query, Request};
 use axum::handler::Handler;
-use axum::http::Method;
+use axum::http::{Method, Uri};
 use axum::middleware::{Next, from_fn};
-use axum::response::Response;
 use axum::routing::{MethodFilter, MethodRouter, on};
 use schemars::{JsonSchema, Schema, SchemaGenerator};
 
 use crate::caller::{Access, Caller};
 use crate::engine::Engine;
 use crate::refusal::Refusal;
+
+/// As much of an unknown parameter as an error has room for, in characters.
+const NAME_SHOWN: usize = 64;
 
 /// Makes a type's schema.
 pub type SchemaOf = fn(&mut SchemaGenerator) -> Schema;
@@ -109,16 +112,45 @@ impl Route {
 
     /// Adds it to `router`.
     pub fn add_to(self, router: Router<Arc<Engine>>) -> Router<Arc<Engine>> {
-        let access = self.access;
-        let check = move |request: Request, next: Next| check(access, request, next);
+        let (access, names) = (self.access, self.parameters().into());
+        let check = move |request: Request, next: Next| {
+            let names: Arc<[String]> = Arc::clone(&names);
+            async move {
+                check_access(access, &request)?;
+                check_parameters(&names, request.uri())?;
+                Ok::<_, Refusal>(next.run(request).await)
+            }
+        };
         router.route(self.path, self.handler.route_layer(from_fn(check)))
+    }
+
+    /// The names of the query's parameters.
+    fn parameters(&self) -> Vec<String> {
+        let schema = self.query.map(|query| query(&mut SchemaGenerator::default()));
+        let properties = schema.as_ref().and_then(|it| it.get("properties")?.as_object());
+        properties.into_iter().flat_map(|all| all.keys().cloned()).collect()
     }
 }
 
-async fn check(access: Access, request: Request, next: Next) -> Result<Response, Refusal> {
+fn check_access(access: Access, request: &Request) -> Result<(), Refusal> {
     match request.extensions().get::<Caller>() {
         Some(caller) if !caller.may(access) => Err(Refusal::forbidden()),
         None if access != Access::Open => Err(Refusal::no_token()),
-        _ => Ok(next.run(request).await),
+        _ => Ok(()),
     }
+}
+
+/// Refuses a query that has more in it than the parameters `known`: a misspelt one would be passed over.
+fn check_parameters(known: &[String], uri: &Uri) -> Result<(), Refusal> {
+    let Query(given) = Query::<Vec<(String, String)>>::try_from_uri(uri)?;
+    let Some((unknown, _)) = given.iter().find(|(name, _)| !known.contains(name)) else {
+        return Ok(());
+    };
+    let shown: String = unknown.chars().take(NAME_SHOWN).collect();
+    let way_out = match known {
+        [] => "this path has none".to_owned(),
+        known => format!("there are {}", known.join(", ")),
+    };
+    let message = format!("there is no parameter {shown:?} here; {way_out}");
+    Err(Refusal::new(ErrorCode::UnknownParameter, message))
 }

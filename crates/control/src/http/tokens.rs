@@ -1,15 +1,15 @@
 //! Tokens: listed, made, revoked.
 
+use ace_api::ErrorCode;
 use ace_api::http::{CreatedToken, Done, NewToken, TokenView};
 use ace_types::TokenId;
 use axum::Json;
-use axum::body::Bytes;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use jiff::Timestamp;
 
-use super::{Shared, operations};
+use super::{Document, Shared};
 use crate::engine::random;
 use crate::refusal::Refusal;
 use crate::tokens::{self, Ingredients};
@@ -23,9 +23,8 @@ pub async fn list(State(engine): Shared) -> Result<Json<Vec<TokenView>>, Refusal
 
 pub async fn create(
     State(engine): Shared,
-    body: Bytes,
+    Document(asked): Document<NewToken>,
 ) -> Result<(StatusCode, Json<CreatedToken>), Refusal> {
-    let asked: NewToken = operations::document(&body)?;
     let id = TokenId::from_random(random()?);
     let of = Ingredients { id, secret: random()?, now: Timestamp::now() };
     let (row, secret) = tokens::make(&asked, &of)?;
@@ -40,7 +39,7 @@ pub async fn revoke(
 ) -> Result<Json<Done>, Refusal> {
     let id: TokenId = id?.parse().map_err(|_| {
         let message = "a token is named by the 8 characters that `ace token list` shows first";
-        Refusal::new(StatusCode::BAD_REQUEST, "bad_name", message)
+        Refusal::new(ErrorCode::BadName, message)
     })?;
     engine.records.transact(|state| Ok((tokens::revoke(state, &id)?, ()))).await?;
     tracing::info!(token = %id, "a token was revoked");

@@ -5,10 +5,9 @@ use std::pin::pin;
 use std::time::Instant;
 
 use ace_api::http::{DeployEvent, DeployPhase};
-use ace_api::{BuildError, BuildRequest, Built, Serving};
+use ace_api::{BuildError, BuildRequest, Built, ErrorCode, Serving};
 use ace_store::Revision;
 use ace_types::{BuildId, ReleaseNumber};
-use axum::http::StatusCode;
 use tokio::sync::{SemaphorePermit, mpsc};
 
 use super::{EVENTS, Operation, broken};
@@ -146,14 +145,14 @@ impl Operation {
 fn nothing_to_run_in() -> Refusal {
     let message = "the build failed: predeploy has no Python to run in, since the app is files \
                    alone; take it out of app.yaml";
-    Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "build_failed", message)
+    Refusal::new(ErrorCode::BuildFailed, message)
 }
 
 fn build_failed(error: &BuildError) -> Refusal {
     match error {
         BuildError::Rejected(message) => {
             let message = format!("the build failed: {message}");
-            Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "build_failed", message)
+            Refusal::new(ErrorCode::BuildFailed, message)
         }
         BuildError::Engine { doing, .. } => Refusal::engine(doing, error),
     }

@@ -4,9 +4,8 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use ace_api::http::{DeployEvent, LogLine};
-use ace_api::{EndReason, InstanceState, InstanceStatus};
+use ace_api::{EndReason, ErrorCode, InstanceState, InstanceStatus};
 use ace_types::{InstanceId, ReleaseNumber, shared_object};
-use axum::http::StatusCode;
 use tokio::time::{Instant, timeout};
 
 use super::Operation;
@@ -20,8 +19,6 @@ use crate::refusal::Refusal;
 const STARTUP_MARGIN: Duration = Duration::from_secs(30);
 /// How long all new instances must go on running after the last one's first answer.
 const STEADY_FOR: Duration = Duration::from_millis(400);
-/// The code of a start that failed in no way that is known.
-const START_FAILED: &str = "start_failed";
 /// How often a new instance's log is looked at.
 const LOG_EVERY: Duration = Duration::from_millis(200);
 /// Lines of its log that tell why a new instance failed.
@@ -65,7 +62,8 @@ impl Operation {
             None => reason,
         };
         let mut refusal = self.start_failed(release, &reason).await;
-        refusal.error.code = end.as_ref().map_or(START_FAILED, EndReason::code).to_owned();
+        refusal.error.code =
+            end.as_ref().map_or(ErrorCode::StartFailed.as_str(), EndReason::code).to_owned();
         refusal.error.detail = with_answer(words, end.as_ref());
         Err(refusal)
     }
@@ -133,7 +131,7 @@ impl Operation {
     async fn start_failed(&self, release: ReleaseNumber, reason: &str) -> Refusal {
         let remains = self.what_remains(release).await;
         let message = format!("release {release} did not start: {reason}; {remains}");
-        Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, START_FAILED, message)
+        Refusal::new(ErrorCode::StartFailed, message)
     }
 
     /// What those who use the app have after `release` could not be had.

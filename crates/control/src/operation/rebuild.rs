@@ -3,9 +3,8 @@
 use std::time::{Duration, Instant};
 
 use ace_api::http::DeployPhase;
-use ace_api::{BuildError, Interpreter, PythonState, RebuildRequest};
+use ace_api::{BuildError, ErrorCode, Interpreter, PythonState, RebuildRequest};
 use ace_types::error_chain;
-use axum::http::StatusCode;
 use tokio::sync::mpsc;
 use tokio::time::timeout;
 
@@ -41,7 +40,7 @@ impl Operation {
             }
             PythonState::Gone(reason) => {
                 let message = format!("release {} can't start: {reason}", release.number);
-                Err(Refusal::new(StatusCode::CONFLICT, "python_gone", message))
+                Err(Refusal::new(ErrorCode::PythonGone, message))
             }
         }
     }
@@ -97,7 +96,7 @@ fn rebuild_failed(what: &str, error: &BuildError) -> Refusal {
     match error {
         BuildError::Rejected(message) => {
             let message = format!("could not rebuild {what}: {message}");
-            Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "build_failed", message)
+            Refusal::new(ErrorCode::BuildFailed, message)
         }
         BuildError::Engine { doing, .. } => {
             tracing::error!(what, error = %error_chain(error), "could not rebuild");
