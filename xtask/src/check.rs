@@ -9,6 +9,7 @@ use std::process::{Command, Stdio};
 use anyhow::{Context, Result, bail};
 
 use crate::guards;
+use crate::layers;
 use crate::tally::Tally;
 
 /// Runs every step and prints what came of them; the last line is the sum of all tests. Returns
@@ -27,6 +28,7 @@ pub fn run() -> Result<bool> {
     };
     step("format", format());
     step("guards", guards::run(&root));
+    step("layers", layers::run(&root));
     step("lints", lints());
     step("dependencies", dependencies(&mut left_out));
     let mut tally = Tally::default();

@@ -4,6 +4,7 @@
 
 mod check;
 mod guards;
+mod layers;
 mod tally;
 
 use std::process::ExitCode;
@@ -12,14 +13,14 @@ const USAGE: &str = "\
 usage: cargo xtask COMMAND
 
 check   formatting, guards, lints, dependencies and all tests, with their sum in the last line
-guards  only the rules about the source that no lint knows";
+guards  only the rules about the source that no lint knows, and which crate may use which";
 
 fn main() -> ExitCode {
     let arguments: Vec<String> = std::env::args().skip(1).collect();
     let arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
     let result = match arguments[..] {
         ["check"] => check::run(),
-        ["guards"] => guards::repository().and_then(|root| guards::run(&root)).map(|()| true),
+        ["guards"] => check_guards().map(|()| true),
         ["help" | "--help" | "-h"] => {
             println!("{USAGE}");
             Ok(true)
@@ -37,4 +38,10 @@ fn main() -> ExitCode {
             ExitCode::FAILURE
         }
     }
+}
+
+fn check_guards() -> anyhow::Result<()> {
+    let root = guards::repository()?;
+    guards::run(&root)?;
+    layers::run(&root)
 }

@@ -25,7 +25,7 @@ fn help_teaches() {
 #[test]
 fn every_command_has_help_with_examples() {
     let commands = "deploy apps status logs releases rollback restart stop start config limits scale \
-                    destroy token doctor down builds domains run shell python completions";
+                    destroy token doctor down builds events domains run shell python completions";
     for command in commands.split_whitespace() {
         let output = ace(&[command, "--help"]);
         assert!(output.status.success(), "{command}");

@@ -113,6 +113,19 @@ mod tests {
     use super::*;
 
     #[test]
+    fn the_page_of_the_api_has_every_code_and_no_other() {
+        let page = include_str!("../../../docs/API.md");
+        let rows =
+            page.lines().filter(|line| line.starts_with("| `") && line.matches('|').count() == 5);
+        let rows: Vec<&str> =
+            rows.filter(|line| line.contains("` | 4") || line.contains("` | 5")).collect();
+        let row = |code: &ErrorCode| {
+            format!("| `{code}` | {} | {} | {} |", code.status(), code.meaning(), code.way_out())
+        };
+        assert_eq!(rows, ErrorCode::ALL.iter().map(row).collect::<Vec<_>>());
+    }
+
+    #[test]
     fn a_code_stands_for_one_thing_and_for_an_error() {
         let codes: BTreeSet<&str> = ErrorCode::ALL.iter().map(|code| code.as_str()).collect();
         assert_eq!(codes.len(), ErrorCode::ALL.len());

@@ -2,7 +2,7 @@
 //!
 //! | method and path | body in | body out |
 //! |---|---|---|
-//! | `GET /v1/apps?tenant=` | | [`AppView`]s |
+//! | `GET /v1/apps?tenant=&limit=&after=` | | [`AppsView`] |
 //! | `GET /v1/apps/{app}` | | [`AppView`] |
 //! | `DELETE /v1/apps/{app}` | | [`Done`], when all of it is gone |
 //! | `POST /v1/apps/{app}/deploys?tenant=` | a `.tar.gz` | events |
@@ -15,10 +15,10 @@
 //! | `PATCH /v1/apps/{app}/config` | [`ConfigChange`](ace_types::ConfigChange) | events |
 //! | `GET /v1/apps/{app}/limits` | | [`LimitsView`] |
 //! | `PATCH /v1/apps/{app}/limits` | [`LimitChange`](ace_types::LimitChange) | events |
-//! | `GET /v1/apps/{app}/domains` | | [`DomainsView`] |
+//! | `GET /v1/apps/{app}/domains?limit=&after=` | | [`DomainsView`] |
 //! | `PATCH /v1/apps/{app}/domains` | [`DomainChange`] | [`DomainsView`], when requests follow it |
-//! | `GET /v1/apps/{app}/releases` | | [`ReleasesView`] |
-//! | `GET /v1/apps/{app}/builds` | | [`BuildsView`] |
+//! | `GET /v1/apps/{app}/releases?limit=&after=` | | [`ReleasesView`] |
+//! | `GET /v1/apps/{app}/builds?limit=&after=` | | [`BuildsView`] |
 //! | `GET /v1/apps/{app}/builds/{release}` | | [`BuildView`] |
 //! | `GET /v1/apps/{app}/builds/{release}/log?follow=` | | [`BuildLine`]s, one JSON document a line |
 //! | `GET /v1/apps/{app}/logs?follow=&tail=&since=&release=&instance=` | | [`LogLine`]s, one JSON document a line |
@@ -26,9 +26,10 @@
 //! | `GET /v1/doctor` | | [`DoctorReport`] |
 //! | `GET /v1/pythons` | | [`PythonView`]s, the newest first, then those that are gone |
 //! | `POST /v1/pythons` | [`AddPython`] | [`PythonView`] |
-//! | `GET /v1/tokens` | | [`TokenView`]s, the oldest first |
+//! | `GET /v1/tokens?limit=&after=` | | [`TokensView`] |
 //! | `POST /v1/tokens` | [`NewToken`] | [`CreatedToken`] |
 //! | `DELETE /v1/tokens/{token}` | | [`Done`] |
+//! | `GET /v1/events?app=&after=&since=&limit=&follow=` | | [`Event`](crate::event::Event)s, one JSON document a line |
 //! | `POST /v1/backup` | | a backup (see the crate `backup`), whole only where its end says so |
 //! | `POST /v1/down` | | [`Done`], and then the engine ends |
 //! | `GET /metrics` | | the OpenMetrics text format: see docs/METRICS.md |
@@ -84,6 +85,15 @@ pub enum DeployPhase {
     Preparing,
     Starting,
     Switching,
+}
+
+/// A part of the apps, by name.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
+pub struct AppsView {
+    pub apps: Vec<AppView>,
+    /// What the next part begins behind; `None` where this is the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<AppName>,
 }
 
 /// One app, as `ace apps` and `ace status` show it.
@@ -346,6 +356,9 @@ pub struct DomainsView {
     pub tenant: TenantName,
     /// By name.
     pub domains: Vec<DomainView>,
+    /// What the next part begins behind; `None` where this is the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<Domain>,
 }
 
 /// One such name.
@@ -374,6 +387,9 @@ pub struct BuildsView {
     pub tenant: TenantName,
     /// The newest first.
     pub builds: Vec<BuildView>,
+    /// What the next part begins behind; `None` where this is the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<ReleaseNumber>,
 }
 
 /// One run of source to release.
@@ -415,8 +431,11 @@ pub struct ReleasesView {
     pub tenant: TenantName,
     /// The newest first.
     pub releases: Vec<ReleaseView>,
-    /// What they take on disk together.
+    /// What they take on disk together, those of other parts included.
     pub size: Bytes,
+    /// What the next part begins behind; `None` where this is the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<ReleaseNumber>,
 }
 
 /// One release.
@@ -536,7 +555,7 @@ pub struct PythonView {
 #[serde(deny_unknown_fields)]
 pub struct AddPython {
     /// An absolute path on the engine's machine.
-    #[schemars(regex(pattern = "^/[^\\u0000]*$"))]
+    #[schemars(regex(pattern = "^/[^\\u0000]*$"), example = "/usr/bin/python3.13")]
     pub program: PathBuf,
 }
 
@@ -550,14 +569,17 @@ pub enum TokenRole {
     Deploy,
     /// To look at one tenant's apps and their logs, not at the values of their configuration.
     Read,
+    /// To read the engine's metrics, and nothing else.
+    Metrics,
 }
 
 /// A token that is asked for.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(deny_unknown_fields)]
+#[schemars(transform = whose)]
 pub struct NewToken {
     pub role: TokenRole,
-    /// Whose apps it's for; of an admin's, none.
+    /// Whose apps it's for; of one for `admin` or `metrics`, none.
     #[serde(default)]
     pub tenant: Option<TenantName>,
     /// What to know it by.
@@ -567,6 +589,23 @@ pub struct NewToken {
     #[serde(default, deserialize_with = "whole::optional")]
     #[schemars(range(min = 1, max = 315_360_000))]
     pub expires_in_seconds: Option<u32>,
+}
+
+/// Says in the schema of [`NewToken`] which roles are nobody's.
+fn whose(schema: &mut schemars::Schema) {
+    let role = serde_json::json!({ "properties": { "role": { "enum": ["admin", "metrics"] } } });
+    let none = serde_json::json!({ "properties": { "tenant": { "type": "null" } } });
+    schema.insert("if".to_owned(), role);
+    schema.insert("then".to_owned(), none);
+}
+
+/// A part of the tokens, by their ids.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct TokensView {
+    pub tokens: Vec<TokenView>,
+    /// What the next part begins behind; `None` where this is the last.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub next: Option<TokenId>,
 }
 
 /// A token, without its secret.
@@ -603,6 +642,7 @@ impl std::fmt::Display for TokenRole {
             Self::Admin => "admin",
             Self::Deploy => "deploy",
             Self::Read => "read",
+            Self::Metrics => "metrics",
         })
     }
 }

@@ -10,6 +10,7 @@ pub mod builder;
 pub mod command;
 pub mod end_reason;
 pub mod error_code;
+pub mod event;
 pub mod gateway;
 pub mod http;
 pub mod node;

@@ -10,6 +10,7 @@ pub mod destroy;
 pub mod doctor;
 pub mod domains;
 pub mod down;
+pub mod events;
 pub mod limits;
 pub mod logs;
 pub mod prove;

@@ -7,11 +7,12 @@ use std::ffi::OsStr;
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ace_api::http::AppView;
+use ace_api::http::{AppView, AppsView};
 use clap_complete::engine::{ArgValueCompleter, CompletionCandidate};
 use clap_complete::env::{Bash, CompleteEnv, EnvCompleter, Fish, Shells, Zsh};
 
 use crate::client::{Client, within};
+use crate::pages;
 use crate::server::ServerAddress;
 use crate::token::Token;
 
@@ -48,5 +49,8 @@ fn apps() -> Option<Vec<AppView>> {
     };
     let client = Client::new(address, token, false);
     let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().ok()?;
-    runtime.block_on(within(ANSWER_WITHIN, "completing a name", client.get("/v1/apps"))).ok()
+    runtime
+        .block_on(within(ANSWER_WITHIN, "completing a name", pages::all(&client, "/v1/apps")))
+        .ok()
+        .map(|view: AppsView| view.apps)
 }

@@ -16,7 +16,9 @@ pub mod screen;
 
 mod commands;
 mod error;
+mod follow;
 mod operation;
+mod pages;
 mod progress;
 mod prove;
 mod server;
@@ -85,6 +87,7 @@ pub enum Command {
     Status(commands::status::StatusArgs),
     Logs(commands::logs::LogsArgs),
     Builds(commands::builds::BuildsArgs),
+    Events(commands::events::EventsArgs),
     Releases(commands::releases::ReleasesArgs),
     Rollback(commands::rollback::RollbackArgs),
     Restart(commands::restart::RestartArgs),
@@ -161,6 +164,7 @@ async fn run_command(
         Command::Apps(args) => commands::apps::run(args, &client, screen).await,
         Command::Status(args) => commands::status::run(args, &client, screen).await,
         Command::Logs(args) => commands::logs::run(args, &client, screen).await,
+        Command::Events(args) => commands::events::run(args, &client, screen).await,
         Command::Builds(args) => commands::builds::run(args, &client, screen).await,
         Command::Releases(args) => commands::releases::run(args, &client, screen).await,
         Command::Rollback(args) => commands::rollback::run(args, &client, screen).await,

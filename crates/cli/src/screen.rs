@@ -124,6 +124,10 @@ impl Screen {
         }
         let mut text = self.paint_err(Style::Error, "error:");
         let _ = write!(text, " {}", escape_lines(&error.message));
+        // For the other codes the message says all there is.
+        if let Some(id) = error.request_id.as_ref().filter(|_| error.code == "engine_error") {
+            let _ = write!(text, " (request {})", escape(id));
+        }
         if let Some(detail) = &error.detail {
             let _ = write!(text, "\n{}", indent(&escape_lines(detail)));
         }

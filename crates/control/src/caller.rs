@@ -22,6 +22,8 @@ pub enum Caller {
     Operator,
     /// Somebody of a tenant's: there are no apps for them but its own.
     Member { tenant: TenantName, may_change: bool },
+    /// Whoever collects the engine's metrics: there are no apps for them at all.
+    Collector,
 }
 
 /// What something asked for needs.
@@ -33,6 +35,8 @@ pub enum Access {
     Read,
     /// To change them, see the secrets of their configuration, or run something in them.
     Deploy,
+    /// To read the engine's metrics.
+    Metrics,
     /// The engine itself.
     Admin,
 }
@@ -40,23 +44,30 @@ pub enum Access {
 impl Caller {
     pub fn may(&self, access: Access) -> bool {
         match (self, access) {
-            (Self::Operator, _) | (_, Access::Open | Access::Read) => true,
+            (Self::Operator, _) | (_, Access::Open) => true,
+            (Self::Collector, access) => access == Access::Metrics,
+            (Self::Member { .. }, Access::Read) => true,
             (Self::Member { may_change, .. }, Access::Deploy) => *may_change,
-            (Self::Member { .. }, Access::Admin) => false,
+            (Self::Member { .. }, Access::Metrics | Access::Admin) => false,
         }
     }
 
     /// The one tenant whose apps there are for them; `None`: every tenant's.
     pub fn tenant(&self) -> Option<&TenantName> {
         match self {
-            Self::Operator => None,
+            // What is a tenant's is not to be asked for by a collector: see `may`.
+            Self::Operator | Self::Collector => None,
             Self::Member { tenant, .. } => Some(tenant),
         }
     }
 
     /// Whether there is this app for them.
     pub fn sees(&self, app: &AppRow) -> bool {
-        self.tenant().is_none_or(|tenant| app.tenant == *tenant)
+        match self {
+            Self::Operator => true,
+            Self::Member { tenant, .. } => app.tenant == *tenant,
+            Self::Collector => false,
+        }
     }
 }
 
@@ -68,10 +79,12 @@ mod tests {
     fn everybody_may_do_what_is_theirs() {
         let member = |may_change| Caller::Member { tenant: TenantName::default(), may_change };
         let may = |caller: Caller| {
-            [Access::Open, Access::Read, Access::Deploy, Access::Admin].map(|it| caller.may(it))
+            [Access::Open, Access::Read, Access::Deploy, Access::Metrics, Access::Admin]
+                .map(|it| caller.may(it))
         };
-        assert_eq!(may(Caller::Operator), [true; 4]);
-        assert_eq!(may(member(true)), [true, true, true, false]);
-        assert_eq!(may(member(false)), [true, true, false, false]);
+        assert_eq!(may(Caller::Operator), [true; 5]);
+        assert_eq!(may(member(true)), [true, true, true, false, false]);
+        assert_eq!(may(member(false)), [true, true, false, false, false]);
+        assert_eq!(may(Caller::Collector), [true, false, false, true, false]);
     }
 }

@@ -4,6 +4,7 @@
 //! rest can be done over and over, and is, until nothing is left: by [`run`], in this engine or the
 //! next.
 
+use ace_api::http::Author;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
@@ -50,14 +51,15 @@ pub async fn begin(
     engine: &Engine,
     app: &AppName,
     tenant: Option<&TenantName>,
+    by: &Author,
 ) -> Result<(), Refusal> {
     let change = |state: &_| match changes::begin_destroy(state, app, tenant) {
         Some(ops) => Ok((ops, ())),
         None => Err(names::no_such_app(state, app, tenant)),
     };
-    let begun = match engine.records.transact(change).await {
+    let begun = match engine.records.transact_for(Some(by), change).await {
         Err(refusal) if refusal.is_full_disk() && give_up_reserve(engine) => {
-            engine.records.transact(change).await
+            engine.records.transact_for(Some(by), change).await
         }
         begun => begun,
     };

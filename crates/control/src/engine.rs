@@ -97,8 +97,9 @@ impl Engine {
             gateway: parts.gateway,
             builder: parts.builder,
             doctor: parts.doctor,
+            records: Records::open(parts.store, Arc::clone(&tally), Arc::clone(&parts.clock))
+                .await?,
             clock: parts.clock,
-            records: Records::open(parts.store, Arc::clone(&tally)).await?,
             lanes: Lanes::default(),
             commands: Arc::default(),
             backups: Backups::default(),

@@ -6,10 +6,12 @@
 mod builds;
 mod document;
 mod domains;
+mod events;
 mod gate;
 mod metrics;
 mod openapi;
 mod operations;
+mod page;
 mod request_id;
 mod route;
 mod settings;
@@ -21,14 +23,17 @@ use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ace_api::event::Event;
 use ace_api::http::{
-    AddPython, AppView, BuildLine, BuildView, BuildsView, ConfigView, CreatedToken, DeployEvent,
-    DoctorReport, DomainChange, DomainsView, Done, LimitsView, LogLine, NewToken, PythonView,
-    ReleasesView, Rollback, Scale, TokenView,
+    AddPython, AppView, AppsView, BuildLine, BuildView, BuildsView, ConfigView, CreatedToken,
+    DeployEvent, DoctorReport, DomainChange, DomainsView, Done, LimitsView, LogLine, NewToken,
+    PythonView, ReleasesView, Rollback, Scale, TokensView,
 };
 use ace_api::run::RunRequest;
 use ace_api::{BuildError, ErrorCode};
-use ace_types::{AppName, ConfigChange, InstanceId, LimitChange, ReleaseNumber, TenantName};
+use ace_types::{
+    AppName, ConfigChange, Domain, InstanceId, LimitChange, ReleaseNumber, TenantName, TokenId,
+};
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
@@ -53,9 +58,11 @@ use crate::pythons;
 use crate::refusal::Refusal;
 use crate::rows::AppRow;
 use crate::run::run_command;
+use crate::state::Row;
 use crate::views;
 use crate::wind_down;
 pub use document::Document;
+use page::PageQuery;
 pub use request_id::Refused;
 use route::Route;
 pub use target::Target;
@@ -82,7 +89,7 @@ pub fn router(engine: Arc<Engine>) -> Router {
 }
 
 fn routes() -> Vec<Route> {
-    use Access::{Admin, Deploy, Open, Read};
+    use Access::{Admin, Deploy, Metrics, Open, Read};
     use operations as op;
     use settings as set;
     const GET: Method = Method::GET;
@@ -93,7 +100,7 @@ fn routes() -> Vec<Route> {
     vec![
         Route::new(GET, "/v1/apps", Read, ("listApps", "List apps"), list_apps)
             .query::<AppsQuery>()
-            .gives::<Vec<AppView>>(200),
+            .gives::<AppsView>(200),
         Route::new(GET, "/v1/apps/{app}", Read, ("showApp", "Show an app"), show_app)
             .gives::<AppView>(200)
             .refuses(&[404]),
@@ -211,6 +218,7 @@ fn routes() -> Vec<Route> {
             ("listReleases", "List the releases that can serve again"),
             set::releases,
         )
+        .query::<PageQuery<ReleaseNumber>>()
         .gives::<ReleasesView>(200)
         .refuses(&[404]),
         Route::new(
@@ -220,6 +228,7 @@ fn routes() -> Vec<Route> {
             ("listBuilds", "List an app's builds"),
             builds::list,
         )
+        .query::<PageQuery<ReleaseNumber>>()
         .gives::<BuildsView>(200)
         .refuses(&[404]),
         Route::new(
@@ -248,6 +257,7 @@ fn routes() -> Vec<Route> {
             ("listDomains", "List the names that an app answers at besides its own"),
             domains::list,
         )
+        .query::<PageQuery<Domain>>()
         .gives::<DomainsView>(200)
         .refuses(&[404]),
         Route::new(
@@ -281,6 +291,16 @@ fn routes() -> Vec<Route> {
         .refuses(&[404, 409, 426, 429, 503]),
         Route::new(
             GET,
+            "/v1/events",
+            Read,
+            ("listEvents", "List what has happened, or follow it"),
+            events::list,
+        )
+        .query::<events::EventsQuery>()
+        .gives_lines::<Event>()
+        .refuses(&[410]),
+        Route::new(
+            GET,
             "/v1/doctor",
             Admin,
             ("examine", "Say what this machine can enforce"),
@@ -306,7 +326,8 @@ fn routes() -> Vec<Route> {
         .gives::<PythonView>(200)
         .refuses(&[409]),
         Route::new(GET, "/v1/tokens", Admin, ("listTokens", "List tokens"), tokens::list)
-            .gives::<Vec<TokenView>>(200),
+            .query::<PageQuery<TokenId>>()
+            .gives::<TokensView>(200),
         Route::new(POST, "/v1/tokens", Admin, ("createToken", "Make a token"), tokens::create)
             .takes::<NewToken>(true)
             .gives::<CreatedToken>(201)
@@ -331,7 +352,7 @@ fn routes() -> Vec<Route> {
         Route::new(
             GET,
             "/metrics",
-            Admin,
+            Metrics,
             ("readMetrics", "Read the engine's metrics, as Prometheus does"),
             metrics::show,
         )
@@ -358,21 +379,36 @@ fn routes() -> Vec<Route> {
 
 #[derive(Deserialize, JsonSchema)]
 struct AppsQuery {
+    /// Only this tenant's.
     tenant: Option<TenantName>,
+    /// How many at most.
+    #[schemars(range(min = 1, max = 1000))]
+    limit: Option<u16>,
+    /// What the part begins behind: `next` of the one before.
+    after: Option<AppName>,
 }
 
 async fn list_apps(
     State(engine): Shared,
     Extension(caller): Extension<Caller>,
     query: Result<Query<AppsQuery>, QueryRejection>,
-) -> Result<Json<Vec<AppView>>, Refusal> {
-    let AppsQuery { tenant } = query?.0;
+) -> Result<Json<AppsView>, Refusal> {
+    let AppsQuery { tenant, limit, after } = query?.0;
     let state = engine.records.state().await?;
-    let is_meant = |app: &AppRow| {
-        caller.sees(app) && tenant.as_ref().is_none_or(|tenant| app.tenant == *tenant)
+    let is_meant = |app: &&Row<AppRow>| {
+        caller.sees(app)
+            && tenant.as_ref().is_none_or(|tenant| app.tenant == *tenant)
+            && after.as_ref().is_none_or(|after| app.name > *after)
     };
-    let views = views::apps(&engine.config, &state, &engine.observed(), &engine.commands, is_meant);
-    Ok(Json(views.into_iter().map(|view| with_trouble(&engine, view)).collect()))
+    let page = PageQuery { limit, after: after.clone() };
+    let rows = state.apps().filter(is_meant);
+    let (rows, next) = page.cut(rows, |app| app.name.clone())?;
+    let observed = engine.observed();
+    let view = |row: &Row<AppRow>| {
+        let view = views::app(&engine.config, &state, &observed, &engine.commands, row);
+        with_trouble(&engine, view)
+    };
+    Ok(Json(AppsView { apps: rows.into_iter().map(view).collect(), next }))
 }
 
 async fn show_app(State(engine): Shared, target: Target) -> Result<Json<AppView>, Refusal> {
@@ -396,8 +432,8 @@ async fn destroy_app(State(engine): Shared, target: Target) -> Result<Json<Done>
     let within = engine.config.stop_grace + GONE_MARGIN * 2;
     let (task_engine, task_target) = (Arc::clone(&engine), target.clone());
     let work = in_background(&engine, async move {
-        let Target { name, tenant, .. } = task_target;
-        destroy::begin(&task_engine, &name, tenant.as_ref()).await?;
+        let Target { name, tenant, by } = task_target;
+        destroy::begin(&task_engine, &name, tenant.as_ref(), &by).await?;
         destroy::run(task_engine, name).await;
         Ok(())
     });

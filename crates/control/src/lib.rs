@@ -20,6 +20,7 @@ mod commands;
 mod config;
 mod destroy;
 mod engine;
+mod events;
 mod hints;
 mod http;
 mod journal;

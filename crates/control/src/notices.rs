@@ -9,14 +9,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ace_api::event::Happening;
 use ace_api::{InstanceState, InstanceStatus, InstanceUsage, NodeUsage, SpaceUsage};
 use ace_types::{AppName, Bytes, InstanceId};
 use jiff::Timestamp;
 use tokio::time::sleep;
 
 use crate::engine::Engine;
+use crate::events::{self, News};
 use crate::journal;
 use crate::plan::Statuses;
+use crate::state::State;
 
 /// How often the kernel's counts are looked at.
 const LOOK_EVERY: Duration = Duration::from_secs(5);
@@ -39,19 +42,39 @@ pub async fn watch(engine: Arc<Engine>) {
         }
         let now = Arc::clone(&statuses.borrow_and_update());
         for notice in watch.look(&now, &engine.node.usage(), Instant::now()) {
-            let Notice { app, instance, text } = notice;
+            let Notice { app, instance, text, what } = notice;
             tracing::warn!(%app, %instance, "{text}");
             journal::write(&engine.config, &app, &format!("instance {instance} {text}")).await;
+            keep(&engine, &app, &what).await;
         }
     }
 }
 
+/// Adds what has befallen `app` to the events.
+async fn keep(engine: &Engine, app: &AppName, what: &Happening) {
+    let change = |state: &State| {
+        let row = state.app(app);
+        let news = row.map(|row| News {
+            tenant: Some(row.tenant.clone()),
+            app: Some(app.clone()),
+            by: None,
+            what: what.clone(),
+        });
+        Ok((events::keep(state, news.into_iter().collect(), engine.now()), ()))
+    };
+    if let Err(refusal) = engine.records.transact(change).await {
+        tracing::warn!(%app, %refusal, "could not keep an event");
+    }
+}
+
 /// Something that an app's operator should know.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 struct Notice {
     app: AppName,
     instance: InstanceId,
     text: String,
+    /// The same as an event.
+    what: Happening,
 }
 
 /// What has been told of every instance.
@@ -103,17 +126,20 @@ impl Watch {
         let mut notices = Vec::new();
         for (id, status) in statuses {
             let told = self.told.entry(id.clone()).or_default();
-            let mut texts: Vec<String> = told.end(status).into_iter().collect();
-            if let Some(usage) = usage.instances.get(id) {
-                texts.extend(told.usage(usage, now));
-            }
+            let ended = told.end(status).map(|text| (text, ended(id, status)));
+            let used = usage.instances.get(id).map(|usage| told.usage(usage, now));
+            let met = used.into_iter().flatten().map(|(limit, text)| {
+                let (limit, message) = (limit.to_owned(), text.clone());
+                (text, Happening::LimitMet { instance: id.clone(), limit, message })
+            });
             // Reasons may hold words of the app's own.
-            let notice = |text: String| Notice {
+            let notice = |(text, what): (String, Happening)| Notice {
                 app: status.app.clone(),
                 instance: id.clone(),
                 text: text.replace(char::is_control, " "),
+                what,
             };
-            notices.extend(texts.into_iter().map(notice));
+            notices.extend(ended.into_iter().chain(met).map(notice));
         }
         notices
     }
@@ -136,10 +162,11 @@ impl Told {
         })
     }
 
-    fn usage(&mut self, usage: &InstanceUsage, now: Instant) -> Vec<String> {
+    /// The limits that it has met, by their names, and what is to be said of that.
+    fn usage(&mut self, usage: &InstanceUsage, now: Instant) -> Vec<(&'static str, String)> {
         let mut texts = Vec::new();
         if let Some(kills) = self.memory_kills.due(usage.memory_kills, now) {
-            texts.push(killed(kills, usage));
+            texts.push(("memory", killed(kills, usage)));
         }
         if let Some(refused) = self.pids_refused.due(usage.pids_refused, now) {
             let limit = usage.pids_limit;
@@ -147,24 +174,25 @@ impl Told {
                 1 => "a process or thread".to_owned(),
                 n => format!("{n} processes or threads"),
             };
-            texts.push(format!("was refused {what}: the limit is {limit} (pids)"));
+            texts.push(("pids", format!("was refused {what}: the limit is {limit} (pids)")));
         }
         let held_back = usage.throttled_last_minute_usec;
         if held_back >= HELD_BACK_USEC && is_due(self.held_back, now) {
             self.held_back = Some(now);
             let cores = usage.cpu_limit_millicores as f64 / 1000.0;
-            texts.push(format!(
+            let text = format!(
                 "was held back for {} s in the last minute: it used up its share, {cores} of a \
                  core (cpu)",
                 held_back / 1_000_000
-            ));
+            );
+            texts.push(("cpu", text));
         }
         for (told, (place, key, space)) in self.full.iter_mut().zip(places(usage)) {
             if let Some(size) = space.filter(is_full).map(|space| Bytes(space.size_bytes))
                 && is_due(*told, now)
             {
                 *told = Some(now);
-                texts.push(format!("has {place} full: there is room for {size} ({key})"));
+                texts.push((key, format!("has {place} full: there is room for {size} ({key})")));
             }
         }
         texts
@@ -187,6 +215,16 @@ impl Count {
 
 fn has_ended(status: &InstanceStatus) -> bool {
     matches!(status.state, InstanceState::Crashed { .. } | InstanceState::Failed)
+}
+
+/// The end of an instance as an event.
+fn ended(instance: &InstanceId, status: &InstanceStatus) -> Happening {
+    let retry_at = match status.state {
+        InstanceState::Crashed { retry_at } => Some(retry_at),
+        _ => None,
+    };
+    let (release, reason) = (status.release, status.last_end.clone());
+    Happening::InstanceEnded { instance: instance.clone(), release, reason, retry_at }
 }
 
 fn is_due(told: Option<Instant>, now: Instant) -> bool {

@@ -6,11 +6,14 @@
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ace_api::http::Author;
 use ace_store::{
     Change, Changes, CommitError, Entry, Listing, Op, ReadError, Revision, Store, Watch,
 };
 use tokio::sync::Mutex;
 
+use crate::engine::Clock;
+use crate::events;
 use crate::metrics::Tally;
 use crate::refusal::Refusal;
 use crate::state::{RowError, State};
@@ -28,6 +31,9 @@ pub struct Records {
     tally: Arc<Tally>,
     /// The state as it was last seen.
     state: Mutex<Arc<State>>,
+    /// Held for the length of a change: events are numbered one after the other.
+    turn: Mutex<()>,
+    clock: Clock,
 }
 
 /// Why the rows could not be read or changed.
@@ -45,9 +51,13 @@ pub enum RecordsError {
 
 impl Records {
     /// Reads all rows.
-    pub async fn open(store: Arc<dyn Store>, tally: Arc<Tally>) -> Result<Self, RecordsError> {
+    pub async fn open(
+        store: Arc<dyn Store>,
+        tally: Arc<Tally>,
+        clock: Clock,
+    ) -> Result<Self, RecordsError> {
         let state = Mutex::new(Arc::new(read_all(store.as_ref()).await?));
-        Ok(Self { store, tally, state })
+        Ok(Self { store, tally, state, turn: Mutex::default(), clock })
     }
 
     /// All rows as they are now.
@@ -76,30 +86,53 @@ impl Records {
         Ok((state_of(listing.clone())?, listing.entries))
     }
 
-    /// Commits what `change` makes of the state, and returns what else it says. No operations, no
-    /// commit. The revision is one that shows the change.
+    /// Commits what `change` makes of the state, with the events that tell of it, and returns what else it
+    /// says. No operations, no commit. The revision is one that shows the change.
     ///
     /// Errors: whatever `change` refuses with; where the store fails, that, after logging it.
     pub async fn transact<T>(
         &self,
         change: impl Fn(&State) -> Result<(Vec<Op>, T), Refusal>,
     ) -> Result<(T, Revision), Refusal> {
+        self.transact_for(None, change).await
+    }
+
+    /// The same, asked for by `by`.
+    pub async fn transact_for<T>(
+        &self,
+        by: Option<&Author>,
+        change: impl Fn(&State) -> Result<(Vec<Op>, T), Refusal>,
+    ) -> Result<(T, Revision), Refusal> {
         for _ in 0..TRIES {
-            let state = self.state().await?;
-            let (ops, said) = change(&state)?;
-            if ops.is_empty() {
-                return Ok((said, state.revision));
+            if let Some(done) = self.try_once(by, &change).await? {
+                return Ok(done);
             }
-            let began = Instant::now();
-            let committed = self.store.commit(ops).await;
-            self.tally.committed(began.elapsed());
-            match committed {
-                Ok(revision) => return Ok((said, revision)),
-                Err(CommitError::Conflict { .. }) => tokio::time::sleep(PAUSE).await,
-                Err(error) => return Err(RecordsError::from(error).into()),
-            }
+            tokio::time::sleep(PAUSE).await;
         }
         Err(RecordsError::Contended.into())
+    }
+
+    /// `None` where somebody changed a row meanwhile.
+    async fn try_once<T>(
+        &self,
+        by: Option<&Author>,
+        change: impl Fn(&State) -> Result<(Vec<Op>, T), Refusal>,
+    ) -> Result<Option<(T, Revision)>, Refusal> {
+        let _turn = self.turn.lock().await;
+        let state = self.state().await?;
+        let (ops, said) = change(&state)?;
+        if ops.is_empty() {
+            return Ok(Some((said, state.revision)));
+        }
+        let ops = events::with_events(&state, ops, by, (self.clock)());
+        let began = Instant::now();
+        let committed = self.store.commit(ops).await;
+        self.tally.committed(began.elapsed());
+        match committed {
+            Ok(revision) => Ok(Some((said, revision))),
+            Err(CommitError::Conflict { .. }) => Ok(None),
+            Err(error) => Err(RecordsError::from(error).into()),
+        }
     }
 
     /// Wakes whoever has seen everything up to `from` as soon as there is more.

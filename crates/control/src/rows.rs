@@ -2,6 +2,7 @@
 //!
 //! A row's shape is a promise to every later version of the engine, which will have to read it.
 
+use ace_api::event::Event;
 use ace_api::http::{Author, DeployKind, ReleaseCause, TokenRole};
 use ace_api::{Built, Interpreter};
 use ace_types::{
@@ -340,6 +341,20 @@ impl Record for IdsRow {
     fn key(&self) -> String {
         format!("{}{:05}", Self::FOLDER, self.index)
     }
+}
+
+/// Events are kept as they are told.
+impl Record for Event {
+    const FOLDER: &'static str = "events/";
+
+    fn key(&self) -> String {
+        event_key(self.id)
+    }
+}
+
+/// The key of event `id`. Twenty digits, so that the keys' order is the numbers' order.
+pub fn event_key(id: u64) -> String {
+    format!("{}{id:020}", Event::FOLDER)
 }
 
 impl Record for TokenRow {

@@ -407,7 +407,7 @@ async fn carry_out(engine: &Arc<Engine>, app: AppName, work: Work) -> Answer {
 }
 
 async fn destroy_whole(engine: &Arc<Engine>, app: AppName) -> Answer {
-    if destroy::begin(engine, &app, None).await.is_err() {
+    if destroy::begin(engine, &app, None, &Author::Root).await.is_err() {
         return Answer::Failed;
     }
     destroy::run(Arc::clone(engine), app).await;

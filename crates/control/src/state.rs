@@ -4,9 +4,10 @@
 //! to change something asks `records`.
 
 use std::collections::BTreeMap;
-use std::ops::Deref;
+use std::ops::{Bound, Deref};
 use std::sync::Arc;
 
+use ace_api::event::Event;
 use ace_store::{Change, Expect, Op, Revision};
 use ace_types::{AppName, Domain, ReleaseNumber, TokenId};
 use serde::Serialize;
@@ -14,6 +15,7 @@ use serde::de::DeserializeOwned;
 
 use crate::rows::{
     AppRow, BuildRow, DeployRow, DomainRow, IdsRow, InstanceRow, Record, ReleaseRow, TokenRow,
+    event_key,
 };
 
 /// Every row there is. Cheap to clone.
@@ -29,6 +31,7 @@ pub struct State {
     instances: Table<InstanceRow>,
     ids: Table<IdsRow>,
     tokens: Table<TokenRow>,
+    events: Table<Event>,
 }
 
 /// A row and the commit that last wrote it, which a change to it must still find there.
@@ -121,6 +124,22 @@ impl State {
         self.tokens.get(&TokenRow::key_of(id)).map(Arc::as_ref)
     }
 
+    /// What has happened, the oldest first.
+    pub fn events(&self) -> impl DoubleEndedIterator<Item = &Row<Event>> {
+        self.events.values().map(Arc::as_ref)
+    }
+
+    /// What has happened after event `id`.
+    pub fn events_after(&self, id: u64) -> impl Iterator<Item = &Row<Event>> {
+        let behind = (Bound::Excluded(event_key(id)), Bound::Unbounded);
+        self.events.range(behind).map(|(_, row)| row.as_ref())
+    }
+
+    /// The number of the next event. The first is 1.
+    pub fn next_event(&self) -> u64 {
+        self.events.last_key_value().map_or(0, |(_, newest)| newest.id) + 1
+    }
+
     pub fn tokens(&self) -> impl Iterator<Item = &Row<TokenRow>> {
         self.tokens.values().map(Arc::as_ref)
     }
@@ -137,6 +156,7 @@ impl State {
             InstanceRow::FOLDER => apply(&mut self.instances, change),
             IdsRow::FOLDER => apply(&mut self.ids, change),
             TokenRow::FOLDER => apply(&mut self.tokens, change),
+            Event::FOLDER => apply(&mut self.events, change),
             _ => Err(RowError::Unknown { key: change.key.clone() }),
         }
     }

@@ -5,6 +5,7 @@ use std::time::Duration;
 
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::timeout;
+use tracing::Instrument;
 
 /// Tasks under way.
 #[derive(Debug, Default)]
@@ -18,7 +19,8 @@ impl Tasks {
         let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
         // What has ended is let go here, so that the set holds only what runs.
         while running.try_join_next().is_some() {}
-        running.spawn(task)
+        // What it says in the log belongs to the request that it's for.
+        running.spawn(task.in_current_span())
     }
 
     /// Waits for all that were started before, and aborts those that run longer than `within`.

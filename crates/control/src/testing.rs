@@ -13,6 +13,7 @@ use jiff::Timestamp;
 
 use crate::changes::{self, Asked, Begun, Ending, SCALE_MAX, Wish};
 use crate::config::ControlConfig;
+use crate::events;
 use crate::state::State;
 
 pub fn name(text: &str) -> AppName {
@@ -119,6 +120,7 @@ pub struct Rows(State);
 impl Rows {
     /// Does `ops`, whose preconditions the store's own tests check.
     pub fn commit(&mut self, ops: Vec<Op>) {
+        let ops = events::with_events(&self.0, ops, None, at(0));
         let revision = Revision(self.0.revision.0 + 1);
         for op in ops {
             let (key, value) = match op {

@@ -37,8 +37,8 @@ pub struct Ingredients {
 /// A new token: its row, and the text that is told once.
 pub fn make(asked: &NewToken, of: &Ingredients) -> Result<(TokenRow, String), Refusal> {
     let tenant = match (asked.role, &asked.tenant) {
-        (TokenRole::Admin, Some(_)) => return Err(admin_of_a_tenant()),
-        (TokenRole::Admin, None) => None,
+        (TokenRole::Admin | TokenRole::Metrics, Some(_)) => return Err(of_no_tenant(asked.role)),
+        (TokenRole::Admin | TokenRole::Metrics, None) => None,
         (TokenRole::Deploy | TokenRole::Read, tenant) => Some(tenant.clone().unwrap_or_default()),
     };
     let lifetime = asked.expires_in_seconds.map(lifetime).transpose()?;
@@ -117,6 +117,7 @@ fn caller(row: &TokenRow) -> Option<Caller> {
     };
     match row.role {
         TokenRole::Admin => Some(Caller::Operator),
+        TokenRole::Metrics => Some(Caller::Collector),
         TokenRole::Deploy => member(true),
         TokenRole::Read => member(false),
     }
@@ -146,10 +147,10 @@ fn hex(bytes: &[u8]) -> String {
     })
 }
 
-fn admin_of_a_tenant() -> Refusal {
-    Refusal::bad_request(
-        "an admin's token is for every tenant; for one of them: --role deploy or --role read",
-    )
+fn of_no_tenant(role: TokenRole) -> Refusal {
+    Refusal::bad_request(format!(
+        "a token for {role} is for every tenant; for one of them: --role deploy or --role read"
+    ))
 }
 
 #[cfg(test)]

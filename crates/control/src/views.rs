@@ -37,18 +37,6 @@ impl Observed {
     }
 }
 
-/// All apps that are `meant`, by name.
-pub fn apps(
-    config: &ControlConfig,
-    state: &State,
-    observed: &Observed,
-    commands: &Commands,
-    is_meant: impl Fn(&AppRow) -> bool,
-) -> Vec<AppView> {
-    let meant = state.apps().filter(|row| is_meant(row));
-    meant.map(|row| app(config, state, observed, commands, row)).collect()
-}
-
 /// One app.
 pub fn app(
     config: &ControlConfig,
@@ -101,13 +89,13 @@ pub fn config(app: &AppRow, reveal: bool) -> ConfigView {
 pub fn domains(state: &State, app: &AppRow) -> DomainsView {
     let view = |row: &DomainRow| DomainView { name: row.name.clone(), added_at: row.added_at };
     let domains = state.domains_of(&app.name).map(|row| view(row)).collect();
-    DomainsView { app: app.name.clone(), tenant: app.tenant.clone(), domains }
+    DomainsView { app: app.name.clone(), tenant: app.tenant.clone(), domains, next: None }
 }
 
 /// The builds of `app`.
 pub fn builds(state: &State, app: &AppRow) -> BuildsView {
     let builds = state.builds_of(&app.name).rev().map(|row| build(row)).collect();
-    BuildsView { app: app.name.clone(), tenant: app.tenant.clone(), builds }
+    BuildsView { app: app.name.clone(), tenant: app.tenant.clone(), builds, next: None }
 }
 
 /// One build.
@@ -136,7 +124,7 @@ pub fn releases(state: &State, app: &AppRow) -> ReleasesView {
         state.releases_of(name).map(|row| &**row).map(view).collect();
     releases.reverse();
     let size = Bytes(releases.iter().map(|release| release.size.0).sum());
-    ReleasesView { app: name.clone(), tenant: app.tenant.clone(), releases, size }
+    ReleasesView { app: name.clone(), tenant: app.tenant.clone(), releases, size, next: None }
 }
 
 /// `known` are folders that have been counted.

@@ -5,9 +5,10 @@
 mod common;
 
 use ace_api::http::CreatedToken;
-use common::client::{Answer, deploy, get, send, send_tcp};
+use common::client::{Answer, deploy, get, send, send_as, send_tcp};
 use common::{Life, Machine};
-use serde_json::{Map, Value};
+use hyper::HeaderMap;
+use serde_json::{Map, Value, json};
 
 /// Names of apps: one that there is, one that there is not, some that can't be.
 const APPS: [&str; 6] = ["shop", "none", "A_b", "%00", "a%2Fb", "%C3%A4"];
@@ -97,6 +98,10 @@ fn fault(document: &Value, schema: &Value, value: &Value) -> Option<String> {
             return Some(fault);
         }
     }
+    let all = schema.get("allOf").and_then(Value::as_array).into_iter().flatten();
+    if let Some(fault) = all.filter_map(|one| fault(document, one, value)).next() {
+        return Some(fault);
+    }
     for word in ["oneOf", "anyOf"] {
         let Some(choices) = schema.get(word).and_then(Value::as_array) else { continue };
         if choices.iter().all(|choice| fault(document, choice, value).is_some()) {
@@ -139,7 +144,8 @@ fn fault_of_fields(
         return fields.values().find_map(|value| fault(document, others?, value));
     };
     // What part of the fields a choice or a link describes is seen to there.
-    let is_whole = ["oneOf", "anyOf", "$ref"].iter().all(|word| !schema.contains_key(*word));
+    let is_whole = schema.get("type").is_some()
+        && ["oneOf", "anyOf", "allOf", "$ref"].iter().all(|word| !schema.contains_key(*word));
     fields.iter().find_map(|(name, value)| match (known.get(name), others) {
         (Some(schema), _) | (None, Some(schema)) => fault(document, schema, value),
         (None, None) if is_whole => Some(format!("{name} is not documented")),
@@ -243,4 +249,195 @@ fn no_path_has_a_method_that_is_not_documented() {
             assert_eq!(allowed, known, "{path}");
         }
     }
+}
+
+/// A value that `schema` takes; the smallest that there is.
+fn sample(document: &Value, schema: &Value) -> Value {
+    let schema = resolve(document, schema);
+    if let Some(example) = schema["examples"].get(0) {
+        return example.clone();
+    }
+    for word in ["oneOf", "anyOf"] {
+        if let Some(choice) = schema[word].get(0) {
+            return sample(document, choice);
+        }
+    }
+    if let Some(only) = schema.get("const").or_else(|| schema["enum"].get(0)) {
+        return only.clone();
+    }
+    let kind = schema["type"].as_str().or_else(|| schema["type"][0].as_str());
+    match kind.unwrap_or("object") {
+        "integer" => schema["minimum"].as_i64().unwrap_or(1).into(),
+        "boolean" => false.into(),
+        "array" => json!([]),
+        "string" => "a".into(),
+        _ => {
+            let names = schema["required"].as_array().into_iter().flatten();
+            let names = names.map(|name| name.as_str().unwrap().to_owned());
+            let filled = |name: String| {
+                let value = sample(document, &schema["properties"][&name]);
+                (name, value)
+            };
+            names.map(filled).collect::<Map<_, _>>().into()
+        }
+    }
+}
+
+/// Values that `schema` does not take.
+fn wrong(document: &Value, schema: &Value) -> Vec<Value> {
+    let schema = resolve(document, schema);
+    let mut all = vec![json!({ "no": "such" }), json!(1.5), json!([[]])];
+    let bounds = [("maximum", 1), ("minimum", -1)];
+    all.extend(bounds.iter().filter_map(|(word, beyond)| {
+        schema[word].as_i64().and_then(|bound| bound.checked_add(*beyond)).map(Value::from)
+    }));
+    all.retain(|value| fault(document, schema, value).is_some());
+    all
+}
+
+/// Bodies of `operation` that are not what it takes, and what is wrong with each.
+fn wrong_bodies(document: &Value, operation: &Value) -> Vec<(String, String)> {
+    let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
+    if schema.is_null() {
+        return Vec::new();
+    }
+    let good = sample(document, schema);
+    let schema = resolve(document, schema);
+    let mut all =
+        vec![("no JSON".to_owned(), "{".to_owned()), ("a list".to_owned(), "[]".to_owned())];
+    let with = |name: &str, value: Value| {
+        let mut body = good.clone();
+        body[name] = value;
+        body.to_string()
+    };
+    all.push(("an unknown field".to_owned(), with("no_such_field", json!(1))));
+    for name in schema["required"].as_array().into_iter().flatten() {
+        let mut body = good.clone();
+        body.as_object_mut().unwrap().remove(name.as_str().unwrap());
+        all.push((format!("{name} is missing"), body.to_string()));
+    }
+    for (name, property) in schema["properties"].as_object().unwrap() {
+        let values = wrong(document, property).into_iter();
+        all.extend(values.map(|value| (format!("{name} is {value}"), with(name, value))));
+    }
+    all
+}
+
+/// Texts that are no value of a parameter.
+fn wrong_texts(schema: &Value) -> Vec<String> {
+    let mut all: Vec<String> = match schema["type"].as_str() {
+        Some("integer") => ["x", "1.5", "-1", "99999999999999999999999"].map(str::to_owned).into(),
+        Some("boolean") => ["maybe", "1", ""].map(str::to_owned).into(),
+        _ => ["%00", "..", "A%20b!"].map(str::to_owned).into(),
+    };
+    let bounds = [("maximum", 1), ("minimum", -1)];
+    all.extend(bounds.iter().filter_map(|(word, beyond)| {
+        schema[word].as_i64().map(|bound| (bound + beyond).to_string())
+    }));
+    all
+}
+
+/// Checks an answer to somebody who has asked wrongly.
+fn check_refusal(
+    document: &Value,
+    operation: &Value,
+    (answer, headers): &(Answer, HeaderMap),
+    wanted: (u16, &str),
+    asked: &str,
+) {
+    check(document, operation, answer, asked);
+    let (status, code) = answer.refusal();
+    assert_eq!((status, code.as_str()), wanted, "{asked}: {:?}", answer.body);
+    let error: Value = serde_json::from_slice(&answer.body).unwrap();
+    let id = headers["x-request-id"].to_str().unwrap();
+    assert_eq!(error["request_id"], id, "{asked}");
+    assert!(id.len() == 16 && id.bytes().all(|byte| byte.is_ascii_hexdigit()), "{id}");
+}
+
+#[test]
+fn whatever_is_asked_wrongly_is_refused_as_the_document_says() {
+    let machine = Machine::new();
+    let life = machine.live();
+    deploy(&life.socket, "shop", "run");
+    let admin = send(&life.socket, "POST", "/v1/tokens", r#"{"role": "admin"}"#);
+    let admin: CreatedToken = serde_json::from_slice(&admin.body).unwrap();
+    let document = document(&life);
+    let mut tried = 0;
+    for (method, path, operation) in operations(&document) {
+        let path = filled(&path, "shop", "1");
+        let ask = |query: &str, media_type: Option<&str>, body: &str| {
+            let path = format!("{path}{query}");
+            send_as(life.tcp, Some(&admin.secret), &method, &path, media_type, body)
+        };
+        let mut refuse = |query: &str, media_type: Option<&str>, body: &str, wanted| {
+            let asked = format!("{method} {path}{query} {body}");
+            let answer = ask(query, media_type, body);
+            check_refusal(&document, &operation, &answer, wanted, &asked);
+            tried += 1;
+        };
+        refuse("?no_such=1", None, "", (400, "unknown_parameter"));
+        if operation.get("requestBody").is_some() {
+            refuse("", Some("text/plain"), "{}", (415, "unsupported_media_type"));
+        }
+        for (_, body) in wrong_bodies(&document, &operation) {
+            refuse("", Some("application/json"), &body, (400, "bad_request"));
+        }
+        for parameter in operation["parameters"].as_array().unwrap() {
+            let name = parameter["name"].as_str().unwrap();
+            if parameter["in"] != "query" {
+                continue;
+            }
+            for text in wrong_texts(resolve(&document, &parameter["schema"])) {
+                let code = if name == "tenant" && takes_a_name(&method) {
+                    "bad_name"
+                } else {
+                    "bad_request"
+                };
+                refuse(&format!("?{name}={text}"), None, "", (400, code));
+            }
+        }
+        if operation.get("security").is_none() {
+            let answer = send_tcp(life.tcp, None, &method, &path, "");
+            check_refusal(&document, &operation, &answer, (401, "no_token"), &path);
+            assert!(answer.1.contains_key("www-authenticate"), "{path}");
+        }
+    }
+    assert!(tried > 150, "{tried}");
+    assert_eq!(life.apps().len(), 1, "nothing has come of any of it");
+}
+
+/// Whether `tenant` names whose a new app is, which has an error of its own.
+fn takes_a_name(method: &str) -> bool {
+    method != "GET"
+}
+
+#[test]
+fn what_the_document_calls_valid_is_not_called_wrong() {
+    let machine = Machine::new();
+    let life = machine.live();
+    deploy(&life.socket, "shop", "run");
+    let document = document(&life);
+    for (method, path, operation) in operations(&document) {
+        let schema = &operation["requestBody"]["content"]["application/json"]["schema"];
+        if schema.is_null() || path == LAST {
+            continue;
+        }
+        let body = sample(&document, schema).to_string();
+        let path = filled(&path, "shop", "1");
+        let answer = send(&life.socket, &method, &path, &body);
+        let asked = format!("{method} {path} {body}");
+        check(&document, &operation, &answer, &asked);
+        assert_ne!(answer.status, 400, "{asked}: {:?}", answer.body);
+    }
+}
+
+#[test]
+fn a_request_has_one_name_in_its_answer_and_in_no_other() {
+    let machine = Machine::new();
+    let life = machine.live();
+    let name = || {
+        let (_, headers) = send_tcp(life.tcp, None, "GET", "/v1/openapi.json", "");
+        headers["x-request-id"].to_str().unwrap().to_owned()
+    };
+    assert_ne!(name(), name());
 }

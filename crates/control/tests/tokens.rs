@@ -4,7 +4,7 @@
 
 mod common;
 
-use ace_api::http::{AppView, CreatedToken, TokenView};
+use ace_api::http::{AppsView, CreatedToken, TokenView, TokensView};
 use ace_control::Outcome;
 use common::client::{deploy, get, send, send_tcp};
 use common::{Life, Machine, eventually};
@@ -77,11 +77,11 @@ fn a_tenant_has_its_own_apps_and_no_others() {
     let ask = |method: &str, path: &str, body: &str| ask(&life, &acme, method, path, body);
     assert_eq!(ask("POST", "/v1/apps/blog/deploys", "run"), (200, String::new()));
     let (answer, _) = send_tcp(life.tcp, Some(&acme.secret), "GET", "/v1/apps", "");
-    let apps: Vec<AppView> = answer.json();
+    let AppsView { apps, .. } = answer.json();
     let names: Vec<_> = apps.iter().map(|app| (app.name.as_str(), app.tenant.as_str())).collect();
     assert_eq!(names, [("blog", "acme")]);
     assert_eq!(life.apps().len(), 2);
-    let of_acme: Vec<AppView> = get(&life.socket, "/v1/apps?tenant=acme").json();
+    let AppsView { apps: of_acme, .. } = get(&life.socket, "/v1/apps?tenant=acme").json();
     assert_eq!(of_acme.len(), 1);
 
     for path in ["", "/config", "/limits", "/releases", "/logs"] {
@@ -139,6 +139,11 @@ fn a_role_bounds_what_a_token_may_do() {
     assert_eq!(all("GET", "/v1/doctor", ""), [forbidden(), forbidden(), ok()]);
     assert_eq!(all("GET", "/v1/tokens", ""), [forbidden(), forbidden(), ok()]);
     assert_eq!(all("GET", "/metrics", ""), [forbidden(), forbidden(), ok()]);
+    let collector = token(&life, r#"{"role": "metrics"}"#);
+    assert_eq!(ask(&life, &collector, "GET", "/metrics", ""), ok());
+    for path in ["/v1/apps", "/v1/apps/shop", "/v1/apps/shop/logs", "/v1/pythons", "/v1/events"] {
+        assert_eq!(ask(&life, &collector, "GET", path, ""), forbidden(), "{path}");
+    }
     for token in [&reader, &deployer] {
         assert_eq!(ask(&life, token, "POST", "/v1/tokens", r#"{"role": "admin"}"#), forbidden());
         assert_eq!(ask(&life, token, "POST", "/v1/down", ""), forbidden());
@@ -155,7 +160,7 @@ fn tokens_outlive_their_engine_and_their_use_is_noted() {
     life.kill();
     let life = machine.live();
     assert_eq!(ask(&life, &made, "GET", "/v1/apps", ""), (200, String::new()));
-    let listed = || get(&life.socket, "/v1/tokens").json::<Vec<TokenView>>();
+    let listed = || get(&life.socket, "/v1/tokens").json::<TokensView>().tokens;
     eventually("its use is noted", || listed()[0].last_used_at.is_some());
     let TokenView { label, expires_at, .. } = listed().remove(0);
     assert_eq!(label.unwrap().as_str(), "laptop");

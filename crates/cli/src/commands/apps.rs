@@ -1,12 +1,13 @@
 //! `ace apps`: all apps, a line each.
 
 use ace_api::InstanceState;
-use ace_api::http::{AppState, AppView, ServedBy};
+use ace_api::http::{AppState, AppView, AppsView, ServedBy};
 use ace_types::TenantName;
 use clap::Args;
 
 use crate::client::Client;
 use crate::error::CommandError;
+use crate::pages;
 use crate::screen::{self, Screen, Style};
 
 /// List the apps
@@ -23,7 +24,7 @@ pub struct AppsArgs {
 
 pub async fn run(args: AppsArgs, client: &Client, screen: &Screen) -> Result<(), CommandError> {
     let query = args.tenant.map_or(String::new(), |tenant| format!("?tenant={tenant}"));
-    let apps: Vec<AppView> = client.get(&format!("/v1/apps{query}")).await?;
+    let AppsView { apps, .. } = pages::all(client, &format!("/v1/apps{query}")).await?;
     Ok(screen.show(&apps, || render(&apps, screen))?)
 }
 

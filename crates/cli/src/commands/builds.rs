@@ -13,6 +13,7 @@ use crate::client::{ANSWER_DEADLINE, Client, empty_body, within};
 use crate::commands::status::ago;
 use crate::completion;
 use crate::error::CommandError;
+use crate::pages;
 use crate::screen::{self, Screen, Style};
 
 /// List an app's builds, or show one with its log
@@ -46,7 +47,7 @@ struct BuildWithLog {
 pub async fn run(args: BuildsArgs, client: &Client, screen: &Screen) -> Result<(), CommandError> {
     let path = format!("/v1/apps/{}/builds", args.app);
     let Some(release) = args.release else {
-        let view: BuildsView = client.get(&path).await?;
+        let view: BuildsView = pages::all(client, &path).await?;
         return Ok(screen.show(&view, || render(&view, screen, Timestamp::now()))?);
     };
     let path = format!("{path}/{release}");
@@ -160,8 +161,12 @@ mod tests {
             build(3, BuildResult::Unfit, Some("it ended\x1b[2J\nTraceback")),
             build(2, BuildResult::Built, None),
         ];
-        let view =
-            BuildsView { app: "shop".parse().expect("a name"), tenant: Default::default(), builds };
+        let view = BuildsView {
+            app: "shop".parse().expect("a name"),
+            tenant: Default::default(),
+            builds,
+            next: None,
+        };
         assert_eq!(
             render(&view, &Screen::plain(), at(120)),
             "RELEASE  BUILD     AGE    TOOK        RESULT\n\

@@ -10,6 +10,7 @@ use crate::client::Client;
 use crate::commands::status::ago;
 use crate::completion;
 use crate::error::CommandError;
+use crate::pages;
 use crate::screen::{self, Screen};
 
 /// List, add or remove names at which an app answers besides its own
@@ -50,7 +51,7 @@ enum Change {
 pub async fn run(args: DomainsArgs, client: &Client, screen: &Screen) -> Result<(), CommandError> {
     let path = format!("/v1/apps/{}/domains", args.app);
     let Some(change) = args.change else {
-        let view: DomainsView = client.get(&path).await?;
+        let view: DomainsView = pages::all(client, &path).await?;
         if screen.json() {
             return Ok(screen.show(&view, String::new)?);
         }
@@ -98,6 +99,7 @@ mod tests {
             app: app.name.clone(),
             tenant: Default::default(),
             domains: vec![domain],
+            next: None,
         };
         assert_eq!(
             render(&app, &view, &Screen::plain(), at(90)),

@@ -1,17 +1,21 @@
 //! `ace logs`: what an app's instances print.
 
+use std::collections::VecDeque;
+use std::io;
+
 use ace_api::http::{AppView, BuildLine, BuildsView, LogLine, ServedBy};
 use ace_types::{AppName, InstanceId};
 use clap::Args;
-use http::Method;
 use jiff::civil::DateTime;
 use jiff::tz::TimeZone;
-use jiff::{Span, Timestamp};
+use jiff::{SignedDuration, Span, Timestamp};
 
-use crate::client::{ANSWER_DEADLINE, Client, empty_body, within};
+use crate::client::Client;
 use crate::commands::builds::follow_log;
 use crate::completion;
 use crate::error::CommandError;
+use crate::follow::{Followed, follow, read};
+use crate::pages;
 use crate::screen::{self, Screen, Style};
 
 /// Show what an app printed, or what a build of it said
@@ -63,6 +67,11 @@ pub struct LogsArgs {
     build: Option<Option<u32>>,
 }
 
+/// Lines that are remembered while a log is followed.
+const RECENT: usize = 2000;
+/// How far back a stream that broke is asked for again: the lines of several instances come in no strict order.
+const OVERLAP: SignedDuration = SignedDuration::from_secs(5);
+
 pub async fn run(args: LogsArgs, client: &Client, screen: &Screen) -> Result<(), CommandError> {
     match args.build {
         Some(release) => show_build(&args, release, client, screen).await,
@@ -71,23 +80,75 @@ pub async fn run(args: LogsArgs, client: &Client, screen: &Screen) -> Result<(),
 }
 
 async fn show_lines(args: &LogsArgs, client: &Client, screen: &Screen) -> Result<(), CommandError> {
-    let path = path(args);
-    let open = client.lines(Method::GET, &path, empty_body());
-    let mut lines = within(ANSWER_DEADLINE, "opening the log", open).await?;
-    let mut silent = true;
-    // No deadline for the next line: an app may be silent, and Ctrl-C is at hand.
-    while let Some(line) = lines.next::<LogLine>().await? {
-        silent &= line.instance.is_none();
-        match screen.json() {
-            true => screen.json_line(&line)?,
-            false => screen.line(&render(&line, screen))?,
-        }
+    let mut listing =
+        Listing { args, screen, silent: true, recent: VecDeque::new(), resumed_at: None };
+    if args.follow {
+        return follow(&mut listing, client, screen).await;
     }
-    if silent && !args.follow {
+    read(&mut listing, client).await?;
+    if listing.silent {
         let view: AppView = client.get(&format!("/v1/apps/{}", args.app)).await?;
         screen.note(&nothing(&view, args));
     }
     Ok(())
+}
+
+/// What has been shown of a log.
+struct Listing<'a> {
+    args: &'a LogsArgs,
+    screen: &'a Screen,
+    /// No instance has said anything.
+    silent: bool,
+    /// The last lines, by which those that come again after a break are known.
+    recent: VecDeque<LogLine>,
+    /// The time of the newest line before the last break.
+    resumed_at: Option<Timestamp>,
+}
+
+impl Listing<'_> {
+    fn newest(&self) -> Option<Timestamp> {
+        self.recent.iter().map(|line| line.at).max()
+    }
+
+    /// Whether it was shown before the stream broke.
+    fn was_shown(&self, line: &LogLine) -> bool {
+        self.resumed_at.is_some_and(|then| line.at <= then) && self.recent.contains(line)
+    }
+}
+
+impl Followed for Listing<'_> {
+    type Line = LogLine;
+
+    fn path(&self) -> String {
+        match self.newest() {
+            None => path(self.args),
+            Some(newest) => {
+                let since = newest.checked_sub(OVERLAP).unwrap_or(newest);
+                let since = self.args.since.map_or(since, |asked| asked.max(since));
+                path(&LogsArgs { since: Some(since), lines: None, ..self.args.clone() })
+            }
+        }
+    }
+
+    fn take(&mut self, line: LogLine) -> io::Result<()> {
+        if self.was_shown(&line) {
+            return Ok(());
+        }
+        self.silent &= line.instance.is_none();
+        match self.screen.json() {
+            true => self.screen.json_line(&line)?,
+            false => self.screen.line(&render(&line, self.screen))?,
+        }
+        if self.args.follow {
+            self.recent.truncate(RECENT - 1);
+            self.recent.push_front(line);
+        }
+        Ok(())
+    }
+
+    fn resume(&mut self) {
+        self.resumed_at = self.newest();
+    }
 }
 
 /// Why there is no line of an instance.
@@ -126,7 +187,7 @@ async fn show_build(
     let release = match release {
         Some(release) => release,
         None => {
-            let view: BuildsView = client.get(&builds).await?;
+            let view: BuildsView = pages::all(client, &builds).await?;
             let newest = view.builds.first().ok_or_else(|| {
                 CommandError::Refused(format!(
                     "{app} has no builds yet: ace deploy DIR --app {app}"
@@ -144,7 +205,7 @@ async fn show_build(
 }
 
 /// A time that has been: so long ago, or at that time.
-fn past(text: &str) -> Result<Timestamp, String> {
+pub fn past(text: &str) -> Result<Timestamp, String> {
     since(text, Timestamp::now())
 }
 
@@ -202,6 +263,33 @@ mod tests {
     fn an_app_can_not_move_the_cursor_or_fake_a_line() {
         let text = render(&line("err", "\x1b[A\r1970 ok\nnext"), &Screen::plain());
         assert!(text.ends_with("abcd1234 \\x1b[A\\x0d1970 ok\\x0anext"), "{text}");
+    }
+
+    #[test]
+    fn after_a_break_no_line_is_shown_twice_and_none_is_left_out() {
+        #[derive(clap::Parser)]
+        struct Program {
+            #[command(flatten)]
+            args: LogsArgs,
+        }
+        let Program { args } = clap::Parser::parse_from(["logs", "shop", "-f"]);
+        let screen = Screen::plain();
+        let mut listing = Listing {
+            args: &args,
+            screen: &screen,
+            silent: true,
+            recent: VecDeque::new(),
+            resumed_at: None,
+        };
+        assert_eq!(listing.path(), "/v1/apps/shop/logs?follow=true");
+        listing.take(line("out", "one")).expect("a line");
+        listing.resume();
+        assert!(listing.path().ends_with("since=1969-12-31T23:59:56.5Z"), "{}", listing.path());
+        assert!(listing.was_shown(&line("out", "one")));
+        assert!(!listing.was_shown(&line("out", "two")));
+        let later =
+            LogLine { at: Timestamp::from_second(9).expect("a time"), ..line("out", "one") };
+        assert!(!listing.was_shown(&later));
     }
 
     #[test]

@@ -10,6 +10,7 @@ use crate::commands::status::{ago, withdrawn_text};
 use crate::completion;
 use crate::error::CommandError;
 use crate::pack::readable;
+use crate::pages;
 use crate::screen::{self, Screen, Style};
 
 /// List an app's releases: which serves, why there is each, their size
@@ -30,7 +31,8 @@ pub struct ReleasesArgs {
 }
 
 pub async fn run(args: ReleasesArgs, client: &Client, screen: &Screen) -> Result<(), CommandError> {
-    let view: ReleasesView = client.get(&format!("/v1/apps/{}/releases", args.app)).await?;
+    let path = format!("/v1/apps/{}/releases", args.app);
+    let view: ReleasesView = pages::all(client, &path).await?;
     Ok(screen.show(&view, || render(&view, screen, Timestamp::now()))?)
 }
 
@@ -114,6 +116,7 @@ mod tests {
                 release(1, deployed(&[])),
             ],
             size: Bytes::mib(24),
+            next: None,
         };
         assert_eq!(
             render(&view, &Screen::plain(), at(120)),
@@ -130,8 +133,13 @@ mod tests {
     #[test]
     fn an_app_without_releases_says_what_to_do() {
         let app = "shop".parse().expect("a name");
-        let view =
-            ReleasesView { app, tenant: Default::default(), releases: Vec::new(), size: Bytes(0) };
+        let view = ReleasesView {
+            app,
+            tenant: Default::default(),
+            releases: Vec::new(),
+            size: Bytes(0),
+            next: None,
+        };
         let text = render(&view, &Screen::plain(), at(0));
         assert!(text.contains("ace deploy DIR --app shop"), "{text}");
     }

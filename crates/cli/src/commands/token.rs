@@ -1,6 +1,6 @@
 //! `ace token`: who may use the API over TCP.
 
-use ace_api::http::{CreatedToken, Done, NewToken, TokenRole, TokenView};
+use ace_api::http::{CreatedToken, Done, NewToken, TokenRole, TokenView, TokensView};
 use ace_types::{Label, TenantName, TokenId};
 use clap::{Args, Subcommand, ValueEnum};
 use http::Method;
@@ -9,6 +9,7 @@ use jiff::{Span, SpanRelativeTo, Timestamp};
 use crate::client::{ANSWER_DEADLINE, Client};
 use crate::commands::status::ago;
 use crate::error::CommandError;
+use crate::pages;
 use crate::screen::{self, Screen, Style};
 
 /// Make, list and revoke tokens for the API over TCP
@@ -17,6 +18,7 @@ use crate::screen::{self, Screen, Style};
 Examples:
   ace token create --name laptop --expires 30d
   ace token create --tenant acme --role read
+  ace token create --role metrics --name prometheus
   ace token list
   ace token revoke k3mw7zpa
 
@@ -68,6 +70,8 @@ enum Role {
     Deploy,
     /// Look at one tenant's apps and logs
     Read,
+    /// Read the engine's metrics, and nothing else
+    Metrics,
 }
 
 pub async fn run(args: TokenArgs, client: &Client, screen: &Screen) -> Result<(), CommandError> {
@@ -79,7 +83,8 @@ pub async fn run(args: TokenArgs, client: &Client, screen: &Screen) -> Result<()
             Ok(())
         }
         Action::List => {
-            let tokens: Vec<TokenView> = client.get("/v1/tokens").await?;
+            let TokensView { mut tokens, .. } = pages::all(client, "/v1/tokens").await?;
+            tokens.sort_by_key(|token| token.created_at);
             Ok(screen.show(&tokens, || render(&tokens, screen, Timestamp::now()))?)
         }
         Action::Revoke { id } => {
@@ -96,6 +101,7 @@ fn new_token(args: CreateArgs) -> NewToken {
             Role::Admin => TokenRole::Admin,
             Role::Deploy => TokenRole::Deploy,
             Role::Read => TokenRole::Read,
+            Role::Metrics => TokenRole::Metrics,
         },
         tenant: args.tenant,
         label: args.name,
@@ -106,6 +112,7 @@ fn new_token(args: CreateArgs) -> NewToken {
 /// What is said beside the secret.
 fn about(token: &TokenView) -> String {
     let whose = match &token.tenant {
+        _ if token.role == TokenRole::Metrics => "the engine's metrics".to_owned(),
         Some(tenant) => format!("the apps of tenant {tenant}"),
         None => "every tenant and the engine itself".to_owned(),
     };
@@ -114,7 +121,7 @@ fn about(token: &TokenView) -> String {
         match token.role {
             TokenRole::Admin => "do anything with",
             TokenRole::Deploy => "change",
-            TokenRole::Read => "see",
+            TokenRole::Read | TokenRole::Metrics => "see",
         },
         token.id
     )

@@ -16,6 +16,7 @@ use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
+use super::page::PageQuery;
 use super::settings::view_of;
 use super::target::Target;
 use super::{Shared, json_line, lines};
@@ -45,8 +46,16 @@ pub struct OfRelease {
 
 type ReleasePath = Result<Path<OfRelease>, PathRejection>;
 
-pub async fn list(State(engine): Shared, target: Target) -> Result<Json<BuildsView>, Refusal> {
-    view_of(&engine, &target, views::builds).await
+pub async fn list(
+    State(engine): Shared,
+    target: Target,
+    query: Result<Query<PageQuery<ReleaseNumber>>, QueryRejection>,
+) -> Result<Json<BuildsView>, Refusal> {
+    let page = query?.0;
+    let Json(all) = view_of(&engine, &target, views::builds).await?;
+    let rest = all.builds.into_iter().filter(|it| page.after.is_none_or(|n| it.release < n));
+    let (builds, next) = page.cut(rest, |build| build.release)?;
+    Ok(Json(BuildsView { builds, next, ..all }))
 }
 
 pub async fn show(

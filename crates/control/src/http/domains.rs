@@ -1,10 +1,13 @@
 //! Names besides its own at which an app answers.
 
-use ace_api::http::{DomainChange, DomainsView};
+use ace_api::http::{DomainChange, DomainView, DomainsView};
+use ace_types::Domain;
 use axum::Json;
-use axum::extract::State;
+use axum::extract::rejection::QueryRejection;
+use axum::extract::{Query, State};
 use jiff::Timestamp;
 
+use super::page::PageQuery;
 use super::settings::view_of;
 use super::target::Target;
 use super::{Document, Shared};
@@ -12,8 +15,20 @@ use crate::changes;
 use crate::refusal::Refusal;
 use crate::views;
 
-pub async fn list(State(engine): Shared, target: Target) -> Result<Json<DomainsView>, Refusal> {
-    view_of(&engine, &target, views::domains).await
+pub async fn list(
+    State(engine): Shared,
+    target: Target,
+    query: Result<Query<PageQuery<Domain>>, QueryRejection>,
+) -> Result<Json<DomainsView>, Refusal> {
+    let page = query?.0;
+    let Json(mut all) = view_of(&engine, &target, views::domains).await?;
+    all.domains.sort_by_key(|domain| domain.name.to_string());
+    let is_behind = |domain: &DomainView| {
+        page.after.as_ref().is_none_or(|after| domain.name.to_string() > after.to_string())
+    };
+    let rest = all.domains.into_iter().filter(is_behind);
+    let (domains, next) = page.cut(rest, |domain| domain.name.clone())?;
+    Ok(Json(DomainsView { domains, next, ..all }))
 }
 
 pub async fn change(
@@ -32,7 +47,7 @@ pub async fn change(
             (),
         ))
     };
-    let ((), revision) = engine.records.transact(change).await?;
+    let ((), revision) = engine.records.transact_for(Some(&target.by), change).await?;
     if !engine.applied(revision).await {
         tracing::error!(app = %name, "the routes did not follow its domains in time");
     }

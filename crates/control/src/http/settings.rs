@@ -1,6 +1,7 @@
 //! What an app is set to, and what there is of it.
 
 use ace_api::http::{ConfigView, LimitsView, ReleasesView};
+use ace_types::ReleaseNumber;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
 use axum::{Extension, Json};
@@ -8,6 +9,7 @@ use schemars::JsonSchema;
 use serde::Deserialize;
 
 use super::Shared;
+use super::page::PageQuery;
 use super::target::Target;
 use crate::caller::{Access, Caller};
 use crate::refusal::Refusal;
@@ -41,8 +43,13 @@ pub async fn limits(State(engine): Shared, target: Target) -> Result<Json<Limits
 pub async fn releases(
     State(engine): Shared,
     target: Target,
+    query: Result<Query<PageQuery<ReleaseNumber>>, QueryRejection>,
 ) -> Result<Json<ReleasesView>, Refusal> {
-    view_of(&engine, &target, views::releases).await
+    let page = query?.0;
+    let Json(all) = view_of(&engine, &target, views::releases).await?;
+    let rest = all.releases.into_iter().filter(|it| page.after.is_none_or(|n| it.number < n));
+    let (releases, next) = page.cut(rest, |release| release.number)?;
+    Ok(Json(ReleasesView { releases, next, ..all }))
 }
 
 pub(super) async fn view_of<T>(

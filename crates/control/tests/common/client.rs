@@ -63,7 +63,22 @@ pub fn send_tcp(
     path: &str,
     body: &str,
 ) -> (Answer, HeaderMap) {
+    send_as(address, token, method, path, None, body)
+}
+
+/// The same, with a body that says it's of `media_type`.
+pub fn send_as(
+    address: SocketAddr,
+    token: Option<&str>,
+    method: &str,
+    path: &str,
+    media_type: Option<&str>,
+    body: &str,
+) -> (Answer, HeaderMap) {
     let mut request = Request::builder().method(method).uri(path).header("host", "ace");
+    if let Some(media_type) = media_type {
+        request = request.header("content-type", media_type);
+    }
     if let Some(token) = token {
         request = request.header("authorization", format!("Bearer {token}"));
     }

@@ -25,7 +25,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use ace_api::http::{AppState, AppView, DoctorReport, ServedBy};
+use ace_api::http::{AppState, AppView, AppsView, DoctorReport, ServedBy};
 use ace_control::{ControlConfig, Listeners, Outcome, Parts};
 use ace_store::{SqliteStore, Store};
 use ace_types::IdRange;
@@ -158,7 +158,7 @@ impl Life {
     }
 
     pub fn apps(&self) -> Vec<AppView> {
-        client::get(&self.socket, "/v1/apps").json()
+        client::get(&self.socket, "/v1/apps").json::<AppsView>().apps
     }
 
     /// The release that requests for `app` reach, and by how many instances.
