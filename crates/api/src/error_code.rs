@@ -55,6 +55,7 @@ error_codes! {
     UnknownParameter = "unknown_parameter", 400, "the query has a parameter that this path does not know", "leave it out, or see its spelling in the message";
     NoToken = "no_token", 401, "no token came with the request", "send `Authorization: Bearer ace_…`";
     WrongToken = "wrong_token", 401, "the token is wrong, has expired or was revoked", "make another: `ace token create`";
+    TooManyAttempts = "too_many_attempts", 401, "the token is wrong, and many wrong ones came from that address", "wait for as long as `Retry-After` says";
     Forbidden = "forbidden", 403, "the token's role or tenant is not for that", "use a token of another role";
     NoSuchPath = "no_such_path", 404, "the API has no such path", "see `GET /v1/openapi.json`";
     NoSuchApp = "no_such_app", 404, "there is no app of that name, for this token", "`GET /v1/apps` lists them";
@@ -65,6 +66,7 @@ error_codes! {
     NoSuchToken = "no_such_token", 404, "there is no token of that id", "`GET /v1/tokens` lists them";
     NoSuchMethod = "no_such_method", 405, "the path does not have that method", "`Allow` says which it has";
     TooSlow = "too_slow", 408, "the body did not come in time", "send it again";
+    Contradiction = "contradiction", 409, "something is to be both set and unset, or added and removed", "ask for one of the two";
     NameTaken = "name_taken", 409, "another tenant's app has that name", "choose another name";
     BeingDestroyed = "being_destroyed", 409, "the app is being destroyed", "try again when it's gone";
     NoRelease = "no_release", 409, "the app has never been deployed with success", "deploy it";
@@ -89,7 +91,6 @@ error_codes! {
     UpgradeRequired = "upgrade_required", 426, "a command was asked for without `Upgrade: ace-run`", "use `ace run`, or speak its frames";
     QueueFull = "queue_full", 429, "nine things are asked of the app already", "try again when one is done";
     TooManyCommands = "too_many_commands", 429, "the app, or the engine, has as many commands as it can", "try again when one has ended";
-    TooManyAttempts = "too_many_attempts", 429, "too many wrong tokens came from that address", "wait for as long as `Retry-After` says";
     EngineError = "engine_error", 500, "the engine could not do its part", "its log says why, by the request's id";
     DownIncomplete = "down_incomplete", 500, "not everything could be removed", "the detail says what is left; ask again";
     Busy = "busy", 503, "too many operations are under way", "try again in a minute";

@@ -210,7 +210,7 @@ fn routes() -> Vec<Route> {
         )
         .takes::<LimitChange>(false)
         .gives_lines::<DeployEvent>()
-        .refuses(&[404, 429, 503]),
+        .refuses(&[404, 409, 429, 503]),
         Route::new(
             GET,
             "/v1/apps/{app}/releases",

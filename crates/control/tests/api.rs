@@ -66,7 +66,7 @@ fn pythons_are_listed_and_added() {
     };
     let added: PythonView = add("/opt/python/bin/python3").json();
     assert_eq!(added.program.to_str(), Some("/opt/python/bin/python3"));
-    assert_eq!(add("/nowhere").refusal(), refused(400, "bad_request"));
+    assert_eq!(add("/nowhere").refusal(), refused(409, "unfit_python"));
     assert_eq!(add("python3").refusal(), refused(400, "bad_request"));
     let nonsense = send(&life.socket, "POST", "/v1/pythons", "[]");
     assert_eq!(nonsense.refusal(), refused(400, "bad_request"));

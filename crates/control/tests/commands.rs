@@ -192,7 +192,7 @@ fn what_can_not_be_run_is_refused_before_the_upgrade() {
         let refused = run(&life.socket, app, argv).map(drop).unwrap_err();
         assert!(refused.starts_with(&format!("HTTP/1.1 {status} ")), "{app} {argv:?}: {refused}");
     }
-    let plain = send(&life.socket, "POST", "/v1/apps/shop/run", "{}");
+    let plain = send(&life.socket, "POST", "/v1/apps/shop/run", r#"{"command": "shell"}"#);
     assert_eq!(plain.refusal(), (426, "upgrade_required".to_owned()));
 }
 

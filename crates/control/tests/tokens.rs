@@ -61,7 +61,7 @@ fn wrong_tokens_are_slowed_down_and_right_ones_are_not() {
         .map(|n| send_tcp(life.tcp, Some(&format!("ace_{n}")), "GET", "/v1/apps", ""))
         .map(|(answer, _)| answer.status.as_u16())
         .collect();
-    assert_eq!(statuses, [[401; 10].as_slice(), &[429; 2]].concat());
+    assert_eq!(statuses, [401; 12]);
     let (answer, headers) = send_tcp(life.tcp, Some("ace_x"), "GET", "/v1/apps", "");
     assert_eq!(answer.refusal().1, "too_many_attempts");
     assert!(headers["retry-after"].to_str().unwrap().parse::<u64>().unwrap() <= 60);

@@ -44,7 +44,7 @@ fn name_schema() -> Schema {
 }
 
 fn names_schema(_: &mut SchemaGenerator) -> Schema {
-    json_schema!({ "type": "array", "items": name_schema(), "uniqueItems": true })
+    json_schema!({ "type": "array", "items": name_schema() })
 }
 
 fn variables_schema(_: &mut SchemaGenerator) -> Schema {

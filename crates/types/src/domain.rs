@@ -30,7 +30,8 @@ impl JsonSchema for Domain {
     fn json_schema(generator: &mut SchemaGenerator) -> Schema {
         let any_name = r"^(\*\.)?[a-z0-9.-]{1,253}$";
         // Not every name that is taken, but names that are: Unicode's rules fit in no pattern.
-        let plain_name = r"^(\*\.)?([a-z0-9]{1,20}(-[a-z0-9]{1,20}){0,1}\.){1,4}[a-z]{2,20}$";
+        let plain_name =
+            r"^([a-z]{2,20}|(\*\.)?([a-z0-9]{1,20}(-[a-z0-9]{1,20}){0,1}\.){1,4}[a-z]{2,20})$";
         json_schema!({
             "type": "string",
             "pattern": if generator.contract().is_serialize() { any_name } else { plain_name },

@@ -73,7 +73,7 @@ fn values_schema(_: &mut SchemaGenerator) -> Schema {
 
 fn names_schema(_: &mut SchemaGenerator) -> Schema {
     let names = LimitKey::ALL.map(LimitKey::name);
-    json_schema!({ "type": "array", "items": { "enum": names }, "uniqueItems": true })
+    json_schema!({ "type": "array", "items": { "enum": names } })
 }
 
 /// Why a text is no limit.
@@ -333,7 +333,7 @@ mod tests {
     fn the_pattern_of_a_limit_takes_its_bounds_and_nothing_beyond() {
         for (key, good, bad) in [
             (LimitKey::Cpu, ["0.05", "0.5", "128"], ["0.04", "129", "0"]),
-            (LimitKey::Memory, ["32M", "1G", "1024G"], ["31M", "1025G", "1000000M"]),
+            (LimitKey::Memory, ["32M", "1G", "1024G"], ["31M", "1025G", "1048577M"]),
             (LimitKey::Pids, ["8", "256", "32768"], ["7", "32769", "08"]),
             (LimitKey::Tmp, ["1M", "512M", "64G"], ["0M", "65G", "1K"]),
             (LimitKey::Shm, ["64K", "16M", "64G"], ["63K", "65G", "0M"]),

@@ -29,7 +29,8 @@ pub fn change_domains(
         return Err(Refusal::being_destroyed(app));
     }
     if let Some(both) = change.add.iter().find(|name| change.remove.contains(name)) {
-        return Err(Refusal::bad_request(format!("{both} can't be both added and removed")));
+        let message = format!("{both} can't be both added and removed");
+        return Err(Refusal::new(ErrorCode::Contradiction, message));
     }
     let (mut added, mut removed) = (Vec::new(), Vec::new());
     for name in unique(&change.remove) {

@@ -3,7 +3,9 @@
 use ace_api::ErrorCode;
 use ace_api::http::{DeployKind, ReleaseCause};
 use ace_store::Op;
-use ace_types::{AppName, ConfigChange, ConfigError, InstanceId, LimitChange, ReleaseNumber};
+use ace_types::{
+    AppName, ConfigChange, ConfigError, InstanceId, LimitChange, LimitError, ReleaseNumber,
+};
 use std::time::Duration;
 
 use super::arrival::{arrived, candidates, promoted, retired_beyond};
@@ -138,6 +140,15 @@ pub fn bad_config(error: ConfigError) -> Refusal {
         ConfigError::Count { .. } | ConfigError::Size { .. } => {
             Refusal::new(ErrorCode::ConfigFull, error.to_string())
         }
+        ConfigError::Both { .. } => Refusal::new(ErrorCode::Contradiction, error.to_string()),
+        _ => Refusal::bad_request(error.to_string()),
+    }
+}
+
+/// Why limits can't be had.
+pub fn bad_limits(error: LimitError) -> Refusal {
+    match error {
+        LimitError::Both(_) => Refusal::new(ErrorCode::Contradiction, error.to_string()),
         _ => Refusal::bad_request(error.to_string()),
     }
 }
@@ -211,8 +222,7 @@ impl On<'_> {
 
     fn limit(&self, change: &LimitChange) -> Begins {
         let app = &self.app;
-        let limits =
-            app.limits.with(change).map_err(|error| Refusal::bad_request(error.to_string()))?;
+        let limits = app.limits.with(change).map_err(bad_limits)?;
         let names = app.limits.difference(&limits);
         if names.is_empty() {
             return noted(format!("the limits of {} are so already", app.name));

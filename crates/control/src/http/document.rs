@@ -8,7 +8,7 @@ use axum::extract::{FromRequest, Request};
 use axum::http::{HeaderMap, header};
 use bytes::Bytes;
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use serde::de::DeserializeOwned;
+use serde::de::{DeserializeOwned, Error as _};
 use tokio::time::timeout;
 
 use crate::refusal::Refusal;
@@ -73,6 +73,10 @@ async fn read(headers: &HeaderMap, body: Body) -> Result<Bytes, Refusal> {
 }
 
 fn parse<T: DeserializeOwned>(body: &[u8]) -> Result<T, serde_json::Error> {
+    // A list would be taken for the fields in their order.
+    if body.trim_ascii_start().first().is_some_and(|first| *first != b'{') {
+        return Err(serde_json::Error::custom("a document is an object, {…}"));
+    }
     serde_json::from_slice(if body.is_empty() { b"{}" } else { body })
 }
 
@@ -114,7 +118,8 @@ mod tests {
         assert_eq!(refused(request("text/plain", text.into())).await, "unsupported_media_type");
         let large = vec![b' '; SIZE_MAX + 1];
         assert_eq!(refused(request("application/json", large.into())).await, "too_large");
-        let deep = "[".repeat(100_000);
+        assert_eq!(refused(request("application/json", "[2]".into())).await, "bad_request");
+        let deep = r#"{"instances":"#.repeat(1000);
         assert_eq!(refused(request("application/json", deep.into())).await, "bad_request");
     }
 

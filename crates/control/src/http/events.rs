@@ -22,6 +22,8 @@ use crate::events::KEPT;
 use crate::refusal::Refusal;
 use crate::state;
 
+/// The highest id that a JSON number has in every language.
+const ID_MAX: u64 = (1 << 53) - 1;
 /// Lists of events that may wait for a slow client.
 const QUEUE: usize = 4;
 
@@ -30,7 +32,7 @@ pub struct EventsQuery {
     /// Only this app's, one that is gone included.
     app: Option<AppName>,
     /// Only those that came after this one; 0 for all there are.
-    #[schemars(range(max = 9_007_199_254_740_991_u64))]
+    #[schemars(range(max = ID_MAX))]
     after: Option<u64>,
     /// Only those not older than this.
     since: Option<Timestamp>,
@@ -52,6 +54,9 @@ pub async fn list(
     let filter = Filter { caller, app: query.app, since: query.since };
     let state = engine.records.state().await?;
     if let Some(after) = query.after {
+        if after > ID_MAX {
+            return Err(Refusal::bad_request(format!("after can be 0 to {ID_MAX}")));
+        }
         filter.check_after(&state, after)?;
     }
     let after = query.after.unwrap_or(0);
@@ -155,6 +160,10 @@ impl Following {
     async fn send_all(&mut self) {
         loop {
             let Ok(state) = self.engine.records.state().await else { return };
+            // Who is too slow is told so when it asks again.
+            if self.filter.check_after(&state, self.seen).is_err() {
+                return;
+            }
             let mut watch = self.engine.records.watch(state.revision);
             let found: Vec<Event> =
                 self.filter.after(&state, self.seen).take(LIMIT_MAX.into()).collect();

@@ -26,7 +26,7 @@ const ALWAYS: [u16; 4] = [400, 405, 500, 507];
 /// Those that a body may bring about.
 const OF_BODIES: [u16; 3] = [408, 413, 415];
 /// Those that a token may bring about.
-const OF_TOKENS: [u16; 3] = [401, 403, 429];
+const OF_TOKENS: [u16; 2] = [401, 403];
 
 pub async fn show() -> Json<&'static Value> {
     static DOCUMENT: LazyLock<Value> = LazyLock::new(|| render(&super::routes()));
@@ -81,10 +81,13 @@ fn refusal(status: u16, error: &Schema) -> Value {
     let schema = json!({ "allOf": [error, code] });
     let text = json!({ "type": "string" });
     let mut headers = headers();
+    let seconds = json!({ "schema": { "type": "integer", "minimum": 1 } });
     match status {
-        401 => headers["WWW-Authenticate"] = json!({ "required": true, "schema": text }),
+        401 => {
+            headers["WWW-Authenticate"] = json!({ "required": true, "schema": text });
+            headers["Retry-After"] = seconds;
+        }
         405 => headers["Allow"] = json!({ "required": true, "schema": text }),
-        429 => headers["Retry-After"] = json!({ "schema": { "type": "integer", "minimum": 1 } }),
         _ => {}
     }
     json!({

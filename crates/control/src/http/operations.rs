@@ -4,9 +4,7 @@ use ace_api::ErrorCode;
 use std::sync::Arc;
 
 use ace_api::http::{Rollback, Scale};
-use ace_types::{
-    AppName, Config, ConfigChange, LimitChange, LimitError, LimitOverrides, TenantName,
-};
+use ace_types::{AppName, Config, ConfigChange, LimitChange, LimitOverrides, TenantName};
 use axum::body::Body;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
@@ -119,8 +117,7 @@ pub async fn limit(
     target: Target,
     Document(change): Document<LimitChange>,
 ) -> Answer {
-    let bad = |error: LimitError| Refusal::bad_request(error.to_string());
-    LimitOverrides::default().with(&change).map_err(bad)?;
+    LimitOverrides::default().with(&change).map_err(changes::bad_limits)?;
     grant(&engine, target, Wish::Limit(change)).await
 }
 

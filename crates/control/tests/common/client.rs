@@ -188,9 +188,12 @@ pub fn deploy(socket: &Path, app: &str, archive: &str) -> Vec<DeployEvent> {
 }
 
 /// Asks for something that is answered with events, and returns every one.
+/// What is refused before anything has begun counts as having failed.
 pub fn ask(socket: &Path, method: &str, path: &str, body: &str) -> Vec<DeployEvent> {
     let answer = send(socket, method, path, body);
-    assert_eq!(answer.status, StatusCode::OK, "{:?}", answer.body);
+    if answer.status != StatusCode::OK {
+        return vec![DeployEvent::Failed { error: serde_json::from_slice(&answer.body).unwrap() }];
+    }
     let lines = answer.body.split(|byte| *byte == b'\n').filter(|line| !line.is_empty());
     lines.map(|line| serde_json::from_slice(line).unwrap()).collect()
 }
