@@ -42,6 +42,7 @@ fn main() -> ExitCode {
 
 fn check_guards() -> anyhow::Result<()> {
     let root = guards::repository()?;
-    guards::run(&root)?;
-    layers::run(&root)
+    let guarded = guards::run(&root);
+    layers::run(&root)?;
+    guarded
 }
