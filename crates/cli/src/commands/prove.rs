@@ -56,10 +56,6 @@ pub async fn run(args: ProveArgs, client: &Client, screen: &Screen) -> Result<()
         0 => Ok(()),
         // In JSON mode the document has been printed, and there is to be only one.
         _ if screen.json() => Err(CommandError::Told),
-        _ => Err(CommandError::Outcome(ApiError {
-            code: "walls_failed".to_owned(),
-            message: report.verdict(),
-            detail: None,
-        })),
+        _ => Err(CommandError::Outcome(ApiError::new("walls_failed", report.verdict()))),
     }
 }
