@@ -187,8 +187,9 @@ fn a_command_that_does_not_listen_says_so() -> Result<()> {
     assert_eq!(engine.get("mute", "/")?.status, 200);
     engine.ace(&["config", "mute", "PORT=9"])?.ok()?;
     assert_eq!(engine.get("mute", "/").context("with another PORT")?.status, 200);
-    folder.write("Procfile", "web: nosuch --port $PORT\n")?;
+    folder.write("Procfile", "web: nosuch --port $PORT\nrelease: echo made ready\n")?;
     let failed = engine.deploy(folder.path(), "mute")?;
+    assert!(failed.stderr.contains("    made ready\n"), "{}", failed.stderr);
     assert!(failed.stderr.contains("nosuch: not found"), "{}", failed.stderr);
     assert_eq!(engine.get("mute", "/").context("the old release")?.status, 200);
     Ok(())

@@ -333,7 +333,9 @@ impl Inner {
         let python = python.interpreter.clone();
         let runtime = Runtime { python, environment, environment_size, program };
         let serving = Serving::Program(runtime);
-        Ok(Built { code, serving, app_yaml: source.app_yaml, code_size })
+        let predeploy = predeploy(&source, bench).await;
+        let app_yaml = AppYaml { predeploy, ..source.app_yaml };
+        Ok(Built { code, serving, app_yaml, code_size })
     }
 
     /// What is to listen in the app's instances, with the server's packages where it is one of ours.
@@ -613,6 +615,16 @@ fn check_server(chosen: Option<ServerChoice>, python: &Python) -> Result<(), Bui
 async fn say_python(bench: &Bench, python: &Python) {
     bench.log().say(format!("Python {}", python.interpreter.version)).await;
     bench.log().set_python(python.minor_version());
+}
+
+/// What is to run before the release starts: what `app.yaml` says, or else the `Procfile`.
+async fn predeploy(source: &Inspection, bench: &Bench) -> Option<String> {
+    if source.app_yaml.predeploy.is_some() {
+        return source.app_yaml.predeploy.clone();
+    }
+    let release = source.procfile.release()?;
+    bench.log().say(format!("predeploy: {release} (release: of the Procfile)")).await;
+    Some(release.to_owned())
 }
 
 /// Has a container copy what is in `from` to `to`, where a folder of the build's is.

@@ -120,11 +120,20 @@ def is_asgi(module, value, depth=0):
         return is_asgi(module, module.find(value.id), depth + 1)
     if isinstance(value, ast.AsyncFunctionDef):
         return len(value.args.args) == 3
+    if isinstance(value, ast.ClassDef):
+        return is_asgi_class(module, value)
     if isinstance(value, ast.Call):
         return makes_asgi(module, value.func, depth)
     if isinstance(value, PartOfTuple) and isinstance(value.tuple, ast.Call):
         return makes_asgi(module, value.tuple.func, depth, value.index)
     return False
+
+
+def is_asgi_class(module, made):
+    """Whether calling a class serves a request: what comes of that is awaited."""
+    origins = [dotted_name(module, base) or "" for base in made.bases]
+    has_await = any(getattr(node, "name", None) == "__await__" for node in made.body)
+    return has_await or any(origin.startswith("starlette.endpoints.") for origin in origins)
 
 
 def imported(origin):

@@ -99,6 +99,11 @@ mod tests {
     fn a_framework_of_the_list_makes_asgi_applications() {
         is(true, "from fastapi import FastAPI\napp = FastAPI()\n", &[]);
         is(true, "import datasette.app as d\napp = d.Datasette([]).app()\n", &[]);
+        is(
+            true,
+            "class app:\n  def __init__(self, s, r, w): ...\n  def __await__(self): ...\n",
+            &[],
+        );
         is(false, "from flask import Flask\napp = Flask(__name__)\n", &[]);
         is(false, "from shop import app\n", &[]);
     }

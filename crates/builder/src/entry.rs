@@ -196,6 +196,23 @@ mod tests {
             ("other.py", "app = make()\n"),
         ];
         finds(&files, "shop.run:app");
+        let wsgi = ("shop/live.py", "application = 1\n");
+        for command in ["gunicorn shop.live", "gunicorn -w 2 shop.live --log-file -"] {
+            let procfile = format!("web: {command}\n");
+            finds(&[("Procfile", &procfile), wsgi, ("a.py", "app = 1\n")], "shop.live:application");
+        }
+        let nested = ("src/shop/live.py", "application = 1\n");
+        for command in
+            ["cd src && gunicorn shop.live:application", "gunicorn --chdir src shop.live"]
+        {
+            let procfile = format!("web: {command}\n");
+            finds(&[("Procfile", &procfile), nested], "src/shop/live.py:application");
+        }
+        let listens = ("main.py", "from aiohttp import web\napp = web.Application()\n");
+        for command in ["python main.py", "gunicorn main:app -k aiohttp.GunicornWebWorker"] {
+            let found = found(&[("Procfile", &format!("web: {command}\n")), listens], "");
+            assert!(found.is_none_or(|(entry, _)| entry.is_none()), "{command}");
+        }
         let files = [("Procfile", "web: python serve.py\n"), ("serve.py", "app = make()\n")];
         finds_for("uwsgi", &files, "serve:app");
         // It listens by itself.

@@ -9,6 +9,7 @@ Runs on Python 2.7 and on 3.6 and later.
 from __future__ import print_function
 
 import ast
+import itertools
 import json
 import os
 import re
@@ -32,9 +33,17 @@ OTHER_FOLDERS = set(
 NOT_APPS = ("conftest", "manage", "setup")
 # What these make is called "app", too, and serves no requests.
 OTHER_APPS = ("Celery", "QApplication", "Typer")
-# The words of a server's command in a Procfile, one of which says what it is to serve.
-SERVER_COMMAND = re.compile(r"^web:.*\b(?:gunicorn|uvicorn|hypercorn|granian|daphne|waitress-serve)\b(.*)", re.M)
-ENTRY = re.compile(r"(?<=[\s'\"])[A-Za-z_][\w.]*:\w+(?:\(\))?")
+# What these packages call an Application listens by itself.
+LISTENING = ("aiohttp", "tornado")
+# What stands before a server's command in a Procfile, its name, and its words, one of which says what it is
+# to serve.
+SERVER_COMMAND = re.compile(
+    r"^web:(.*?)\b(gunicorn|uvicorn|hypercorn|granian|daphne|waitress-serve)\b(.*)", re.M
+)
+ENTRY = re.compile(r"(?<=[\s'\"])([A-Za-z_][\w.]*):(\w+(?:\(\))?)")
+# A module alone, which to gunicorn means its `application`; and where it is to be looked for.
+MODULE = re.compile(r"(?<=\s)([A-Za-z_][\w.]*)(?=\s|$)")
+FOLDER = re.compile(r"(?:\bcd\s+|--chdir[\s=]+)['\"]?([\w-][\w./-]*)")
 
 
 class Module(object):
@@ -82,7 +91,17 @@ class Module(object):
             # A server calls it with one argument, two or three.
             return not node.args.args and not node.args.vararg
         function = getattr(getattr(node, "value", None), "func", None)
-        return getattr(function, "attr", getattr(function, "id", None)) in OTHER_APPS
+        made = getattr(function, "attr", getattr(function, "id", None))
+        return made in OTHER_APPS or (made == "Application" and self.imports(LISTENING))
+
+    def imports(self, packages):
+        """Whether it imports anything of `packages`."""
+        for node in ast.walk(self.tree):
+            origin = [node.module or ""] if isinstance(node, ast.ImportFrom) else []
+            names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else origin
+            if any(name.split(".")[0] in packages for name in names):
+                return True
+        return False
 
     def is_relative(self):
         """Whether it imports from the package that it is in."""
@@ -121,9 +140,9 @@ def text(node):
     return found if isinstance(found, (str, type(u""))) else None
 
 
-def module_file(name):
-    """The file that `import NAME` would find."""
-    path = name.replace(".", "/")
+def module_file(name, folder=""):
+    """The file that `import NAME` would find in `folder`."""
+    path = os.path.join(folder, name.replace(".", "/"))
     for path in (path + ".py", path + "/__init__.py"):
         if os.path.isfile(path):
             return path
@@ -213,10 +232,9 @@ def find_usual(looked):
 def find_elsewhere(server, looked):
     """What a source of a less usual shape has: the one file whose name and content speak for it."""
     web = procfile()
-    for command in SERVER_COMMAND.findall(web):
-        for entry in ENTRY.findall(command):
-            if module_file(entry.split(":")[0]):
-                return entry
+    entry = next(named_by_command(web), None)
+    if entry:
+        return entry
     # What listens by itself is not guessed at, where nobody asked for a server of ours; nor is a site of pages.
     if (web and not server) or (os.path.isfile("index.html") and not any(is_python(n) for n in os.listdir("."))):
         return None
@@ -229,6 +247,22 @@ def find_elsewhere(server, looked):
             return None
     looked.append("no other file that looks like it")
     return None
+
+
+def named_by_command(web):
+    """The entries that the command of a server names."""
+    for before, server, words in SERVER_COMMAND.findall(web):
+        folders = FOLDER.findall(before + words)[-1:] + [""]
+        modules = MODULE.findall(words) if server == "gunicorn" else []
+        named = ENTRY.findall(words) + [(name, "") for name in modules]
+        for (name, attribute), folder in itertools.product(named, folders):
+            path = module_file(name, folder)
+            module = Module(path) if path else None
+            if not module or not (attribute or module.has("application")):
+                continue
+            attribute = attribute or "application"
+            if not module.is_something_else(attribute):
+                yield (os.path.normpath(path) if folder else name) + ":" + attribute
 
 
 def procfile():

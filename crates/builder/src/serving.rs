@@ -53,10 +53,10 @@ pub fn told(source: &Inspection) -> Result<Option<Found>, BuildError> {
 pub fn instead_of_entry(source: &Inspection, mut looked: Vec<String>) -> Result<Found, BuildError> {
     let is_free = source.app_yaml.server.is_none();
     match &source.procfile {
-        Procfile::Read { web: Some(web) } if is_free => {
+        Procfile::Read { web: Some(web), .. } if is_free => {
             return Ok(Found::Program(Origin::Command(web.clone())));
         }
-        Procfile::Read { web: Some(_) } => {
+        Procfile::Read { web: Some(_), .. } => {
             looked.push("the Procfile's web: is for \"server: none\"".to_owned());
         }
         procfile => looked.push(lack_of_web(procfile)),
@@ -68,10 +68,14 @@ pub fn instead_of_entry(source: &Inspection, mut looked: Vec<String>) -> Result<
     if !has_files {
         looked.push("there is no index.html".to_owned());
     }
+    let by_itself = match source.has_python && source.procfile == Procfile::Absent {
+        true => "; if it listens by itself, name its command in a Procfile: \"web: python app.py\"",
+        false => "",
+    };
     let or = if has_files { ", or serve files alone by \"server: none\"" } else { "" };
     Err(BuildError::Rejected(format!(
         "the source has nothing to serve that could be found: {}; name it in app.yaml, as in \
-         \"entry: shop.wsgi:application\"{or}",
+         \"entry: shop.wsgi:application\"{or}{by_itself}",
         looked.join(", ")
     )))
 }
@@ -159,7 +163,7 @@ mod tests {
     }
 
     fn web() -> Procfile {
-        Procfile::Read { web: Some("./run".to_owned()) }
+        Procfile::Read { web: Some("./run".to_owned()), release: None }
     }
 
     fn command(line: &str) -> Found {
@@ -184,7 +188,7 @@ mod tests {
             Inspection { has_python: true, ..source() },
             Inspection { index_html: false, ..source() },
             Inspection { procfile: web(), ..source() },
-            Inspection { procfile: Procfile::Read { web: None }, ..source() },
+            Inspection { procfile: Procfile::Read { web: None, release: None }, ..source() },
             with_server(ServerChoice::Engine(Server::Uwsgi), source()),
         ] {
             assert_eq!(told(&other).unwrap(), None, "{other:?}");
@@ -228,7 +232,10 @@ mod tests {
         assert!(error.contains(all), "{error}");
         let files = Inspection { has_python: true, ..source() };
         let error = instead_of_entry(&files, looked()).unwrap_err().to_string();
-        assert!(error.ends_with("or serve files alone by \"server: none\""), "{error}");
+        assert!(
+            error.contains("or serve files alone by \"server: none\"; if it listens"),
+            "{error}"
+        );
     }
 
     #[test]

@@ -106,7 +106,7 @@ async fn files_alone_are_kept_without_an_environment() {
 async fn a_command_has_its_requirements_and_no_server_of_ours() {
     let Some(kit) = Kit::new() else { return };
     let requirements = ("requirements.txt", "itsdangerous==2.2.0\n");
-    let procfile = ("Procfile", "worker: x\nweb: python serve.py --fast\n");
+    let procfile = ("Procfile", "worker: x\nrelease: make\nweb: python serve.py --fast\n");
     let release = kit.build(&[("serve.py", ""), requirements, procfile]).await.release();
     let Serving::Program(Runtime { environment, program, .. }) = release.serving else {
         panic!("it is files alone");
@@ -115,8 +115,12 @@ async fn a_command_has_its_requirements_and_no_server_of_ours() {
     assert_eq!(program, Program::Command { line, port: 8000 });
     assert_eq!(packages(&environment), ["itsdangerous"]);
 
-    let both = kit.build(&[INDEX, procfile]).await.built();
+    assert_eq!(release.app_yaml.predeploy.as_deref(), Some("make"));
+
+    let own = ("app.yaml", "predeploy: make all\n");
+    let both = kit.build(&[INDEX, procfile, own]).await.built();
     assert_eq!(both.entry.to_string(), "index:application");
+    assert_eq!(both.app_yaml.predeploy.as_deref(), Some("make all"));
 }
 
 #[tokio::test]

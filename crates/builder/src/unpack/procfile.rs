@@ -1,6 +1,6 @@
 //! The `Procfile` at the top of a source: a line for each kind of process, `web: python app.py`.
 //!
-//! Only `web` is taken from it. What is wrong with it is kept rather than raised: most apps need no
+//! Only `web` and `release` are taken from it. What is wrong with it is kept rather than raised: most apps need no
 //! `Procfile`, and theirs may be meant for another platform.
 
 use std::os::fd::OwnedFd;
@@ -12,6 +12,8 @@ use super::inspect::read_text;
 const NAME: &str = "Procfile";
 /// The process that takes requests.
 const WEB: &str = "web";
+/// The command that runs before a release begins to serve.
+const RELEASE: &str = "release";
 /// The largest file that is read.
 const SIZE_MAX: usize = 64 * 1024;
 /// The longest command.
@@ -27,6 +29,8 @@ pub enum Procfile {
     Read {
         /// The command of `web`: one line, not empty, without control characters but tabs.
         web: Option<String>,
+        /// That of `release`, alike.
+        release: Option<String>,
     },
 }
 
@@ -42,7 +46,15 @@ impl Procfile {
     /// The command of `web`, where there is one.
     pub fn web(&self) -> Option<&str> {
         match self {
-            Self::Read { web } => web.as_deref(),
+            Self::Read { web, .. } => web.as_deref(),
+            Self::Absent | Self::Wrong(_) => None,
+        }
+    }
+
+    /// The command of `release`, where there is one.
+    pub fn release(&self) -> Option<&str> {
+        match self {
+            Self::Read { release, .. } => release.as_deref(),
             Self::Absent | Self::Wrong(_) => None,
         }
     }
@@ -51,18 +63,22 @@ impl Procfile {
         if text.len() > SIZE_MAX {
             return Self::Wrong(format!("{NAME} is longer than {SIZE_MAX} bytes"));
         }
-        let mut web = None;
+        let (mut web, mut release) = (None, None);
         for (index, line) in text.split(|byte| *byte == b'\n').enumerate() {
             match process(line) {
                 Ok(Some((WEB, _))) if web.is_some() => {
                     return Self::wrong_at(index, "names web a second time");
                 }
+                Ok(Some((RELEASE, _))) if release.is_some() => {
+                    return Self::wrong_at(index, "names release a second time");
+                }
                 Ok(Some((WEB, command))) => web = Some(command.to_owned()),
+                Ok(Some((RELEASE, command))) => release = Some(command.to_owned()),
                 Ok(_) => {}
                 Err(wrong) => return Self::wrong_at(index, wrong),
             }
         }
-        Self::Read { web }
+        Self::Read { web, release }
     }
 
     fn wrong_at(index: usize, wrong: &str) -> Self {
@@ -104,22 +120,25 @@ mod tests {
     }
 
     #[test]
-    fn web_is_found_among_the_others() {
+    fn web_and_release_are_found_among_the_others() {
         for text in [
             "web: python app.py --port $PORT\n",
             "# how it runs\r\n\r\nrelease: make\r\nweb:python app.py --port $PORT \r\nworker: x:y",
         ] {
             let read = Procfile::parse(text.as_bytes());
             assert_eq!(read.web(), Some("python app.py --port $PORT"), "{text}");
+            assert_eq!(read.release().is_some(), text.contains("release"), "{text}");
         }
-        assert_eq!(Procfile::parse(b"worker: python mail.py\n"), Procfile::Read { web: None });
-        assert_eq!(Procfile::parse(b""), Procfile::Read { web: None });
+        let nothing = Procfile::Read { web: None, release: None };
+        assert_eq!(Procfile::parse(b"worker: python mail.py\n"), nothing);
+        assert_eq!(Procfile::parse(b""), nothing);
     }
 
     #[test]
     fn what_is_wrong_is_told_with_its_line() {
         for (text, wanted) in [
             (&b"web: a\nweb: b\n"[..], "Procfile, line 2: names web a second time"),
+            (b"release: a\nrelease: b\n", "Procfile, line 2: names release a second time"),
             (b"\nweb:\n", "Procfile, line 2: there should be"),
             (b"python app.py\n", "Procfile, line 1: there should be"),
             (b": x\n", "Procfile, line 1: there should be"),
