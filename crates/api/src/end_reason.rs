@@ -18,7 +18,8 @@ pub enum EndReason {
     Signalled { signal: i32 },
     /// The server could not load the app, and has not said why.
     NotLoaded,
-    /// The app's import, or its factory, raised an exception of this type.
+    /// The app's import, or its factory, raised an exception of this type; `KeyError: NAME` for a variable, as it seems,
+    /// that is not set.
     ImportFailed { error: String },
     /// `place` is a file, relative to the source where it is below it, and a line.
     SyntaxError { place: String },

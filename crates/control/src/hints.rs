@@ -1,7 +1,9 @@
-//! What to do about an app that did not start, as far as its end shows it. Hints only: nothing
-//! depends on them.
+//! What to do about an app that did not start, or does not answer well, as far as that shows it. Hints
+//! only: nothing depends on them.
 
 use ace_api::EndReason;
+use ace_types::{AppName, HostName};
+use http::StatusCode;
 
 /// Modules whose distribution has another name.
 const DISTRIBUTIONS: [(&str, &str); 27] = [
@@ -64,9 +66,36 @@ pub fn told(reason: &EndReason) -> String {
     }
 }
 
+/// What there is to say of an app whose first answer, to a request for `/` at `host`, had this status. That
+/// someone has to log in, or that `/` is no page, is as many apps are meant to be.
+pub fn of_first_answer(status: u16, app: &AppName, host: &HostName) -> Option<String> {
+    let status = StatusCode::from_u16(status).ok()?;
+    let way_out = match status {
+        StatusCode::BAD_REQUEST | StatusCode::FORBIDDEN | StatusCode::MISDIRECTED_REQUEST => {
+            format!(
+                "if it checks the host of a request, let it allow {host} (Django: ALLOWED_HOSTS)"
+            )
+        }
+        _ if status.is_server_error() => format!("why, its log may tell: ace logs {app}"),
+        _ => return None,
+    };
+    Some(format!("{app} answers GET / with {status}; {way_out}"))
+}
+
+/// What to do about a command of the app's own that ended by itself, as far as its last words show it.
+pub fn of_last_words(end: &EndReason, words: &str) -> Option<String> {
+    let EndReason::Exited { .. } = end else { return None };
+    let (error, what) = words.lines().last()?.split_once(": No module named ")?;
+    let module = what.trim_matches('\'');
+    matches!(error, "ModuleNotFoundError" | "ImportError").then(|| missing(module))?
+}
+
 fn way_out(reason: &EndReason) -> Option<String> {
     match reason {
         EndReason::ModuleMissing { module } => missing(module),
+        EndReason::ImportFailed { error } if error.starts_with("KeyError: ") => Some(
+            "if that is a variable, \"env:\" in app.yaml sets it, or \"ace config\" where it's secret".to_owned(),
+        ),
         EndReason::OutOfMemory { .. } => Some(raise("memory")),
         EndReason::TooManyProcesses { .. } => Some(raise("pids")),
         EndReason::TmpFull { .. } | EndReason::CodeFull { .. } => Some(raise("tmp")),
@@ -96,7 +125,9 @@ fn missing(module: &str) -> Option<String> {
     }
     if top != module {
         // Python names the first part that it does not find: the package itself is there.
-        return Some(format!("the {top} that is installed may be of another version"));
+        return Some(format!(
+            "the {top} that is found may be of another version, or a file of the app's own"
+        ));
     }
     let named = DISTRIBUTIONS.iter().find(|(name, _)| *name == top);
     // What isn't a name must not come to look like advice of ours.
@@ -121,15 +152,42 @@ mod tests {
         );
         assert!(missing("flask").ends_with("requirements.txt: flask"));
         assert!(
-            missing("flask.ext").ends_with("flask that is installed may be of another version")
+            missing("flask.ext").ends_with("may be of another version, or a file of the app's own")
         );
         assert!(missing("xml\n; rm").ends_with("is missing"));
+    }
+
+    #[test]
+    fn a_command_that_lacks_a_module_has_said_so_last() {
+        let of = |words| of_last_words(&EndReason::Exited { status: 1 }, words);
+        let line = Some("add this line to requirements.txt: PyYAML".to_owned());
+        assert_eq!(of("Traceback\nModuleNotFoundError: No module named 'yaml'"), line);
+        assert_eq!(of("ImportError: No module named yaml"), line);
+        assert_eq!(of("ModuleNotFoundError: No module named 'yaml'\nretrying"), None);
+        let signalled = EndReason::Signalled { signal: 9 };
+        assert_eq!(of_last_words(&signalled, "ImportError: No module named yaml"), None);
     }
 
     #[test]
     fn what_the_standard_library_lost_is_said_to_be_lost() {
         assert!(missing("urllib2").contains("no urllib2 since Python 3.0: it's urllib.request"));
         assert!(missing("distutils.core").contains("since Python 3.12: add setuptools"));
+    }
+
+    #[test]
+    fn an_answer_that_is_no_page_has_its_way_out() {
+        let (app, host) =
+            ("shop".parse().expect("a name"), "shop.localhost".parse().expect("a host"));
+        let of = |status| of_first_answer(status, &app, &host);
+        assert_eq!(
+            of(400).as_deref(),
+            Some(
+                "shop answers GET / with 400 Bad Request; if it checks the host of a request, let it \
+                 allow shop.localhost (Django: ALLOWED_HOSTS)"
+            )
+        );
+        assert!(of(500).is_some_and(|note| note.ends_with("ace logs shop")));
+        assert_eq!([200, 302, 401, 404].map(of), [None, None, None, None]);
     }
 
     #[test]

@@ -55,11 +55,14 @@ impl Operation {
         };
         let lines = words.iter().flat_map(|words| words.lines().rev());
         let missing = lines.filter_map(shared_object::missing_in).next();
-        let reason = match missing {
-            Some((object, package)) => format!(
+        let told = end.as_ref().zip(words.as_ref());
+        let reason = match (missing, told.and_then(|(end, words)| hints::of_last_words(end, words)))
+        {
+            (Some((object, package)), _) => format!(
                 "{reason}; this server has no {object}, which comes with: apt-get install {package}"
             ),
-            None => reason,
+            (None, Some(way_out)) => format!("{reason}; {way_out}"),
+            (None, None) => reason,
         };
         let mut refusal = self.start_failed(release, &reason).await;
         refusal.error.code =

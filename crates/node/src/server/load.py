@@ -206,7 +206,15 @@ def reason(error, module):
         return "entry_missing", settings["entry"]
     if missing:
         return "module_missing", missing
-    return "import_failed", type(error).__name__
+    return "import_failed", type(error).__name__ + missing_variable(error)
+
+
+def missing_variable(error):
+    """Returns what the type of `error` is to be told with, where that looks like a variable that is not set. Nothing
+    else of what an error says is: it may be secret."""
+    name = error.args[0] if isinstance(error, KeyError) and error.args else ""
+    is_variable = isinstance(name, str) and re.match(r"[A-Z][A-Z0-9_]+\Z", name) and name not in os.environ
+    return ": " + name if is_variable else ""
 
 
 def missing_module(error):
