@@ -71,6 +71,13 @@ fn what_does_not_load_is_told_under_every_server() -> Result<()> {
             words: "ValueError: no settings",
         },
         Failing {
+            code: "import_failed",
+            index: "import os\nos.environ['DATABASE_URL']\napplication = None",
+            settings: "",
+            told: "KeyError: DATABASE_URL; if that is a variable, \"env:\" in app.yaml sets it",
+            words: "KeyError: 'DATABASE_URL'",
+        },
+        Failing {
             code: "module_missing",
             index: "import yaml\napplication = None",
             settings: "",
@@ -111,6 +118,11 @@ fn what_does_not_load_is_told_under_every_server() -> Result<()> {
                 .with_context(|| format!("{} under {server}", failing.code))?;
         }
     }
+    // What loads, but answers as Django does where ALLOWED_HOSTS lacks a name, is live with a note.
+    folder.write("index.py", &SERVES.replace("200 OK", "400 Bad Request"))?;
+    let live = engine.deploy(folder.path(), "shop")?.ok()?;
+    ensure!(live.stderr.contains("note: shop answers GET / with 400 Bad Request; if"), "{live:?}");
+    ensure!(live.stderr.contains("let it allow shop.localhost"), "{live:?}");
     Ok(())
 }
 

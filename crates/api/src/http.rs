@@ -67,7 +67,14 @@ pub enum DeployEvent {
     /// A line that the app printed while it was starting.
     AppLog { line: String },
     /// The route has moved.
-    Done { app: AppName, release: ReleaseNumber, url: String, seconds: f64 },
+    Done {
+        app: AppName,
+        release: ReleaseNumber,
+        url: String,
+        seconds: f64,
+        /// That the app runs, but answers as one that isn't set up right: a line with the way out.
+        note: Option<String>,
+    },
     /// Nothing had to move; `message` says why, and is one line.
     Noted { app: AppName, message: String },
     /// Nothing has changed for those who use the app.

@@ -107,6 +107,9 @@ pub struct InstanceStatus {
     pub socket: PathBuf,
     /// Folder of its log files.
     pub log: PathBuf,
+    /// The status of the HTTP answer by which it showed itself ready; `None` before that, and where an earlier
+    /// engine received it.
+    pub first_answer: Option<u16>,
     /// How often its server has been started again after it ended by itself.
     pub restarts: u32,
     /// Why it last ended, where it did.

@@ -1,5 +1,6 @@
 //! Asks for something that moves what serves an app, and follows it to its end.
 
+use std::pin::pin;
 use std::time::Duration;
 
 use ace_api::http::{ApiError, AppView, DeployEvent, DeployPhase};
@@ -7,9 +8,9 @@ use ace_types::{AppName, ReleaseNumber};
 use http::Method;
 use serde::Serialize;
 
-use crate::client::{Client, Lines, json_body, within};
+use crate::client::{Client, ClientError, Lines, json_body, within};
 use crate::error::CommandError;
-use crate::progress::Progress;
+use crate::progress::{self, Progress};
 use crate::screen::{self, Screen};
 
 /// It may wait for others, which build for 15 minutes each without a word.
@@ -39,6 +40,8 @@ pub struct Serving {
     pub release: ReleaseNumber,
     pub url: String,
     pub seconds: f64,
+    /// What is amiss though it runs, in a line.
+    pub note: Option<String>,
 }
 
 /// What is asked for.
@@ -103,12 +106,15 @@ pub async fn read_events(
     progress: &mut Progress,
 ) -> Result<Moved, CommandError> {
     loop {
-        match within(SILENCE_MAX, "following it", lines.next::<DeployEvent>()).await? {
+        match next_event(&mut lines, progress).await? {
             Some(DeployEvent::Phase { phase }) => progress.enter(phase),
             Some(DeployEvent::Log { line }) => progress.build_line(&line),
             Some(DeployEvent::AppLog { line }) => progress.app_line(&line),
-            Some(DeployEvent::Done { app, release, url, seconds }) => {
-                return Ok(Moved::To(Serving { app, release, url, seconds }));
+            Some(DeployEvent::Done { app, release, url, seconds, note }) => {
+                if let Some(note) = &note {
+                    progress.remark(note);
+                }
+                return Ok(Moved::To(Serving { app, release, url, seconds, note }));
             }
             Some(DeployEvent::Noted { app, message }) => return Ok(Moved::Noted { app, message }),
             Some(DeployEvent::Failed { error }) => return Err(CommandError::Outcome(error)),
@@ -119,6 +125,20 @@ pub async fn read_events(
                 );
                 return Err(CommandError::Outcome(ApiError::new("engine_stopped", message)));
             }
+        }
+    }
+}
+
+/// The next event; whoever waits for it is told from time to time that all goes on.
+async fn next_event(
+    lines: &mut Lines,
+    progress: &mut Progress,
+) -> Result<Option<DeployEvent>, ClientError> {
+    let mut next = pin!(within(SILENCE_MAX, "following it", lines.next()));
+    loop {
+        tokio::select! {
+            event = &mut next => return event,
+            () = tokio::time::sleep(progress::SILENCE) => progress.go_on(),
         }
     }
 }

@@ -13,6 +13,8 @@ use crate::words;
 /// Lines that are remembered, so that none is shown a second time.
 const REMEMBERED_LINES: usize = 200;
 const REDRAW: Duration = Duration::from_millis(100);
+/// The longest silence where nothing is drawn.
+pub const SILENCE: Duration = Duration::from_secs(15);
 
 /// The phases of one deploy as they pass.
 #[derive(Debug)]
@@ -22,6 +24,8 @@ pub struct Progress {
     spinner: Option<ProgressBar>,
     phase: Option<(DeployPhase, Instant)>,
     shown_lines: VecDeque<String>,
+    /// When anything was said last.
+    said_at: Instant,
 }
 
 impl Progress {
@@ -37,7 +41,8 @@ impl Progress {
             spinner.enable_steady_tick(REDRAW);
             spinner
         });
-        Self { screen: *screen, verbose, spinner, phase: None, shown_lines: VecDeque::new() }
+        let (phase, shown_lines, said_at) = (None, VecDeque::new(), Instant::now());
+        Self { screen: *screen, verbose, spinner, phase, shown_lines, said_at }
     }
 
     /// `phase` begins, and the one before it has ended.
@@ -49,25 +54,42 @@ impl Progress {
                 spinner.reset_elapsed();
                 spinner.set_message(name(phase));
             }
-            None => self.screen.note(name(phase)),
+            None => self.print(name(phase)),
+        }
+    }
+
+    /// Says that the phase goes on, where nothing else has told so for a while.
+    pub fn go_on(&mut self) {
+        if let (None, Some((phase, began))) = (&self.spinner, self.phase)
+            && self.said_at.elapsed() >= SILENCE
+        {
+            self.print(&format!("still {}, for {}", name(phase), screen::seconds(began.elapsed())));
         }
     }
 
     /// A line of the build's log.
     pub fn build_line(&mut self, line: &str) {
         let escaped = screen::escape(line);
-        self.print(&self.screen.paint_err(Style::Dim, &screen::indent(&escaped)));
+        let dim = self.screen.paint_err(Style::Dim, &screen::indent(&escaped));
+        self.print(&dim);
         self.remember(escaped);
     }
 
     /// A line that the app printed while it was starting.
     pub fn app_line(&mut self, line: &str) {
         if !self.verbose {
-            return;
+            return self.go_on();
         }
         let escaped = screen::escape(line);
         self.print(&screen::indent(&escaped));
         self.remember(escaped);
+    }
+
+    /// What is worth a look, though all went well.
+    pub fn remark(&mut self, note: &str) {
+        self.end_phase();
+        let word = self.screen.paint_err(Style::Bold, "note:");
+        self.print(&format!("{word} {}", screen::escape(note)));
     }
 
     /// Ends the drawing. Returns the phase that was reached.
@@ -111,7 +133,8 @@ impl Progress {
         }
     }
 
-    fn print(&self, line: &str) {
+    fn print(&mut self, line: &str) {
+        self.said_at = Instant::now();
         match &self.spinner {
             Some(spinner) => spinner.println(line),
             None => self.screen.note(line),

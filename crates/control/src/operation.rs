@@ -28,6 +28,7 @@ use tokio::sync::{OwnedSemaphorePermit, SemaphorePermit, mpsc};
 use crate::changes::{self, Asked, Begun, Ending, SCALE_MAX, Wish};
 use crate::destroy::{self, GONE_MARGIN};
 use crate::engine::{Engine, new_instance_id};
+use crate::hints;
 use crate::journal;
 use crate::lanes::{Ticket, Turn};
 use crate::recover;
@@ -262,8 +263,8 @@ impl Operation {
         let seconds = self.asked.elapsed().as_secs_f64();
         tracing::info!(app = %self.app, %release, seconds, "{} done", self.work.name());
         self.write_journal(release).await;
-        let url = self.engine.config.url(&self.app);
-        self.tell(DeployEvent::Done { app: self.app.clone(), release, url, seconds }).await;
+        let (url, note) = (self.engine.config.url(&self.app), self.note(release));
+        self.tell(DeployEvent::Done { app: self.app.clone(), release, url, seconds, note }).await;
         tokio::select! {
             ended = self.end() => {
                 if let Err(refusal) = ended {
@@ -273,6 +274,16 @@ impl Operation {
             // The next engine ends it: it has no requests to the old instances.
             () = self.engine.ended() => {}
         }
+    }
+
+    /// What a developer may not know of an app that runs, by the worst of its first answers.
+    fn note(&self, release: ReleaseNumber) -> Option<String> {
+        let statuses = self.engine.node.statuses();
+        let statuses = statuses.borrow();
+        let own = statuses.values().filter(|it| it.app == self.app && it.release == release);
+        let status = own.filter_map(|it| it.first_answer).max()?;
+        let host = self.engine.config.host(&self.app).ok()?;
+        hints::of_first_answer(status, &self.app, &host)
     }
 
     /// Says in the app's log what it is now.

@@ -81,6 +81,7 @@ pub fn status(app: &str, n: u32, state: InstanceState) -> (InstanceId, InstanceS
         since: at(0),
         socket: format!("/data/run/{n:08}/socket").into(),
         log: format!("/data/run/{n:08}/log").into(),
+        first_answer: None,
         restarts: 0,
         last_end: None,
         memory_kills: 0,

@@ -29,13 +29,27 @@ fn a_deploy_tells_its_phases_its_log_and_its_url() {
     assert!(events.contains(&DeployEvent::Log { line: "building shop".to_owned() }));
     assert!(events.contains(&DeployEvent::AppLog { line: "hello".to_owned() }));
     match events.last().unwrap() {
-        DeployEvent::Done { url, .. } => assert_eq!(url, "http://shop.localhost:8080"),
+        DeployEvent::Done { url, note, .. } => {
+            assert_eq!((url.as_str(), note), ("http://shop.localhost:8080", &None));
+        }
         other => panic!("{other:?}"),
     }
     assert_eq!(life.routed("shop"), Some((1, 1)));
     assert_sound(&machine, &life);
     let log = std::fs::read_dir(machine.path("logs/builds")).unwrap().next().unwrap().unwrap();
     assert_eq!(std::fs::read_to_string(log.path()).unwrap(), "building shop\n");
+}
+
+#[test]
+fn an_app_that_refuses_its_own_host_is_live_with_a_note() {
+    let machine = Machine::new();
+    let life = machine.live();
+    match deploy(&life.socket, "shop", "choosy").last().unwrap() {
+        DeployEvent::Done { note: Some(note), .. } => {
+            assert!(note.starts_with("shop answers GET / with 400 Bad Request; if"), "{note}");
+        }
+        other => panic!("{other:?}"),
+    }
 }
 
 #[test]

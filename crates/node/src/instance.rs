@@ -49,6 +49,8 @@ pub struct Instance {
     last_memory_kill: Option<MemoryKill>,
     gauge: Gauge,
     probe: Option<Probe>,
+    /// The status of the answer that showed it to be ready.
+    first_answer: Option<u16>,
     mend_at: Instant,
     /// Events that effects brought about, to be taken before any other.
     pending: VecDeque<Event>,
@@ -57,8 +59,8 @@ pub struct Instance {
     stop_seen: bool,
 }
 
-/// Ends with `None` where the server is ready, or else with what the last probe in time got.
-type Probe = Pin<Box<dyn Future<Output = Option<ProbeOutcome>> + Send>>;
+/// Ends with the status by which the server showed itself ready, or else with what the last probe in time got.
+type Probe = Pin<Box<dyn Future<Output = Result<u16, ProbeOutcome>> + Send>>;
 
 impl Instance {
     /// An instance that has never been launched.
@@ -81,6 +83,7 @@ impl Instance {
             last_memory_kill: None,
             gauge: Gauge::new(),
             probe: None,
+            first_answer: None,
             mend_at: Instant::now() + MEND_PAUSE,
             pending: VecDeque::new(),
             stop,
@@ -153,11 +156,12 @@ impl Instance {
                 Event::StopAsked
             }
             reason = container_end(&self.container, &self.spec, &self.folder) => Event::Ended(reason),
-            late = probe_end(&mut self.probe) => {
+            probed = probe_end(&mut self.probe) => {
                 self.probe = None;
-                match late {
-                    None => Event::Ready,
-                    Some(last) => self.give_up(&last).await,
+                self.first_answer = probed.as_ref().ok().copied();
+                match probed {
+                    Ok(_) => Event::Ready,
+                    Err(last) => self.give_up(&last).await,
                 }
             }
             () = wake(self.life.wakes_at()) => Event::Tick,
@@ -343,6 +347,7 @@ impl Instance {
             since: self.life.since,
             socket: self.folder.socket(),
             log: self.folder.log(),
+            first_answer: self.first_answer,
             restarts: self.life.restarts,
             last_end: self.life.last_end.clone(),
             memory_kills: self.memory_kills,
@@ -380,7 +385,7 @@ async fn container_end(
     }
 }
 
-async fn probe_end(probe: &mut Option<Probe>) -> Option<ProbeOutcome> {
+async fn probe_end(probe: &mut Option<Probe>) -> Result<u16, ProbeOutcome> {
     match probe {
         Some(probe) => probe.await,
         None => std::future::pending().await,
@@ -401,7 +406,7 @@ async fn wake(at: Option<Timestamp>) {
 async fn until_ready(
     spec: InstanceSpec,
     socket: impl AsRef<Path> + Send + 'static,
-) -> Option<ProbeOutcome> {
+) -> Result<u16, ProbeOutcome> {
     let deadline = Instant::now() + spec.startup;
     let path = probe_path(&spec);
     let protocol = spec.runtime.program.protocol();
@@ -409,14 +414,14 @@ async fn until_ready(
     loop {
         let left = deadline.saturating_duration_since(Instant::now());
         let outcome = probe(socket.as_ref(), protocol, &spec.host, path, left).await;
-        if is_ready(&outcome, spec.health.is_some()) {
-            return None;
+        if let Some(status) = ready_answer(&outcome, spec.health.is_some()) {
+            return Ok(status);
         }
         let tells = left >= PROBE_TIME_MIN || matches!(outcome, ProbeOutcome::Answered { .. });
         let telling = if tells { telling.insert(outcome) } else { telling.get_or_insert(outcome) };
         if Instant::now() + pause >= deadline {
             sleep_until(deadline).await;
-            return Some(telling.clone());
+            return Err(telling.clone());
         }
         sleep(pause).await;
         pause = (pause * 2).min(PROBE_PAUSE_MAX);
@@ -431,15 +436,15 @@ async fn nothing_listens(spec: &InstanceSpec, init: u32) -> Option<EndReason> {
     ending::of_silence(port, spec.startup, &found)
 }
 
-/// Whether an answer shows a server that is ready for requests.
-fn is_ready(outcome: &ProbeOutcome, has_health_path: bool) -> bool {
-    match outcome {
-        ProbeOutcome::Answered { status, .. } if has_health_path => {
-            (200..400).contains(&status.as_u16())
-        }
-        ProbeOutcome::Answered { status, .. } => !(502..=504).contains(&status.as_u16()),
-        ProbeOutcome::NoAnswer { .. } => false,
-    }
+/// The status of an answer that shows a server that is ready for requests.
+fn ready_answer(outcome: &ProbeOutcome, has_health_path: bool) -> Option<u16> {
+    let ProbeOutcome::Answered { status, .. } = outcome else { return None };
+    let status = status.as_u16();
+    let shows_it = match has_health_path {
+        true => (200..400).contains(&status),
+        false => !(502..=504).contains(&status),
+    };
+    shows_it.then_some(status)
 }
 
 fn remove_if_there(path: &Path) {
@@ -471,17 +476,17 @@ mod tests {
     #[test]
     fn without_a_health_path_any_answer_of_the_app_will_do() {
         for status in [200, 302, 404, 500] {
-            assert!(is_ready(&answered(status), false), "{status}");
+            assert_eq!(ready_answer(&answered(status), false), Some(status));
         }
         for status in [502, 503, 504] {
-            assert!(!is_ready(&answered(status), false), "{status}");
+            assert_eq!(ready_answer(&answered(status), false), None, "{status}");
         }
     }
 
     #[test]
     fn a_health_path_must_succeed() {
-        assert!(is_ready(&answered(204), true));
-        assert!(!is_ready(&answered(404), true));
-        assert!(!is_ready(&answered(500), true));
+        assert!(ready_answer(&answered(204), true).is_some());
+        assert!(ready_answer(&answered(404), true).is_none());
+        assert!(ready_answer(&answered(500), true).is_none());
     }
 }

@@ -133,7 +133,7 @@ async fn why_not_sent(
 
 fn success(moved: &Moved, screen: &Screen) -> String {
     match moved {
-        Moved::To(Serving { app, release, url, seconds }) => {
+        Moved::To(Serving { app, release, url, seconds, .. }) => {
             let url = screen.paint(Style::Bold, &screen::escape(url));
             format!("{app} release {release} is live at {url} ({seconds:.1} s)")
         }
@@ -155,6 +155,7 @@ mod tests {
             release: ReleaseNumber(3),
             url: "http://shop.localhost:8080".to_owned(),
             seconds: 4.234,
+            note: None,
         });
         assert_eq!(
             success(&deployed, &Screen::plain()),

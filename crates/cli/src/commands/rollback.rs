@@ -42,6 +42,6 @@ pub async fn run(args: RollbackArgs, client: &Client, screen: &Screen) -> Result
     operation::run(request, client, screen, success).await
 }
 
-fn success(Serving { app, release, url, seconds }: &Serving) -> String {
+fn success(Serving { app, release, url, seconds, .. }: &Serving) -> String {
     format!("{app} serves release {release} again at {} ({seconds:.1} s)", screen::escape(url))
 }

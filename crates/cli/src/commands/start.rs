@@ -34,6 +34,6 @@ pub async fn run(args: StartArgs, client: &Client, screen: &Screen) -> Result<()
     operation::run(request, client, screen, success).await
 }
 
-fn success(Serving { app, release, url, seconds }: &Serving) -> String {
+fn success(Serving { app, release, url, seconds, .. }: &Serving) -> String {
     format!("{app} release {release} is live at {} ({seconds:.1} s)", screen::escape(url))
 }

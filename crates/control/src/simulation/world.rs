@@ -359,6 +359,7 @@ impl Life {
             since: now,
             socket: folder.join("socket"),
             log: folder.join("log"),
+            first_answer: None,
             restarts: 0,
             last_end: None,
             memory_kills: 0,

@@ -105,6 +105,7 @@ impl FakeNode {
             "hang" => (InstanceState::Starting, None, "thinking"),
             _ => (InstanceState::Running, None, "hello"),
         };
+        let first_answer = (spec.env[BEHAVIOUR] == "choosy").then_some(400);
         let line = format!("{} out {said}\n", Timestamp::now());
         fs::write(log.join("current"), line).unwrap();
         InstanceStatus {
@@ -114,6 +115,7 @@ impl FakeNode {
             since: Timestamp::now(),
             socket: self.data.join("run").join(spec.id.as_str()).join("socket"),
             log,
+            first_answer,
             restarts: 0,
             last_end,
             memory_kills: 0,

@@ -8,6 +8,7 @@
 //! | `fail` | succeeds | prints a traceback and fails |
 //! | `library` | succeeds | lacks one of the system's libraries, and fails |
 //! | `hang` | succeeds | never gets ready |
+//! | `choosy` | succeeds | runs, and answered with 400 |
 //! | `files` | succeeds, with files alone | |
 //! | `reject` | is rejected | |
 //! | `slow` | never ends | |
