@@ -314,7 +314,10 @@ impl Inner {
         let installer = self.installer(job, &pythons, python).await?;
         site.borrow_cache(self.caches.of(job.app)).await?;
         let lock = match &source.requirements {
-            Requirements::None => Lock::empty(),
+            Requirements::None => {
+                bench.log().say(source.no_packages()).await;
+                Lock::empty()
+            }
             _ => installer.resolve(&source, python, bench, site).await?,
         };
         let env = &source.app_yaml.env;

@@ -332,6 +332,18 @@ impl Inspection {
             _ => format!("packages: {source}; not read: {}", self.ignored.join(", ")),
         }
     }
+
+    /// That nothing is installed, and which files might have been meant to say what.
+    pub fn no_packages(&self) -> String {
+        match self.ignored[..] {
+            [] => "packages: none".to_owned(),
+            _ => format!(
+                "packages: none, since no file asks for any; not read: {}; a requirements.txt may \
+                 include others, as in \"-r requirements/base.txt\"",
+                self.ignored.join(", ")
+            ),
+        }
+    }
 }
 
 impl Lock {

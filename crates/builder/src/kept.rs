@@ -79,7 +79,7 @@ mod tests {
     fn a_lock_is_read_as_it_was_written_and_roots_alone() {
         let folder = tempfile::tempdir().unwrap();
         let kept = Kept::new(folder.path().to_owned());
-        let requirements = Requirements::File { prereleases: false };
+        let requirements = Requirements::File { prereleases: false, rewritten: None };
         let lock =
             Lock::resolved(&requirements, b"flask==3.1.0 --hash=sha256:aa\n", "abc").unwrap();
         kept.write_lock(&lock).unwrap();

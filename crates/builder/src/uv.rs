@@ -4,7 +4,7 @@ use std::path::PathBuf;
 
 use crate::container::Command;
 use crate::environment::{
-    CACHE, ENVIRONMENT, Form, Lock, PIP_CONSTRAINTS, PIP_LOCK, PYTHON, see_python,
+    CACHE, ENVIRONMENT, Form, Lock, PIP_CONSTRAINTS, PIP_INPUT, PIP_LOCK, PYTHON, see_python,
 };
 use crate::python::Python;
 use crate::tools::UV;
@@ -25,7 +25,12 @@ impl Uv {
 
     /// Prints `requirements` with their versions and hashes.
     pub fn resolve(&self, python: &Python, requirements: &Requirements) -> Command {
-        let (input, files) = requirements.input();
+        let (input, files) = match requirements {
+            Requirements::File { rewritten: Some(text), .. } => {
+                (PIP_INPUT, vec![(PIP_INPUT.into(), text.clone())])
+            }
+            others => others.input(),
+        };
         let program = program(python);
         let mut words = vec!["pip", "compile", input, "--generate-hashes", "--no-header"];
         words.extend(["--no-annotate", "--emit-index-url", "--emit-find-links"]);
@@ -33,7 +38,7 @@ impl Uv {
         if requirements.has_constraints() {
             words.extend(["--constraints", PIP_CONSTRAINTS]);
         }
-        if let Requirements::File { prereleases: true } = requirements {
+        if let Requirements::File { prereleases: true, .. } = requirements {
             words.extend(["--prerelease", "allow"]);
         }
         let mut command = self.in_source(python, &words);

@@ -5,6 +5,13 @@
 
 mod kit;
 
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::Path;
+
+use zip::ZipWriter;
+use zip::write::SimpleFileOptions;
+
 use kit::{INDEX, Kit, has_file, has_python, packages, site_packages};
 
 /// The hash of the wheel of six 1.16.0.
@@ -71,6 +78,41 @@ async fn requirements_include_others_and_the_apps_variables() {
     let built = outcome.built();
     let site = site_packages(&built.environment);
     assert!(has_file(&site, "six-1.16.0.") && has_file(&site, "idna-3.7."));
+}
+
+#[tokio::test]
+async fn requirements_may_go_on_and_name_folders_of_packages() {
+    let Some(kit) = Kit::new() else { return };
+    let source = tempfile::tempdir().unwrap();
+    let write = |path: &str, content: &str| fs::write(source.path().join(path), content).unwrap();
+    fs::create_dir_all(source.path().join("in/near")).unwrap();
+    write("index.py", INDEX.1);
+    write("requirements.txt", "-r in/base.txt\r\n");
+    let base = "--find-links near\r\nown>=1\\\r\n  ,<2\r\nidna \\\r\n  ==3.7\r\n";
+    write("in/base.txt", base);
+    write_wheel(&source.path().join("in/near/own-1.0-py3-none-any.whl"));
+    let built = kit.build_folder(source.path()).await.built();
+    let site = site_packages(&built.environment);
+    assert!(has_file(&site, "own-1.0.") && has_file(&site, "idna-3.7."));
+}
+
+/// Writes the wheel of a package named `own`.
+fn write_wheel(path: &Path) {
+    let mut wheel = ZipWriter::new(File::create(path).unwrap());
+    let files = [
+        ("own.py", ""),
+        ("own-1.0.dist-info/METADATA", "Metadata-Version: 2.1\nName: own\nVersion: 1.0\n"),
+        (
+            "own-1.0.dist-info/WHEEL",
+            "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n",
+        ),
+        ("own-1.0.dist-info/RECORD", "own.py,,\n"),
+    ];
+    for (name, content) in files {
+        wheel.start_file(name, SimpleFileOptions::default()).unwrap();
+        wheel.write_all(content.as_bytes()).unwrap();
+    }
+    wheel.finish().unwrap();
 }
 
 #[tokio::test]

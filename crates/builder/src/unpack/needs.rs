@@ -24,7 +24,7 @@ use super::tree::open_beneath;
 /// The largest file that is read.
 const FILE_MAX: u64 = 8 << 20;
 /// What can ask for packages, the most decisive first.
-const FILES: [&str; 10] = [
+const FILES: [&str; 11] = [
     requirements_txt::NAME,
     "uv.lock",
     "pylock.toml",
@@ -35,7 +35,12 @@ const FILES: [&str; 10] = [
     "Pipfile",
     "setup.py",
     "setup.cfg",
+    requirements_txt::INPUT,
 ];
+/// What conda reads.
+const CONDA: [&str; 2] = ["environment.yml", "environment.yaml"];
+/// How many files that don't count are told.
+const UNREAD_MAX: usize = 6;
 const PYPI: [&str; 2] = ["https://pypi.org/simple", "https://pypi.python.org/simple"];
 /// How a `setup.py` or a `setup.cfg` asks for packages.
 const SETUP_REQUIRES: [&str; 2] = ["install_requires", "ext_modules"];
@@ -60,6 +65,8 @@ pub enum Requirements {
     /// `requirements.txt`, as pip reads it.
     File {
         prereleases: bool,
+        /// The same for uv, where that reads it in another way.
+        rewritten: Option<String>,
     },
     /// `uv.lock`, beside its `pyproject.toml`.
     UvLock {
@@ -106,11 +113,19 @@ pub fn find(root: &OwnedFd) -> Result<Needs, UnpackError> {
     } else {
         match (of_project(root, &project)?, &pipfile) {
             (Requirements::None, Some(pipfile)) => pipfile::requirements(pipfile),
-            (Requirements::None, None) => of_setup(root)?,
+            (Requirements::None, None) => match of_setup(root)? {
+                Requirements::None if is_file(root, requirements_txt::INPUT) => {
+                    requirements_txt::input(root)?
+                }
+                requirements => requirements,
+            },
             (requirements, _) => requirements,
         }
     };
-    let ignored = ignored(root, &requirements, &project);
+    let ignored = match requirements {
+        Requirements::None => unread(root)?,
+        _ => ignored(root, &requirements, &project),
+    };
     let python = python_of(&project).or_else(|| pipfile::python(pipfile.as_ref()?));
     let undescribed = is_project(root, &project)
         && !installs_itself(root, &requirements)?
@@ -145,17 +160,40 @@ fn installs_itself(root: &OwnedFd, requirements: &Requirements) -> Result<bool, 
 
 /// Whether metadata lie at its top, as in an archive that was made for an index.
 fn is_described(root: &OwnedFd) -> Result<bool, UnpackError> {
+    let is_it = |name: &String| name.ends_with(".egg-info") || name.ends_with(".dist-info");
+    Ok(names(root, ".")?.iter().any(is_it))
+}
+
+/// Files that list packages, none of which is one that counts: for other tools, or for one occasion of several.
+fn unread(root: &OwnedFd) -> Result<Vec<String>, UnpackError> {
+    let is_list = |name: &String| name.ends_with(".txt") || name.ends_with(".in");
+    let top = names(root, ".")?.into_iter();
+    let mut unread: Vec<String> = top
+        .filter(|name| {
+            name.starts_with("requirements") && is_list(name) || CONDA.contains(&&**name)
+        })
+        .collect();
+    if is_folder(root, "requirements") {
+        let lists = names(root, "requirements")?.into_iter().filter(is_list);
+        unread.extend(lists.map(|name| format!("requirements/{name}")));
+    }
+    unread.sort();
+    unread.truncate(UNREAD_MAX);
+    Ok(unread)
+}
+
+/// The names in the folder at `path`, as far as they are text.
+fn names(root: &OwnedFd, path: &str) -> Result<Vec<String>, UnpackError> {
     let unreadable = |errno: Errno| {
         UnpackError::Source(format!("the source can't be listed: {}", io::Error::from(errno)))
     };
-    let top = open_beneath(root, Path::new("."), OFlags::RDONLY | OFlags::DIRECTORY);
-    for entry in Dir::read_from(top.map_err(unreadable)?).map_err(unreadable)? {
-        let name = entry.map_err(unreadable)?.file_name().to_bytes().to_vec();
-        if name.ends_with(b".egg-info") || name.ends_with(b".dist-info") {
-            return Ok(true);
-        }
+    let folder = open_beneath(root, Path::new(path), OFlags::RDONLY | OFlags::DIRECTORY);
+    let mut names = Vec::new();
+    for entry in Dir::read_from(folder.map_err(unreadable)?).map_err(unreadable)? {
+        let entry = entry.map_err(unreadable)?;
+        names.extend(entry.file_name().to_str().ok().map(str::to_owned));
     }
-    Ok(false)
+    Ok(names)
 }
 
 fn of_project(root: &OwnedFd, project: &Table) -> Result<Requirements, UnpackError> {
@@ -226,6 +264,7 @@ fn ignored(root: &OwnedFd, requirements: &Requirements, project: &Table) -> Vec<
     let lock_of = |name: &str| match source {
         "uv.lock" | "poetry.lock" | "pdm.lock" | "pylock.toml" => name == "pyproject.toml",
         "Pipfile.lock" => name == "Pipfile",
+        requirements_txt::NAME => name == requirements_txt::INPUT,
         _ => false,
     };
     let others = FILES.iter().filter(|name| **name != source && !lock_of(name) && asks(name));
@@ -321,7 +360,7 @@ mod tests {
     #[test]
     fn the_first_file_that_there_is_counts() {
         assert_eq!(requirements(&[("index.py", "")]), Requirements::None);
-        let file = Requirements::File { prereleases: false };
+        let file = Requirements::File { prereleases: false, rewritten: None };
         assert_eq!(requirements(&[("requirements.txt", ""), PROJECT]), file);
         let lock = Requirements::UvLock { options: String::new() };
         assert_eq!(requirements(&[("uv.lock", ""), PROJECT]), lock);
@@ -382,6 +421,22 @@ mod tests {
         assert_eq!(ignored(&[pipfile[0], pipfile[1], file]), ["Pipfile.lock", "Pipfile"]);
         assert_eq!(ignored(&[("uv.lock", ""), PROJECT]), [""; 0]);
         assert_eq!(ignored(&[file, ("pyproject.toml", "[tool.black]\n")]), [""; 0]);
+        let lists = [("requirements/base.txt", ""), ("requirements-dev.txt", "")];
+        let conda = ("environment.yml", "");
+        let unread = ["environment.yml", "requirements-dev.txt", "requirements/base.txt"];
+        assert_eq!(ignored(&[lists[0], lists[1], conda]), unread);
+        assert_eq!(ignored(&[file, lists[0], conda]), [""; 0]);
+        assert_eq!(ignored(&[("index.py", "")]), [""; 0]);
+    }
+
+    #[test]
+    fn what_a_requirements_txt_would_be_made_of_counts_where_there_is_none() {
+        let input = ("requirements.in", "six # why\n-c versions.txt\n");
+        let lines = ["six", "--constraint /ace/code/versions.txt"].map(str::to_owned);
+        assert_eq!(requirements(&[input]), text("requirements.in", &lines, ""));
+        let file = Requirements::File { prereleases: false, rewritten: None };
+        assert_eq!(requirements(&[input, ("requirements.txt", "six==1")]), file);
+        assert_eq!(needs(&[input, ("requirements.txt", "")]).unwrap().ignored, [""; 0]);
     }
 
     #[test]

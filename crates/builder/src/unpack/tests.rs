@@ -92,7 +92,10 @@ fn an_app_is_unpacked_from_either_kind_of_archive() {
     for archive in [gzip(&archive), archive] {
         let (folder, unpacked) = unpack(&archive);
         let inspection = unpacked.unwrap();
-        assert_eq!(inspection.requirements, Requirements::File { prereleases: false });
+        assert_eq!(
+            inspection.requirements,
+            Requirements::File { prereleases: false, rewritten: None }
+        );
         assert!(!inspection.manage_py);
         assert_eq!(inspection.entries, 7);
         let code = folder.path().join("code");

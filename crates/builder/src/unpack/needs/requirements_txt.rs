@@ -1,5 +1,6 @@
 //! What must be known of a `requirements.txt` before an installer reads it: whether it pins its
-//! packages by hashes, and what its options mean to installers that don't read them there.
+//! packages by hashes, and what its options mean to installers that don't read them there. uv gets some of its
+//! lines in other words.
 //!
 //! Files that it includes are read with it. Source:
 //! <https://pip.pypa.io/en/stable/reference/requirements-file-format/>.
@@ -8,34 +9,40 @@ use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
 use super::{FILE_MAX, Requirements};
-use crate::unpack::inspect::read_text;
+use crate::unpack::inspect::{is_folder, read_text};
 use crate::unpack::{CODE, UnpackError};
 
 pub const NAME: &str = "requirements.txt";
+/// What pip-tools and uv make a [`NAME`] of.
+pub const INPUT: &str = "requirements.in";
 /// Files that include each other.
 const FILES_MAX: usize = 50;
 /// What names another file of requirements.
 const INCLUDES: [&str; 2] = ["--requirement", "-r"];
 /// What names a file of versions to keep to.
 const CONSTRAINTS: [&str; 2] = ["--constraint", "-c"];
+/// What names a folder or a page of packages.
+const FIND_LINKS: [&str; 2] = ["--find-links", "-f"];
 
 /// The lines of a file and of those that it includes, in their order.
 #[derive(Default)]
 struct Lines {
     files: usize,
     all: Vec<String>,
+    /// Whether uv would take them for something else as they stand in their files.
+    is_foreign: bool,
 }
 
 /// What the `requirements.txt` below `root` asks for.
 ///
 /// Errors: some of its packages have hashes and others have none, which pip refuses as well.
 pub fn requirements(root: &OwnedFd) -> Result<Requirements, UnpackError> {
-    let mut lines = Lines::default();
-    lines.add(root, Path::new(NAME))?;
-    let all = lines.all;
+    let Lines { all, is_foreign, .. } = Lines::read(root, NAME)?;
     let wants_hashes = |line: &String| line == "--require-hashes" || line.contains(" --hash");
     if !all.iter().any(wants_hashes) {
-        return Ok(Requirements::File { prereleases: all.iter().any(|line| line == "--pre") });
+        let prereleases = all.iter().any(|line| line == "--pre");
+        let rewritten = is_foreign.then(|| all.join("\n"));
+        return Ok(Requirements::File { prereleases, rewritten });
     }
     let is_package = |line: &&String| !line.starts_with('-') || is_editable(line);
     if let Some(line) = all.iter().filter(is_package).find(|line| !line.contains(" --hash")) {
@@ -48,7 +55,19 @@ pub fn requirements(root: &OwnedFd) -> Result<Requirements, UnpackError> {
     Ok(Requirements::Locked { source: NAME.to_owned(), requirements })
 }
 
+/// What the `requirements.in` below `root` asks for, where nobody has made a `requirements.txt` of it.
+pub fn input(root: &OwnedFd) -> Result<Requirements, UnpackError> {
+    let Lines { all, .. } = Lines::read(root, INPUT)?;
+    Ok(super::text(INPUT, &all, ""))
+}
+
 impl Lines {
+    fn read(root: &OwnedFd, name: &str) -> Result<Self, UnpackError> {
+        let mut lines = Self::default();
+        lines.add(root, Path::new(name))?;
+        Ok(lines)
+    }
+
     /// Reads the file at `path`. One that isn't there is for the installer to complain about.
     fn add(&mut self, root: &OwnedFd, path: &Path) -> Result<(), UnpackError> {
         self.files += 1;
@@ -58,9 +77,15 @@ impl Lines {
                 format!("{NAME} includes more than {FILES_MAX} files: {name} is too many");
             return Err(UnpackError::Source(message));
         }
-        let Some(text) = read_text(root, &name, FILE_MAX)? else { return Ok(()) };
+        let Some(text) = read_text(root, &name, FILE_MAX)? else {
+            self.all.push(format!("--requirement {}", Path::new(CODE).join(path).display()));
+            return Ok(());
+        };
+        let text = decode(&text);
+        // A line that goes on ends a word for it.
+        self.is_foreign |= text.lines().any(|line| line.ends_with('\\'));
         let folder = path.parent().unwrap_or(Path::new(""));
-        for line in logical_lines(&decode(&text)) {
+        for line in logical_lines(&text) {
             let beside = |other: &str| normal(&folder.join(other));
             let local = |other: &&str| !other.contains("://");
             if let Some(other) = argument(&line, INCLUDES).filter(local) {
@@ -68,6 +93,16 @@ impl Lines {
             } else if let Some(other) = argument(&line, CONSTRAINTS).filter(local) {
                 let other = Path::new(CODE).join(beside(other));
                 self.all.push(format!("--constraint {}", other.display()));
+            } else if let Some(place) = argument(&line, FIND_LINKS).filter(local) {
+                // The lock that uv makes lies elsewhere.
+                self.is_foreign = true;
+                let beside = beside(place);
+                let place = if is_folder(root, &beside.to_string_lossy()) {
+                    beside
+                } else {
+                    normal(Path::new(place))
+                };
+                self.all.push(format!("--find-links {}", Path::new(CODE).join(place).display()));
             } else {
                 self.all.push(line);
             }
@@ -165,11 +200,30 @@ mod tests {
 
     #[test]
     fn without_hashes_it_is_for_the_installer_to_read() {
-        let plain = Requirements::File { prereleases: false };
+        let plain = Requirements::File { prereleases: false, rewritten: None };
         assert_eq!(read(&[(NAME, b"six # --hash=x\n# --hash\n-e .\n")]), Ok(plain));
-        let pre = Requirements::File { prereleases: true };
+        let pre = Requirements::File { prereleases: true, rewritten: None };
         assert_eq!(read(&[(NAME, b"-r a/b.txt"), ("a/b.txt", b"--pre\r\nsix\r\n")]), Ok(pre));
         assert!(read(&[(NAME, b"-r none.txt\n")]).is_ok());
+    }
+
+    #[test]
+    fn what_uv_takes_for_something_else_is_rewritten() {
+        let rewritten = |files: &[(&str, &[u8])]| match read(files) {
+            Ok(Requirements::File { rewritten, .. }) => rewritten.unwrap_or_default(),
+            other => panic!("{other:?}"),
+        };
+        let continued = b"six\\\r\n  <2 # why\r\n./own\r\n-r in/none.txt";
+        let expected = "six <2\n./own\n--requirement /ace/code/in/none.txt";
+        assert_eq!(rewritten(&[(NAME, continued)]), expected);
+        let nested: [(&str, &[u8]); 3] = [
+            (NAME, b"-f wheels\n-r in/base.txt\n--find-links https://host/wheels"),
+            ("in/base.txt", b"--find-links=./near\n-f /srv/wheels\n-f far"),
+            ("in/near/a.whl", b""),
+        ];
+        let places = ["/ace/code/wheels", "/ace/code/in/near", "/srv/wheels", "/ace/code/far"];
+        let lines = places.map(|place| format!("--find-links {place}\n")).concat();
+        assert_eq!(rewritten(&nested), lines + "--find-links https://host/wheels");
     }
 
     #[test]
