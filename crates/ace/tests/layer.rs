@@ -33,12 +33,14 @@ fn an_app_writes_beside_its_code_until_its_end() -> Result<()> {
     let listed = engine.ace(&["run", "visits", "--", "ls", "-A"])?.ok()?;
     ensure!(!listed.stdout.contains("instance"), "{}", listed.stdout);
 
+    let log_has = |text: &str| Some(engine.ace(&["logs", "visits"]).ok()?.stdout.contains(text));
+    let soon = "gone when this container ends: instance/visits.db, log.txt; ";
+    eventually("a warning", Duration::from_secs(60), || log_has(soon)?.then_some(()))?;
     engine.ace(&["restart", "visits"])?.ok()?;
     assert_eq!(visits(&engine)?, "2");
     let lost = "gone with this container: instance/visits.db, log.txt; ";
     eventually("the old instance's last word", Duration::from_secs(60), || {
-        let log = engine.ace(&["logs", "visits"]).ok()?.stdout;
-        log.contains(lost).then_some(())
+        log_has(lost)?.then_some(())
     })
 }
 
@@ -53,7 +55,7 @@ fn what_is_to_be_kept_outlives_instances_and_releases() -> Result<()> {
     let visits = || engine.get("visits", "/").map(|answer| answer.text());
     assert_eq!(visits()?, "2");
     let run = |script| engine.ace(&["run", "visits", "--", "sh", "-c", script])?.ok();
-    run("echo from a visitor > media/photo.txt")?;
+    run("echo from a visitor > media/photo.txt; echo settings > ~/.shop")?;
 
     engine.ace(&["restart", "visits"])?.ok()?;
     assert_eq!(visits()?, "4");
@@ -63,7 +65,7 @@ fn what_is_to_be_kept_outlives_instances_and_releases() -> Result<()> {
     assert_eq!(visits()?, "6");
     engine.ace(&["rollback", "visits"])?.ok()?;
     assert_eq!(visits()?, "8");
-    assert_eq!(run("cat media/*")?.stdout, "from the sourcefrom a visitor\n");
+    assert_eq!(run("cat media/* ~/.shop")?.stdout, "from the sourcefrom a visitor\nsettings\n");
     Ok(())
 }
 

@@ -10,6 +10,8 @@ use ace_types::Server;
 use ace_types::app_yaml::Entry;
 use serde_json::{Value, json};
 
+use crate::shape::VOLUME;
+
 /// The descriptor under which the server finds its listening socket.
 pub const SOCKET_FD: i32 = 3;
 
@@ -145,10 +147,12 @@ fn granian_options(spec: &InstanceSpec) -> Value {
 
 /// The server's whole environment: ours first, then what the app's `env:` says.
 pub fn environment(spec: &InstanceSpec) -> Vec<(String, String)> {
+    // What programs keep for their user outlives them where something does.
+    let home = if spec.volume.is_some() { VOLUME } else { "/tmp" };
     let ours = [
         ("PATH", "/ace/user/virtualenv/bin:/usr/local/bin:/usr/bin:/bin"),
         ("VIRTUAL_ENV", "/ace/user/virtualenv"),
-        ("HOME", "/tmp"),
+        ("HOME", home),
         ("TMPDIR", "/tmp"),
         ("USER", "app"),
         ("LOGNAME", "app"),

@@ -18,7 +18,7 @@ use crate::server;
 
 /// Where an app finds its code and its volume.
 const CODE: &str = "/ace/code";
-const VOLUME: &str = "/ace/data";
+pub const VOLUME: &str = "/ace/data";
 /// What is kept of the code lies in this folder of the volume.
 const KEPT: &str = ".keep";
 

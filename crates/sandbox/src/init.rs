@@ -40,7 +40,7 @@ use forward::Forwarder;
 use found::Places;
 use output::LogPump;
 use tenant::{Input, Tenant};
-use written::Written;
+use written::{Lookout, Written};
 
 /// What is passed on to the tenant's first process. TERM is, too, and starts the clock.
 const FORWARDED: [i32; 5] =
@@ -71,6 +71,7 @@ pub struct Init {
     signal_target: SignalTarget,
     places: Places,
     layers: Vec<OpenLayer>,
+    lookout: Lookout,
     /// Whether standard error leads to whoever reads what the program prints.
     shares_output: bool,
 }
@@ -141,6 +142,7 @@ impl Init {
             signal_target,
             places,
             layers,
+            lookout: Lookout::new(Instant::now()),
             shares_output: matches!(spec.output, OutputSpec::Inherit),
         })
     }
@@ -178,6 +180,7 @@ impl Init {
             if let Some(log) = &mut self.log {
                 log.pump();
             }
+            self.tell_what_will_be_lost();
             if let Some(forwarder) = &mut self.forwarder {
                 forwarder.turn()?;
             }
@@ -197,7 +200,8 @@ impl Init {
     fn wait(&self, kill_at: Option<Instant>) -> io::Result<Waited> {
         let log_due = self.log.as_ref().and_then(LogPump::due);
         let forwarder_due = self.forwarder.as_ref().and_then(Forwarder::due);
-        let until = [kill_at, log_due, forwarder_due].into_iter().flatten().min();
+        let look_due = self.log.as_ref().and_then(|_| self.lookout.due());
+        let until = [kill_at, log_due, forwarder_due, look_due].into_iter().flatten().min();
         let timeout = until.map(|at| timespec(at.saturating_duration_since(Instant::now())));
 
         let mut sources = vec![PollFd::new(&self.signals, PollFlags::IN)];
@@ -255,10 +259,31 @@ impl Init {
         Ok(())
     }
 
-    /// Says what the program has written beside its code, once nothing more is.
-    fn tell_what_is_lost(&mut self) {
+    /// Says what the program writes beside its code, in time for somebody to do something about it.
+    fn tell_what_will_be_lost(&mut self) {
+        if self.log.is_none() || !self.lookout.is_due(Instant::now()) {
+            return;
+        }
+        let written = self.written();
+        self.lookout.looked(!written.is_empty(), Instant::now());
+        if let (Some(log), false) = (&mut self.log, written.is_empty()) {
+            let text = format!(
+                "written beside the code, and gone when this container ends: {written}; {WAY_TO_KEEP}"
+            );
+            log.remark(&text);
+        }
+    }
+
+    /// What lies in the layers by now.
+    fn written(&self) -> Written {
         let mut written = Written::default();
         self.layers.iter().for_each(|layer| written.add_folder(&layer.written));
+        written
+    }
+
+    /// Says what the program has written beside its code, once nothing more is.
+    fn tell_what_is_lost(&mut self) {
+        let written = self.written();
         if written.is_empty() {
             return;
         }

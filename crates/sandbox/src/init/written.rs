@@ -1,4 +1,4 @@
-//! What a program has written to a layer, which is gone with its container: told once, at its end.
+//! What a program has written to a layer, which is gone with its container: told at its end, and once before.
 //!
 //! Init is unprivileged and reads names alone, in the folder that holds what was written. A folder
 //! that it may not read it names instead of what is in it.
@@ -9,6 +9,7 @@ use std::fmt;
 use std::os::fd::OwnedFd;
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::time::{Duration, Instant};
 
 use rustix::fs::{Dir, FileType, Mode, OFlags, openat};
 use rustix::io;
@@ -20,12 +21,46 @@ const NAME_MAX: usize = 200;
 /// How deep is looked, with a descriptor for each level.
 const DEPTH_MAX: usize = 24;
 
+/// After so much time is looked for the first time, and after twice as long each time until there is something.
+const FIRST_PAUSE: Duration = Duration::from_secs(10);
+/// The longest such pause.
+const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
+
+/// When to look at what a program writes.
+#[derive(Debug)]
+pub struct Lookout {
+    pause: Duration,
+    /// `None` once there was something.
+    due: Option<Instant>,
+}
+
 /// Files that a program has written.
 #[derive(Debug, Default)]
 pub struct Written {
     /// The first of them by their names, which are fit to be shown.
     names: BTreeSet<String>,
     count: usize,
+}
+
+impl Lookout {
+    pub fn new(now: Instant) -> Self {
+        Self { pause: FIRST_PAUSE, due: Some(now + FIRST_PAUSE) }
+    }
+
+    pub fn due(&self) -> Option<Instant> {
+        self.due
+    }
+
+    /// Whether it is time to look.
+    pub fn is_due(&self, now: Instant) -> bool {
+        self.due.is_some_and(|due| now >= due)
+    }
+
+    /// Somebody has looked, and found something or not.
+    pub fn looked(&mut self, found: bool, now: Instant) {
+        self.pause = (self.pause * 2).min(LONGEST_PAUSE);
+        self.due = (!found).then(|| now + self.pause);
+    }
 }
 
 impl Written {
@@ -115,6 +150,20 @@ mod tests {
         assert_eq!(told(folder.path()), "b/c/d, z\u{fffd}[31m");
         (0..8).for_each(|n| fs::write(folder.path().join(format!("y{n}")), "").unwrap());
         assert_eq!(told(folder.path()), "b/c/d, y0, y1, y2, y3 and 5 more");
+    }
+
+    #[test]
+    fn pauses_double_until_there_is_something() {
+        let begin = Instant::now();
+        let after = |seconds| begin + Duration::from_secs(seconds);
+        let mut lookout = Lookout::new(begin);
+        assert!(!lookout.is_due(after(9)) && lookout.is_due(after(10)));
+        lookout.looked(false, after(10));
+        assert_eq!(lookout.due(), Some(after(30)));
+        (0..20).for_each(|_| lookout.looked(false, after(30)));
+        assert_eq!(lookout.due(), Some(after(3630)));
+        lookout.looked(true, after(3630));
+        assert!(!lookout.is_due(after(1 << 20)));
     }
 
     #[test]
