@@ -22,20 +22,23 @@ pub fn put_to_use(
 ) -> Result<()> {
     let Some(mut app) = RealApp::deploy(name)? else { return Ok(()) };
     fill(&app)?;
-    check(&app)?;
-    app.engine.kill()?;
-    app.engine.start_server()?;
-    check(&app).context("after the engine's end")?;
-    let folder = folder(name);
-    let folder = folder.to_str().context("the folder's path is no text")?;
-    for change in
-        [vec!["restart", name], vec!["deploy", folder, "--app", name], vec!["rollback", name]]
-    {
-        app.engine.ace(&change)?.ok()?;
-        fill(&app).with_context(|| format!("after {}", change[0]))?;
-        check(&app).with_context(|| format!("after {}", change[0]))?;
-    }
-    Ok(())
+    app.outlive_the_engine(&check)?;
+    app.go_through_changes(|app| {
+        fill(app)?;
+        check(app)
+    })
+}
+
+/// The same for an app with a volume: what it was filled with once stays through all changes.
+pub fn put_to_use_for_good(
+    name: &str,
+    fill: impl Fn(&RealApp) -> Result<()>,
+    check: impl Fn(&RealApp) -> Result<()>,
+) -> Result<()> {
+    let Some(mut app) = RealApp::deploy(name)? else { return Ok(()) };
+    fill(&app)?;
+    app.outlive_the_engine(&check)?;
+    app.go_through_changes(check)
 }
 
 impl RealApp {
@@ -47,6 +50,27 @@ impl RealApp {
         }
         engine.deploy(&folder(name), name)?.ok()?;
         Ok(Some(Self { engine, name: name.to_owned() }))
+    }
+
+    /// Checks it before and after the engine's sudden end.
+    fn outlive_the_engine(&mut self, check: impl Fn(&Self) -> Result<()>) -> Result<()> {
+        check(self)?;
+        self.engine.kill()?;
+        self.engine.start_server()?;
+        check(self).context("after the engine's end")
+    }
+
+    /// Restarts it, deploys it again and rolls that back, with a `check` after each.
+    fn go_through_changes(&self, check: impl Fn(&Self) -> Result<()>) -> Result<()> {
+        let (name, folder) = (self.name.as_str(), folder(&self.name));
+        let folder = folder.to_str().context("the folder's path is no text")?;
+        for change in
+            [vec!["restart", name], vec!["deploy", folder, "--app", name], vec!["rollback", name]]
+        {
+            self.engine.ace(&change)?.ok()?;
+            check(self).with_context(|| format!("after {}", change[0]))?;
+        }
+        Ok(())
     }
 
     pub fn get(&self, path: &str) -> Result<Answer> {

@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 
 use crate::dav::{check_share, fill_calendar, fill_share, query_calendar};
-use crate::kit::{RealApp, expect_status, put_to_use, shows};
+use crate::kit::{self, RealApp, expect_status, put_to_use, put_to_use_for_good, shows};
 
 #[test]
 fn a_webdav_share_under_granian_on_python_3_13() -> Result<()> {
@@ -98,4 +98,76 @@ fn a_wiki_on_python_3_12() -> Result<()> {
             expect_status(&app.get("/Nowhere")?, 404)
         },
     )
+}
+
+/// It keeps its database in a folder beside its code.
+#[test]
+fn comments_on_python_3_10() -> Result<()> {
+    let fill = |app: &RealApp| {
+        let comment = "{\"text\": \"Nice *cakes*\", \"author\": \"me\", \"title\": \"Cakes\"}";
+        let kind = ("Content-Type", "application/json");
+        expect_status(&app.send("POST", "/new?uri=%2Fcakes", &[kind], comment)?, 201)
+    };
+    put_to_use_for_good("isso", fill, |app| {
+        let shown = ["Nice <em>cakes</em>", "\"total_replies\": 1"];
+        shows(&app.get("/?uri=%2Fcakes")?, &shown)?;
+        shows(&app.get("/js/embed.min.js")?, &["function"])
+    })
+}
+
+/// It keeps its calendars, each a repository, in its home.
+#[test]
+#[ignore = "fetches a whole application from the package index"]
+fn a_calendar_in_its_home_on_python_3_13() -> Result<()> {
+    const WORK: &str = "/user/calendars/work/";
+    put_to_use_for_good(
+        "xandikos",
+        |app| fill_calendar(app, WORK),
+        |app| {
+            let events = query_calendar(app, WORK)?;
+            shows(&events, &["/user/calendars/work/1.ics<", "SUMMARY:Meet"])
+        },
+    )
+}
+
+/// It runs git for each change of a page.
+#[test]
+#[ignore = "fetches a whole application from the package index"]
+fn a_wiki_of_a_repository_on_python_3_11() -> Result<()> {
+    let fill = |app: &RealApp| {
+        let form = app.get("/Caf%C3%A9/edit")?;
+        let token = kit::hidden(&form, "csrf_token")?;
+        let fields = [
+            ("csrf_token", token.as_str()),
+            ("content", "Crème brûlée, *every* day"),
+            ("commit", "More cakes"),
+            ("cursor_line", "0"),
+            ("cursor_ch", "0"),
+        ];
+        expect_status(&app.submit("/Caf%C3%A9/save", &kit::cookies(&form), &fields)?, 302)
+    };
+    put_to_use_for_good("otterwiki", fill, |app| {
+        shows(&app.get("/Caf%C3%A9")?, &["Crème brûlée, <em>every</em> day"])?;
+        shows(&app.get("/Caf%C3%A9/history")?, &["More cakes"])
+    })
+}
+
+#[test]
+#[ignore = "fetches a whole application from the package index"]
+fn a_tracker_under_gunicorn_on_python_3_12() -> Result<()> {
+    let fill = |app: &RealApp| {
+        let site = format!("http://{}", app.host());
+        let headers = [
+            ("Authorization", "Basic YWRtaW46c2VjcmV0"),
+            ("Content-Type", "application/x-www-form-urlencoded"),
+            ("X-Requested-With", "rest"),
+            ("Origin", &site),
+            ("Referer", &site),
+        ];
+        expect_status(&app.send("POST", "/rest/data/issue", &headers, "title=Crumbs")?, 201)
+    };
+    put_to_use("roundup2", fill, |app| {
+        shows(&app.get("/issue1")?, &["Crumbs"])?;
+        expect_status(&app.get("/issue2")?, 404)
+    })
 }

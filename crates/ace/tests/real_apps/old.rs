@@ -3,7 +3,7 @@
 use anyhow::{Result, ensure};
 
 use crate::dav::{check_share, fill_calendar, fill_share, query_calendar};
-use crate::kit::{self, RealApp, expect_status, put_to_use, shows};
+use crate::kit::{self, RealApp, expect_status, put_to_use, put_to_use_for_good, shows};
 
 #[test]
 fn a_webdav_share_on_python_2_7() -> Result<()> {
@@ -110,6 +110,30 @@ fn a_project_site_on_python_2_7() -> Result<()> {
         shows(&app.get("/wiki/Plans")?, &["More <em>snow</em>."])?;
         shows(&app.get("/chrome/common/css/trac.css")?, &["body"])?;
         shows(&app.get("/about")?, &["Trac"])
+    })
+}
+
+/// It makes its tracker in a folder that is kept beside its code.
+#[test]
+#[ignore = "fetches a whole application from the package index"]
+fn a_tracker_on_python_2_7() -> Result<()> {
+    let fill = |app: &RealApp| {
+        let issue = "<?xml version='1.0'?><methodCall><methodName>create</methodName><params>\
+                     <param><value><string>issue</string></value></param>\
+                     <param><value><string>title=Crumbs</string></value></param></params></methodCall>";
+        let referrer = format!("http://{}/", app.host());
+        let headers = [
+            ("Authorization", "Basic YWRtaW46c2VjcmV0"),
+            ("Content-Type", "text/xml"),
+            ("X-Requested-With", "client"),
+            ("Referer", &referrer),
+        ];
+        shows(&app.send("POST", "/xmlrpc", &headers, issue)?, &["<string>1</string>"])
+    };
+    put_to_use_for_good("roundup", fill, |app| {
+        shows(&app.get("/issue1")?, &["Crumbs"])?;
+        shows(&app.get("/@@file/style.css")?, &["body"])?;
+        expect_status(&app.get("/issue2")?, 404)
     })
 }
 
