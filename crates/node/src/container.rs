@@ -15,6 +15,7 @@ use std::time::Duration;
 use ace_api::{EndReason, InstanceSpec, SpaceUsage};
 use ace_sandbox::cgroup::{Cgroup, CgroupTree};
 use ace_sandbox::launch::{Handles, LauncherProgram, launch as launch_container};
+use ace_sandbox::mounts;
 use ace_sandbox::network::{self, WayOut};
 use ace_sandbox::process::{self, ProcessRef};
 use ace_sandbox::space::{Space, space};
@@ -139,25 +140,28 @@ pub fn surroundings(
     }
 }
 
+/// What there is of the container that a record tells of.
+pub enum Found {
+    Alive(Container),
+    Ended(EndReason),
+    /// There is none: it was to be launched, or an engine that is gone has asked it to end.
+    Nothing,
+}
+
 /// Finds the container that `record` tells of, or else why it ended.
-pub fn find(
-    world: &World,
-    folder: &InstanceFolder,
-    record: &Record,
-) -> Result<Container, EndReason> {
+pub fn find(world: &World, folder: &InstanceFolder, record: &Record) -> Found {
     let id = &record.spec.id;
-    let before = || record.last_end.clone().unwrap_or(EndReason::Lost);
-    // Without a process, it's its next launch that was cut short.
-    let process = record.process.ok_or_else(before)?;
+    let Some(process) = record.process else { return Found::Nothing };
     let cgroup = world.cgroups.get(id.as_str());
-    watch(process, cgroup.clone()).map_err(|error| {
-        if error.kind() != io::ErrorKind::NotFound {
-            tracing::warn!(instance = %id, "could not look for its process: {error}");
-        }
-        let written = read_exit(&folder.exit());
-        let reason = |exit| ending::of_end(facts(&record.spec, Some(&exit), &cgroup));
-        written.map_or(EndReason::Lost, reason)
-    })
+    let error = match watch(process, cgroup.clone()) {
+        Ok(container) => return Found::Alive(container),
+        Err(error) => error,
+    };
+    if error.kind() != io::ErrorKind::NotFound {
+        tracing::warn!(instance = %id, "could not look for its process: {error}");
+    }
+    let Some(exit) = read_exit(&folder.exit()) else { return Found::Ended(EndReason::Lost) };
+    end_reason(facts(&record.spec, Some(&exit), &cgroup)).map_or(Found::Nothing, Found::Ended)
 }
 
 /// What a container has lost and can't get back.
@@ -175,10 +179,18 @@ pub fn mend(
     spec: &InstanceSpec,
     folder: &InstanceFolder,
     address: Ipv4Addr,
+    init: ProcessRef,
 ) -> Result<(), Damage> {
     let id = spec.id.as_str();
     if matches!(folder.socket().try_exists(), Ok(false)) {
         return Err(Damage { what: "its socket" });
+    }
+    if matches!(world.cgroups.get(id).is_whole(init), Ok(false)) {
+        return Err(Damage { what: "its control group" });
+    }
+    // One that can't be looked at is about to end by itself.
+    if mounts::points(init).is_ok_and(|found| !shape::mounts(spec).is_subset(&found)) {
+        return Err(Damage { what: "one of its mounts" });
     }
     match network::mend_way_out(&network::veth_name(&world.engine, id), address, world.gateway) {
         Ok(WayOut::Gone) => return Err(Damage { what: "its network interface" }),
@@ -230,10 +242,10 @@ impl Container {
         let _ = tokio::time::timeout(LAST_WORD_WITHIN, self.ended()).await;
     }
 
-    /// Why it ended by itself.
-    pub fn end_reason(&self, spec: &InstanceSpec, folder: &InstanceFolder) -> EndReason {
+    /// Why it ended by itself; `None` where it was asked to.
+    pub fn end_reason(&self, spec: &InstanceSpec, folder: &InstanceFolder) -> Option<EndReason> {
         let exit = read_exit(&folder.exit());
-        ending::of_end(facts(spec, exit.as_ref(), &self.cgroup))
+        end_reason(facts(spec, exit.as_ref(), &self.cgroup))
     }
 
     /// Why it had not become ready when it was ended for that; `last` came of the last probe.
@@ -247,6 +259,11 @@ impl Container {
         let exit = read_exit(&folder.exit());
         ending::of_timeout(facts(spec, exit.as_ref(), &self.cgroup), spec.startup, path, last)
     }
+}
+
+fn end_reason(facts: Facts) -> Option<EndReason> {
+    let was_asked = facts.exit.is_some_and(|exit| exit.asked);
+    (!was_asked).then(|| ending::of_end(facts))
 }
 
 /// How full what is mounted there is; `None` where nothing is, or the container is gone.

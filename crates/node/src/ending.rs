@@ -48,10 +48,6 @@ enum Report<'a> {
 
 /// Why an instance ended by itself.
 pub fn of_end(facts: Facts) -> EndReason {
-    // By an engine that is gone: this one has not asked. So `ace down` was cut short.
-    if facts.exit.is_some_and(|exit| exit.asked) {
-        return EndReason::Lost;
-    }
     let (report, status) = (facts.report(), facts.exit.and_then(|exit| exit.status));
     let killed = facts.exit.is_none_or(|exit| exit.signal == Some(KILL));
     let has_loaded = report == Report::Loaded;
@@ -232,13 +228,6 @@ mod tests {
         let (spec, exit) = (spec("abcd1234"), exit(None, Some(KILL), report, full));
         let facts = Facts { spec: &spec, exit: Some(&exit), oom_kills, pids_refused: 0 };
         of_timeout(facts, AFTER, "/", last).code()
-    }
-
-    #[test]
-    fn who_was_asked_to_end_has_not_crashed() {
-        let asked = ExitRecord { asked: true, ..exit(Some(0), None, "loaded", &[]) };
-        assert_eq!(code(&asked, 0, 0), "lost");
-        assert_eq!(code(&exit(Some(0), None, "loaded", &[]), 0, 0), "exited");
     }
 
     #[test]

@@ -19,11 +19,11 @@ use tokio::sync::watch;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::addresses::AddressLease;
-use crate::container::{self, Container, Damage, World};
+use crate::container::{self, Container, Damage, Found, World};
 use crate::ending;
 use crate::life::{Effect, Event, Life, Patience, Phase};
 use crate::meter::Gauge;
-use crate::record::{InstanceFolder, Record};
+use crate::record::{InstanceFolder, Record, Stage};
 
 /// The pause between two probes of a server that answers, but not as a ready one does. It doubles.
 const PROBE_PAUSE: Duration = Duration::from_millis(100);
@@ -93,26 +93,40 @@ impl Instance {
 
     /// The instance that `record` tells of: with its container where that has outlived an engine,
     /// else with why it ended. What it left in the kernel is gone then.
-    pub fn adopted(mut self, record: Record, found: Result<Container, EndReason>) -> Self {
-        self.life.ever_ready = record.ever_ready;
-        self.life.restarts = record.restarts;
-        self.life.crashes = record.crashes;
-        self.life.last_end = record.last_end;
-        if let Some(since) = record.ready_since {
-            self.life.phase = Phase::Running;
-            self.life.since = since;
+    pub fn adopted(mut self, record: Record, found: Found) -> Self {
+        self.life = Life {
+            ever_ready: record.ever_ready,
+            crashes: record.crashes,
+            restarts: record.restarts,
+            last_end: record.last_end,
+            ..self.life
+        };
+        match (found, record.stage) {
+            (Found::Nothing, Stage::Waiting { since, retry_at }) => {
+                (self.life.phase, self.life.since) = (Phase::Crashed { retry_at }, since);
+            }
+            (Found::Nothing, Stage::Unready | Stage::Ready { .. }) => {} // It's launched.
+            (found, Stage::Ready { since }) => {
+                (self.life.phase, self.life.since) = (Phase::Running, since);
+                self.take_over(found);
+            }
+            (found, Stage::Unready | Stage::Waiting { .. }) => self.take_over(found),
         }
+        self
+    }
+
+    fn take_over(&mut self, found: Found) {
         match found {
-            Ok(container) => {
+            Found::Alive(container) => {
                 self.container = Some(container);
                 self.gauge = Gauge::found();
             }
-            Err(reason) => {
+            Found::Ended(reason) => {
                 let (ended, now) = (Event::Ended(reason), Timestamp::now());
-                self.life = self.life.next(ended, now, patience(&self.spec)).0;
+                self.life = self.life.clone().next(ended, now, patience(&self.spec)).0;
             }
+            Found::Nothing => {}
         }
-        self
     }
 
     /// Runs the instance until it is gone, telling `report` of each change.
@@ -155,7 +169,9 @@ impl Instance {
                 self.stop_seen = true;
                 Event::StopAsked
             }
-            reason = container_end(&self.container, &self.spec, &self.folder) => Event::Ended(reason),
+            reason = container_end(&self.container, &self.spec, &self.folder) => {
+                reason.map_or(Event::Stopped, Event::Ended)
+            }
             probed = probe_end(&mut self.probe) => {
                 self.probe = None;
                 self.first_answer = probed.as_ref().ok().copied();
@@ -221,9 +237,16 @@ impl Instance {
     /// Sets right what somebody outside has changed of the container, where that can be.
     async fn mend(&mut self) -> Event {
         self.mend_at = Instant::now() + MEND_PAUSE;
+        let Some(init) = self.container.as_ref().map(Container::process) else {
+            return Event::Tick;
+        };
+        if !self.folder.has_record() {
+            tracing::warn!(instance = %self.spec.id, "its record was removed; it is there again");
+            self.save();
+        }
         let (world, spec) = (Arc::clone(&self.world), self.spec.clone());
         let (folder, address) = (self.folder.clone(), self.address.address());
-        match blocking(move || container::mend(&world, &spec, &folder, address)).await {
+        match blocking(move || container::mend(&world, &spec, &folder, address, init)).await {
             Ok(()) => Event::Tick,
             Err(Damage { what }) => Event::Damaged { what: what.to_owned() },
         }
@@ -320,7 +343,7 @@ impl Instance {
             address: self.address.address(),
             process: self.container.as_ref().map(Container::process),
             ever_ready: self.life.ever_ready,
-            ready_since: (self.life.phase == Phase::Running).then_some(self.life.since),
+            stage: self.stage(),
             restarts: self.life.restarts,
             crashes: self.life.crashes,
             last_end: self.life.last_end.clone(),
@@ -328,6 +351,17 @@ impl Instance {
         let written = self.folder.ensure().and_then(|()| self.folder.write(&record));
         if let Err(error) = written {
             tracing::error!(instance = %self.spec.id, "could not write its record: {error}");
+        }
+    }
+
+    fn stage(&self) -> Stage {
+        let since = self.life.since;
+        match self.life.phase {
+            Phase::Running => Stage::Ready { since },
+            Phase::Crashed { retry_at } => Stage::Waiting { since, retry_at },
+            Phase::Starting { .. } | Phase::Draining { .. } | Phase::Failed | Phase::Gone => {
+                Stage::Unready
+            }
         }
     }
 
@@ -375,7 +409,7 @@ async fn container_end(
     container: &Option<Container>,
     spec: &InstanceSpec,
     folder: &InstanceFolder,
-) -> EndReason {
+) -> Option<EndReason> {
     match container {
         Some(container) => {
             container.ended().await;

@@ -59,6 +59,8 @@ pub enum Event {
     NotReady(EndReason),
     /// The container is gone, or could never be made.
     Ended(EndReason),
+    /// The container is gone because it was asked to end.
+    Stopped,
     /// Somebody outside has taken away `what` it can't do without.
     Damaged { what: String },
     /// It is no longer desired.
@@ -115,12 +117,18 @@ impl Life {
             (Phase::Starting { .. } | Phase::Running, Event::Ended(reason)) => {
                 self.ended(reason, now)
             }
+            // By an engine that is gone, or somebody outside: this one wants it to run.
+            (Phase::Starting { .. } | Phase::Running, Event::Stopped) => {
+                let deadline = now + patience.startup;
+                let life = self.into_phase(Phase::Starting { deadline }, now);
+                (life, vec![Effect::CleanUp, Effect::Launch])
+            }
             // It has no requests yet that would need time to end.
             (Phase::Starting { .. }, Event::StopAsked) => self.terminated(now + KILL_MARGIN, now),
             (Phase::Running, Event::StopAsked) => {
                 self.terminated(now + patience.stop_grace + KILL_MARGIN, now)
             }
-            (Phase::Draining { .. }, Event::Ended(_)) => {
+            (Phase::Draining { .. }, Event::Ended(_) | Event::Stopped) => {
                 (self.into_phase(Phase::Gone, now), vec![Effect::CleanUp, Effect::Remove])
             }
             (Phase::Draining { kill_at }, Event::Tick) if now >= *kill_at => {
@@ -141,6 +149,7 @@ impl Life {
                 Event::Ready
                 | Event::NotReady(_)
                 | Event::Ended(_)
+                | Event::Stopped
                 | Event::Damaged { .. }
                 | Event::StopAsked
                 | Event::Tick,
@@ -288,6 +297,13 @@ mod tests {
         let again = vec![(6, Event::Tick), (7, Event::Ready), (8, lost())];
         let (life, _) = live([rebooted, again].concat());
         assert_eq!((life.phase, life.crashes), (Phase::Crashed { retry_at: at(10) }, 2));
+    }
+
+    #[test]
+    fn what_an_earlier_engine_asked_to_end_starts_again_and_has_not_crashed() {
+        let (life, effects) = live(vec![(1, Event::Ready), (5, Event::Stopped)]);
+        assert_eq!((life.phase, life.crashes), (Phase::Starting { deadline: at(65) }, 0));
+        assert_eq!(effects, [Effect::CleanUp, Effect::Launch]);
     }
 
     #[test]

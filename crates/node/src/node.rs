@@ -21,7 +21,7 @@ use tokio::time::{sleep, timeout};
 
 use crate::addresses::AddressPool;
 use crate::command::{Command, CommandRecord};
-use crate::container::{self, World};
+use crate::container::{self, Found, World};
 use crate::instance::Instance;
 use crate::meter::Meters;
 use crate::old_logs::OldLogs;
@@ -147,7 +147,8 @@ impl ContainerNode {
     fn adopt(&self, record: Record, folder: InstanceFolder) {
         let id = record.spec.id.clone();
         let found = container::find(&self.world, &folder, &record);
-        if found.is_err() {
+        let is_alive = matches!(found, Found::Alive(_));
+        if !is_alive {
             // A launch that was cut short may have left processes without a known init.
             self.remove_cgroup(&id);
             if !record.ever_ready {
@@ -159,7 +160,7 @@ impl ContainerNode {
             tracing::error!(instance = %id, "its address {} is not free; it goes", record.address);
             return self.discard(&id, &folder);
         };
-        tracing::info!(instance = %id, app = %record.spec.app, alive = found.is_ok(), "adopted");
+        tracing::info!(instance = %id, app = %record.spec.app, alive = is_alive, "adopted");
         let (stop, stopped) = watch::channel(false);
         let world = Arc::clone(&self.world);
         let instance = Instance::new(record.spec.clone(), folder, world, address, stopped);

@@ -19,14 +19,29 @@ use serde::{Deserialize, Serialize};
 pub struct Record {
     pub spec: InstanceSpec,
     pub address: Ipv4Addr,
-    /// Its init, once the launcher has reported it. `None`: a launch is under way or never ended.
+    /// Its init, once the launcher has reported it. `None`: it waits, or a launch is under way or never ended.
     pub process: Option<ProcessRef>,
     pub ever_ready: bool,
-    /// Since when this process has been ready; `None`: it is not yet.
-    pub ready_since: Option<Timestamp>,
+    pub stage: Stage,
     pub restarts: u32,
     pub crashes: u32,
     pub last_end: Option<EndReason>,
+}
+
+/// Where an instance was when its record was written.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Stage {
+    /// Not ready yet, or on its way out.
+    Unready,
+    Ready {
+        since: Timestamp,
+    },
+    /// It has ended, and starts again.
+    Waiting {
+        since: Timestamp,
+        retry_at: Timestamp,
+    },
 }
 
 /// The folder of one instance and the names in it.
@@ -61,6 +76,11 @@ impl InstanceFolder {
     /// Makes the folder with its log folder. May be called twice.
     pub fn ensure(&self) -> io::Result<()> {
         fs::create_dir_all(self.log())
+    }
+
+    /// Whether the record is there; so it is where that can't be seen.
+    pub fn has_record(&self) -> bool {
+        !matches!(self.record().try_exists(), Ok(false))
     }
 
     /// Replaces the record, all or nothing, and waits until it is on disk.

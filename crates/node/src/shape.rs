@@ -1,5 +1,6 @@
 //! The shape of an instance's container: what of the host it sees, and where.
 
+use std::collections::BTreeSet;
 use std::net::Ipv4Addr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -157,6 +158,16 @@ fn root(
         terminals: 0,
         nameservers,
     }
+}
+
+/// Where something is mounted in the container of `spec` that the app can't do without.
+pub fn mounts(spec: &InstanceSpec) -> BTreeSet<PathBuf> {
+    let RootSpec { binds, layers, tmpfs, .. } = root(spec, Vec::new(), None);
+    let binds = binds.into_iter().map(|bind| bind.target);
+    let layers = layers.into_iter().map(|layer| layer.target);
+    let tmpfs = tmpfs.into_iter().map(|tmpfs| tmpfs.target);
+    let volume = spec.volume.as_ref().map(|_| PathBuf::from(VOLUME));
+    binds.chain(layers).chain(tmpfs).chain(volume).collect()
 }
 
 /// What of the code is kept on `volume`.

@@ -24,6 +24,7 @@ use ace_types::{EngineId, Limits};
 use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
+use crate::process::ProcessRef;
 pub use hierarchy::{Controller, Version};
 use hierarchy::{Hierarchy, choose, parse_mountinfo};
 use scope::{KEEPER, Scope, ScopeError};
@@ -307,6 +308,24 @@ impl Cgroup {
             std::thread::sleep(pause);
             pause = (pause * 2).min(PAUSE_MOST);
         }
+    }
+
+    /// Whether all its groups are there, and `init`, its process 1, stands in its own of them.
+    ///
+    /// Errors: nothing can be read of the process, as when it is gone.
+    pub fn is_whole(&self, init: ProcessRef) -> io::Result<bool> {
+        let stands_in = fs::read_to_string(format!("/proc/{}/cgroup", init.pid))?;
+        if ProcessRef::of(init.pid)? != init {
+            return Err(io::ErrorKind::NotFound.into());
+        }
+        let own = |folder: &Folder| {
+            let name = folder.path.file_name()?.to_str()?;
+            Some(format!("/{name}/{INIT}"))
+        };
+        let Some(own) = self.folders.first().and_then(own) else { return Ok(true) };
+        let within = stands_in.lines().filter(|line| line.ends_with(&own)).count();
+        let is_there = |folder: &Folder| folder.path.join(APP).is_dir();
+        Ok(within >= self.folders.len() && self.folders.iter().all(is_there))
     }
 
     /// Whether no process is in it, init's included. An absent group is empty.

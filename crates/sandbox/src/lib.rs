@@ -21,6 +21,7 @@ pub mod launch;
 mod launcher;
 pub mod listeners;
 mod log;
+pub mod mounts;
 pub mod network;
 pub mod process;
 mod rootfs;

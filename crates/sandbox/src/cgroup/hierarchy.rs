@@ -7,6 +7,8 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
+use crate::mounts::unescape;
+
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Version {
     V1,
@@ -112,13 +114,6 @@ fn parse_mount(line: &str) -> Option<Mount> {
         _ => return None,
     };
     Some(Mount { mount_point: unescape(mount_point), version, options, whole: root == "/" })
-}
-
-/// Undoes the kernel's `\040` for a blank, and its like for tab, newline and backslash.
-fn unescape(text: &str) -> PathBuf {
-    const ESCAPES: [(&str, &str); 4] =
-        [("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")];
-    PathBuf::from(ESCAPES.iter().fold(text.to_owned(), |text, (from, to)| text.replace(from, to)))
 }
 
 #[cfg(test)]
