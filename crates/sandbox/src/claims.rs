@@ -87,6 +87,13 @@ pub fn claim(engine: &EngineId, data: &Path, preferred: Option<u8>) -> Result<Cl
     Register::system().claim(engine, data, preferred)
 }
 
+/// Enters the `claim` that `engine` has again where the register has lost it. Returns whether it had.
+///
+/// Errors: as [`claim`]'s; another engine may have taken the slot meanwhile.
+pub fn ensure(engine: &EngineId, data: &Path, claim: Claim) -> Result<bool, ClaimError> {
+    Register::system().ensure(engine, data, claim)
+}
+
 /// Switches IPv4 forwarding on where it is off, as [`claim`] does. Returns whether it was off.
 pub fn ensure_forwarding() -> Result<bool, ClaimError> {
     Register::system().set_forwarding("1")
@@ -209,6 +216,14 @@ impl Register {
         self.write(&claims)?;
         self.set_forwarding("1")?;
         Ok(Claim { slot })
+    }
+
+    fn ensure(&self, engine: &EngineId, data: &Path, claim: Claim) -> Result<bool, ClaimError> {
+        // Replaced whole, so it can be read without the lock.
+        if self.read()?.engines.get(engine).is_some_and(|entry| entry.slot == claim.slot) {
+            return Ok(false);
+        }
+        self.claim(engine, data, Some(claim.slot)).map(|_| true)
     }
 
     fn release(&self, engine: &EngineId) -> Result<(), ClaimError> {

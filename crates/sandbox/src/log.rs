@@ -158,10 +158,20 @@ impl LogWriter {
         }
     }
 
+    /// Begins the file anew where somebody has removed it: nobody could read what is written to it.
+    fn ensure_named(&mut self) {
+        if fstat(&self.file).is_ok_and(|found| found.st_nlink == 0)
+            && let Ok((file, file_size)) = open_current(&self.folder)
+        {
+            (self.file, self.file_size) = (file, file_size);
+        }
+    }
+
     fn write_pending(&mut self) {
         if self.pending.is_empty() {
             return;
         }
+        self.ensure_named();
         match write_all(&self.file, &self.pending) {
             Ok(()) => self.file_size += self.pending.len() as u64,
             Err(_) => {
@@ -320,6 +330,18 @@ mod tests {
         log.line(Stream::Out, b"next", at(), now);
         log.flush(at(), now);
         assert_eq!(content(folder.path(), "current"), format!("half a li\n{HEADER}next\n"));
+    }
+
+    #[test]
+    fn a_file_that_somebody_removed_is_begun_anew() {
+        let (folder, now) = (TempDir::new().unwrap(), Instant::now());
+        let mut log = writer(folder.path(), 1 << 20, 1 << 20, now);
+        for text in ["lost", "found"] {
+            let _ = fs::remove_file(folder.path().join("current"));
+            log.line(Stream::Out, text.as_bytes(), at(), now);
+            log.flush(at(), now);
+        }
+        assert_eq!(content(folder.path(), "current"), format!("{HEADER}found\n"));
     }
 
     #[test]
