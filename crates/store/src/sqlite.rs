@@ -34,6 +34,7 @@ const AFTER_KEYS: char = '\u{7f}';
 /// A [`Store`] in a file. Dropping it closes the file once what was asked of it has been done.
 #[derive(Debug)]
 pub struct SqliteStore {
+    path: PathBuf,
     writer: Worker,
     reader: Worker,
     /// Behind the last commit; only the writer's thread sends.
@@ -71,6 +72,7 @@ impl SqliteStore {
         let told = sender.clone();
         let alarm = Alarm::start(&writer, move |connection| end_leases(connection, &told));
         Ok(Self {
+            path: path.to_owned(),
             alarm: alarm.map_err(file)?,
             writer,
             reader: Worker::start("store-reader", reader).map_err(file)?,
@@ -124,10 +126,13 @@ impl Store for SqliteStore {
 
     async fn commit(&self, ops: Vec<Op>) -> Result<Revision, CommitError> {
         check_commit(&ops)?;
-        let newest = self.sender.clone();
+        let (newest, path) = (self.sender.clone(), self.path.clone());
         // The announcement is part of the job: it must come even if the caller has left.
         let work = move |connection: &mut Connection| {
-            let revision = commit(connection, &ops)?;
+            let revision = commit(connection, &ops).map_err(|error| match error {
+                CommitError::Backend(error) => CommitError::Backend(explained(error, &path)),
+                error => error,
+            })?;
             leases::announce(&newest, revision);
             Ok(revision)
         };
@@ -159,6 +164,24 @@ impl Store for SqliteStore {
 /// Creates the file beforehand, since SQLite would let the process's umask decide who may read it.
 fn create_private(path: &Path) -> io::Result<()> {
     fs::OpenOptions::new().create(true).append(true).mode(0o600).open(path).map(|_| ())
+}
+
+/// `error`, or that the disk can only be read, which SQLite does not tell from its other failures.
+fn explained(error: BackendError, path: &Path) -> BackendError {
+    let is_io = |error: &rusqlite::Error| {
+        error.sqlite_error_code() == Some(rusqlite::ErrorCode::SystemIoFailure)
+    };
+    match &error {
+        BackendError::Sqlite(cause) if is_io(cause) => {
+            match fs::OpenOptions::new().append(true).open(path) {
+                Err(refused) if refused.kind() == io::ErrorKind::ReadOnlyFilesystem => {
+                    BackendError::Disk(refused)
+                }
+                _ => error,
+            }
+        }
+        _ => error,
+    }
 }
 
 fn connect(path: &Path) -> rusqlite::Result<Connection> {
