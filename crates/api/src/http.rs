@@ -43,6 +43,7 @@
 //!
 //! Anything else that goes wrong is an [`ApiError`] with a status of 400 and above.
 
+use std::fmt;
 use std::path::PathBuf;
 
 use ace_types::whole;
@@ -126,6 +127,8 @@ pub struct AppView {
     pub python: Option<String>,
     /// What is wrong with that Python on the engine's machine.
     pub python_trouble: Option<PythonTrouble>,
+    /// What of the release somebody has removed from the engine's disk. No instance can start without it.
+    pub missing: Vec<ReleasePart>,
     pub memory_limit: Option<Bytes>,
     pub volume: Option<Bytes>,
     pub instances: Vec<InstanceView>,
@@ -137,6 +140,16 @@ pub struct AppView {
     pub last_deploy: Option<DeployView>,
 }
 
+/// What a release has on the engine's disk.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ReleasePart {
+    Code,
+    Environment,
+    /// The packages of the server that the app runs under.
+    Server,
+}
+
 /// What is wrong with the Python that an app's environment was made with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 #[serde(rename_all = "snake_case", tag = "kind")]
@@ -145,6 +158,16 @@ pub enum PythonTrouble {
     Gone { message: String },
     /// It has become `version`, for which the environment could not be rebuilt because of `error`.
     NotRebuilt { version: String, error: String, retry_at: Timestamp },
+}
+
+impl fmt::Display for ReleasePart {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Code => "code",
+            Self::Environment => "environment",
+            Self::Server => "app server",
+        })
+    }
 }
 
 /// What answers an app's requests.

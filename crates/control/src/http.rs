@@ -54,6 +54,7 @@ use crate::caller::{Access, Caller};
 use crate::destroy::{self, GONE_MARGIN};
 use crate::engine::Engine;
 use crate::logs::{self, Filter, LogRequest};
+use crate::missing::{self, Missing};
 use crate::pythons;
 use crate::refusal::Refusal;
 use crate::rows::AppRow;
@@ -403,10 +404,10 @@ async fn list_apps(
     let page = PageQuery { limit, after: after.clone() };
     let rows = state.apps().filter(is_meant);
     let (rows, next) = page.cut(rows, |app| app.name.clone())?;
-    let observed = engine.observed();
+    let (observed, missing) = (engine.observed(), missing::find(&state).await);
     let view = |row: &Row<AppRow>| {
         let view = views::app(&engine.config, &state, &observed, &engine.commands, row);
-        with_trouble(&engine, view)
+        with_trouble(&engine, &missing, view)
     };
     Ok(Json(AppsView { apps: rows.into_iter().map(view).collect(), next }))
 }
@@ -415,13 +416,14 @@ async fn show_app(State(engine): Shared, target: Target) -> Result<Json<AppView>
     let state = engine.records.state().await?;
     let app = target.row(&state)?;
     let view = views::app(&engine.config, &state, &engine.observed(), &engine.commands, app);
-    Ok(Json(with_trouble(&engine, view)))
+    Ok(Json(with_trouble(&engine, &missing::find(&state).await, view)))
 }
 
-/// `view` with what is wrong with the app's Python.
-fn with_trouble(engine: &Engine, view: AppView) -> AppView {
+/// `view` with what is wrong with the app's Python, and what is `missing` of its release.
+fn with_trouble(engine: &Engine, missing: &Missing, view: AppView) -> AppView {
     let trouble = |release| engine.upgrades.trouble(&view.name, release);
-    AppView { python_trouble: view.release.and_then(trouble), ..view }
+    let missing = missing.get(&view.name).cloned().unwrap_or_default();
+    AppView { python_trouble: view.release.and_then(trouble), missing, ..view }
 }
 
 async fn destroy_app(State(engine): Shared, target: Target) -> Result<Json<Done>, Refusal> {

@@ -30,6 +30,7 @@ mod log_line;
 mod logs;
 mod marks;
 mod metrics;
+mod missing;
 mod names;
 mod notices;
 mod operation;
@@ -48,6 +49,7 @@ mod run;
 mod server;
 #[cfg(test)]
 mod simulation;
+mod socket;
 mod state;
 mod tasks;
 #[cfg(test)]
@@ -60,7 +62,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ace_types::NameError;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 pub use config::ControlConfig;
@@ -69,6 +71,7 @@ pub use engine::{Clock, Parts};
 pub use records::RecordsError;
 pub use recover::RecoverError;
 pub use restore::{MissingPython, RestoreError, restore_rows};
+pub use socket::ApiSocket;
 pub use state::RowError;
 
 /// How long deploys may take to end once the engine is to stop.
@@ -78,7 +81,7 @@ const WOUND_DOWN_WITHIN: Duration = Duration::from_secs(20);
 #[derive(Debug)]
 pub struct Listeners {
     /// Whoever can connect to it is trusted.
-    pub socket: UnixListener,
+    pub socket: ApiSocket,
     /// Whoever connects to it has to show a token.
     pub tcp: Option<TcpListener>,
 }
@@ -113,6 +116,7 @@ pub async fn run(
     stop: watch::Receiver<bool>,
 ) -> Result<Outcome, ControlError> {
     let engine = start(config, parts).await?;
+    engine.tasks.spawn(missing::watch(Arc::clone(&engine)));
     let end = watch::Sender::new(false);
     let router = http::router(Arc::clone(&engine));
     let server = tokio::spawn(server::serve(listeners, router, end.subscribe()));

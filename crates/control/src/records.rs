@@ -126,13 +126,36 @@ impl Records {
         }
         let ops = events::with_events(&state, ops, by, (self.clock)());
         let began = Instant::now();
-        let committed = self.store.commit(ops).await;
+        let committed = self.store.commit(ops.clone()).await;
         self.tally.committed(began.elapsed());
         match committed {
             Ok(revision) => Ok(Some((said, revision))),
             Err(CommitError::Conflict { .. }) => Ok(None),
-            Err(error) => Err(RecordsError::from(error).into()),
+            // A store that failed may have kept it all the same.
+            Err(error) => match self.done_after_all(&ops, state.revision).await {
+                Some(revision) => Ok(Some((said, revision))),
+                None => Err(RecordsError::from(error).into()),
+            },
         }
+    }
+
+    /// A revision that shows all of `ops`, if they have come about after `before`.
+    async fn done_after_all(&self, ops: &[Op], before: Revision) -> Option<Revision> {
+        for op in ops {
+            let (Op::Put { key, .. } | Op::Delete { key, .. }) = op;
+            let stands = match (op, self.store.get(key).await.ok()?) {
+                (Op::Put { value, .. }, Some(entry)) => {
+                    entry.value == *value && entry.revision > before
+                }
+                (Op::Delete { .. }, found) => found.is_none(),
+                (Op::Put { .. }, None) => false,
+            };
+            if !stands {
+                return None;
+            }
+        }
+        let state = self.state().await.ok()?;
+        (state.revision > before).then_some(state.revision)
     }
 
     /// Wakes whoever has seen everything up to `from` as soon as there is more.

@@ -14,13 +14,14 @@ use hyper::service::{Service, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::io::{AsyncRead, AsyncWrite};
-use tokio::net::{TcpListener, TcpStream, UnixListener, UnixStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use crate::caller::Peer;
 use crate::patience::Patient;
+use crate::socket::ApiSocket;
 use crate::{Listeners, becomes_true};
 
 /// Connections at once to one listener; further ones wait in its backlog. Those over TCP take nothing
@@ -55,16 +56,15 @@ trait Door {
     type Place: Send + 'static;
 
     /// The next connection; `None` where it was one too many of its kind.
-    async fn accept(&self) -> io::Result<Option<(Self::Stream, Peer, Self::Place)>>;
+    async fn accept(&mut self) -> io::Result<Option<(Self::Stream, Peer, Self::Place)>>;
 }
 
-impl Door for UnixListener {
+impl Door for ApiSocket {
     type Stream = UnixStream;
     type Place = ();
 
-    async fn accept(&self) -> io::Result<Option<(UnixStream, Peer, ())>> {
-        let (stream, _) = UnixListener::accept(self).await?;
-        Ok(Some((stream, Peer::Socket, ())))
+    async fn accept(&mut self) -> io::Result<Option<(UnixStream, Peer, ())>> {
+        Ok(Some((ApiSocket::accept(self).await?, Peer::Socket, ())))
     }
 }
 
@@ -77,7 +77,7 @@ impl Door for TcpDoor {
     type Stream = Patient<TcpStream>;
     type Place = Place;
 
-    async fn accept(&self) -> io::Result<Option<(Patient<TcpStream>, Peer, Place)>> {
+    async fn accept(&mut self) -> io::Result<Option<(Patient<TcpStream>, Peer, Place)>> {
         let (stream, address) = self.listener.accept().await?;
         // Answers are small and nothing is gained by waiting for more of them.
         stream.set_nodelay(true)?;
@@ -121,12 +121,12 @@ impl Drop for Place {
     }
 }
 
-async fn serve_one<D: Door>(door: D, router: Router, end: watch::Receiver<bool>) {
+async fn serve_one<D: Door>(mut door: D, router: Router, end: watch::Receiver<bool>) {
     let room = Arc::new(Semaphore::new(CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {
         let accepted = tokio::select! {
-            accepted = accept(&door, &room) => accepted,
+            accepted = accept(&mut door, &room) => accepted,
             () = becomes_true(end.clone()) => break,
         };
         while connections.try_join_next().is_some() {}
@@ -155,7 +155,7 @@ type Accepted<D> = Option<(<D as Door>::Stream, Peer, <D as Door>::Place)>;
 
 /// Waits for room first, so that a client too many waits rather than being turned away.
 async fn accept<D: Door>(
-    door: &D,
+    door: &mut D,
     room: &Arc<Semaphore>,
 ) -> io::Result<(Accepted<D>, Option<OwnedSemaphorePermit>)> {
     // Nobody closes the semaphore, so there is always a permit to come.

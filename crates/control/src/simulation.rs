@@ -37,7 +37,7 @@ use model::{Ask, Content, Model, Possible};
 use world::{Fate, Life, TAG, World};
 
 /// Seeds that are tried.
-const SEEDS: u64 = 1000;
+const SEEDS: u64 = 2000;
 const APPS: [&str; 2] = ["blog", "shop"];
 /// Engines until all has to come right, in one seed.
 const LIVES: u64 = 3;
@@ -202,18 +202,19 @@ impl Simulation {
             }
             let most = self.dice.pick(&[10, 1000, 30_000, 120_000]);
             let pause = self.dice.roll(most);
-            self.look_on(life, Duration::from_millis(pause), OFTEN).await;
+            self.look_on(life, engine, Duration::from_millis(pause), OFTEN).await;
         }
     }
 
     /// Lets time pass, and looks that no app is without its instances.
-    async fn look_on(&mut self, life: &Arc<Life>, within: Duration, every: Duration) {
+    async fn look_on(&mut self, life: &Life, engine: &Engine, within: Duration, every: Duration) {
         let until = Instant::now() + within;
         let mut stranded: BTreeMap<AppName, Instant> = BTreeMap::new();
         while Instant::now() < until {
             sleep(every).await;
             self.take_answers();
-            let now: BTreeSet<AppName> = life.stranded().await.into_iter().collect();
+            let state = engine.records.state().await.unwrap();
+            let now: BTreeSet<AppName> = life.stranded(&state).into_iter().collect();
             stranded.retain(|app, _| now.contains(app));
             for app in now {
                 let since = *stranded.entry(app.clone()).or_insert_with(Instant::now);
@@ -305,7 +306,7 @@ impl Simulation {
     async fn come_to_rest(&mut self, life: &Arc<Life>, engine: &Arc<Engine>) {
         let until = Instant::now() + SETTLED_WITHIN;
         loop {
-            self.look_on(life, Duration::from_secs(60), SELDOM).await;
+            self.look_on(life, engine, Duration::from_secs(60), SELDOM).await;
             let state = engine.records.state().await.unwrap();
             let unsettled = unsettled(&state, life, self.world.python());
             if unsettled.is_empty() {
@@ -317,7 +318,7 @@ impl Simulation {
         self.check_apps(&state);
         self.check_leftovers(&state);
         let routes = life.routes();
-        self.look_on(life, AT_REST, SELDOM).await;
+        self.look_on(life, engine, AT_REST, SELDOM).await;
         let later = engine.records.state().await.unwrap();
         assert_eq!(later.revision, state.revision, "something moves though nothing was asked");
         assert_eq!(life.routes(), routes, "routes move though nothing was asked");

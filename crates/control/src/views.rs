@@ -63,6 +63,7 @@ pub fn app(
         served_by: release.map(|release| served_by(&release.built.serving)),
         python: runtime.map(|runtime| runtime.python.version.clone()),
         python_trouble: None,
+        missing: Vec::new(),
         memory_limit: limits.map(|limits| limits.memory),
         volume: program.and_then(|release| release.built.app_yaml.volume),
         instances: instances(observed, &app.name),

@@ -30,6 +30,7 @@ use super::dice::Dice;
 use crate::Parts;
 use crate::config::ControlConfig;
 use crate::rows::{InstanceRole, InstanceRow};
+use crate::state::State;
 use crate::testing;
 
 /// The variable that says which deploy a release is of.
@@ -79,7 +80,7 @@ pub struct Life {
     pub fate: Arc<Fate>,
     started: Instant,
     began: Timestamp,
-    /// How many of a hundred commits the disk refuses.
+    /// How many of a hundred commits the disk refuses, or the store says so.
     refuses: u64,
     statuses: watch::Sender<Statuses>,
     desired: watch::Sender<Vec<InstanceSpec>>,
@@ -366,14 +367,8 @@ impl Life {
         }
     }
 
-    async fn rows_serving(&self) -> Vec<InstanceRow> {
-        let rows = self.world.store.list("instances/").await.unwrap().entries;
-        let rows = rows.iter().map(|row| serde_json::from_slice(&row.value).unwrap());
-        rows.filter(|row: &InstanceRow| row.role == InstanceRole::Serving).collect()
-    }
-
     /// The apps that have an instance which serves and runs, and no route to any.
-    pub async fn stranded(&self) -> Vec<AppName> {
+    pub fn stranded(&self, state: &State) -> Vec<AppName> {
         let (routes, statuses) = (self.routes(), self.statuses_now());
         let runs = |row: &InstanceRow| {
             statuses.get(&row.id).is_some_and(|status| status.state == InstanceState::Running)
@@ -382,8 +377,8 @@ impl Life {
             let mut of_app = routes.routes.iter().filter(|route| route.app == *app);
             of_app.any(|route| !route.backend.instances().is_empty())
         };
-        let serving = self.rows_serving().await;
-        let ready = serving.into_iter().filter(|row| runs(row)).map(|row| row.app);
+        let serving = state.instances().filter(|row| row.role == InstanceRole::Serving);
+        let ready = serving.filter(|row| runs(row)).map(|row| row.app.clone());
         ready.filter(|app| !is_reached(app)).collect()
     }
 }
@@ -421,6 +416,10 @@ impl Store for LifeStore {
 
     async fn commit(&self, ops: Vec<Op>) -> Result<Revision, CommitError> {
         if self.0.world.roll(100) < self.0.refuses {
+            if self.0.world.roll(2) == 0 {
+                // It's kept, and yet the store says that it failed.
+                self.0.fate.step(self.0.world.store.commit(ops)).await?;
+            }
             let full = io::Error::from(io::ErrorKind::StorageFull);
             return Err(CommitError::Backend(ace_store::BackendError::Disk(full)));
         }

@@ -27,11 +27,11 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ace_api::http::{AppState, AppView, AppsView, DoctorReport, ServedBy};
-use ace_control::{ControlConfig, Listeners, Outcome, Parts};
+use ace_control::{ApiSocket, ControlConfig, Listeners, Outcome, Parts};
 use ace_store::{SqliteStore, Store};
 use ace_types::IdRange;
 use tempfile::TempDir;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 use tokio::runtime::Runtime;
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
@@ -101,7 +101,7 @@ impl Machine {
         let _entered = runtime.enter();
         let tcp = runtime.block_on(TcpListener::bind("127.0.0.1:0")).unwrap();
         let address = tcp.local_addr().unwrap();
-        let listeners = Listeners { socket: UnixListener::bind(&socket).unwrap(), tcp: Some(tcp) };
+        let listeners = Listeners { socket: ApiSocket::bind(&socket).unwrap(), tcp: Some(tcp) };
         let (stop, stopped) = watch::channel(false);
         let config = config(self.folder.path());
         let run = async move { ace_control::run(config, parts, listeners, stopped).await.unwrap() };
