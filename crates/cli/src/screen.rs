@@ -20,10 +20,14 @@ pub struct Screen {
     quiet: bool,
     out_colour: bool,
     err_colour: bool,
+    out_terminal: bool,
     err_terminal: bool,
     /// Columns that a table on standard output may take; `None` where nobody minds.
     columns: Option<usize>,
 }
+
+/// Takes the cursor to the top and clears all below it; see ECMA-48, CUP and ED.
+const ERASE: &str = "\x1b[H\x1b[2J";
 
 /// What every terminal has room for.
 const WIDTH: usize = 80;
@@ -43,12 +47,13 @@ impl Screen {
     pub fn new(json: bool, quiet: bool) -> Self {
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let plain = set("NO_COLOR") || std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        let err_terminal = io::stderr().is_terminal();
+        let (out_terminal, err_terminal) = (io::stdout().is_terminal(), io::stderr().is_terminal());
         Self {
             json,
             quiet,
-            out_colour: !plain && io::stdout().is_terminal(),
+            out_colour: !plain && out_terminal,
             err_colour: !plain && err_terminal,
+            out_terminal,
             err_terminal,
             columns: columns(),
         }
@@ -62,6 +67,7 @@ impl Screen {
             quiet: false,
             out_colour: false,
             err_colour: false,
+            out_terminal: false,
             err_terminal: false,
             columns: None,
         }
@@ -82,6 +88,20 @@ impl Screen {
         match self.json {
             true => self.line(&json_text(value, true)?),
             false => self.line(&text()),
+        }
+    }
+
+    /// Prints the newest of a row of results: in place of the one before on a terminal, below it elsewhere; in
+    /// JSON mode `value` on one line.
+    pub fn show_anew<T: Serialize>(
+        &self,
+        value: &T,
+        text: impl FnOnce() -> String,
+    ) -> io::Result<()> {
+        match (self.json, self.out_terminal) {
+            (true, _) => self.json_line(value),
+            (false, true) => self.line(&format!("{ERASE}{}", text())),
+            (false, false) => self.line(&format!("{}\n", text())),
         }
     }
 

@@ -1,11 +1,13 @@
 //! `ace down`: stops every app and the engine, and leaves nothing in the kernel.
 
+use std::fs::File;
 use std::path::Path;
 use std::time::Duration;
 
 use ace_api::http::Done;
 use clap::Args;
 use http::Method;
+use rustix::fs::{FlockOperation, flock};
 
 use crate::client::{Client, ClientError, STOP_DEADLINE};
 use crate::error::CommandError;
@@ -48,10 +50,16 @@ pub async fn run(
     Ok(screen.show(&done, || screen::escape_lines(&done.message))?)
 }
 
+/// Whether no engine has the folder of `socket`: on a disk that can only be read the socket stays there.
+fn is_unlocked(socket: &Path) -> bool {
+    let folder = File::open(ServerAddress::data(socket));
+    folder.is_ok_and(|folder| flock(&folder, FlockOperation::NonBlockingLockShared).is_ok())
+}
+
 /// Waits until the engine has taken its socket away, which is the last thing it does.
 async fn wait_for_end(socket: &Path) -> Result<(), CommandError> {
     let gone = async {
-        while tokio::fs::try_exists(socket).await.unwrap_or(false) {
+        while tokio::fs::try_exists(socket).await.unwrap_or(false) && !is_unlocked(socket) {
             tokio::time::sleep(END_POLL).await;
         }
     };

@@ -2,6 +2,8 @@
 
 mod instances;
 
+use std::time::Duration;
+
 use ace_api::http::{
     AppView, CommandView, DeployKind, DeployView, PythonTrouble, ServedBy, WithdrawnView,
 };
@@ -9,7 +11,7 @@ use ace_types::{AppName, Domain};
 use clap::Args;
 use jiff::Timestamp;
 
-use crate::client::Client;
+use crate::client::{Client, ClientError};
 use crate::commands::apps;
 use crate::completion;
 use crate::error::CommandError;
@@ -20,16 +22,44 @@ use crate::screen::{self, Screen, Style};
 #[command(after_help = "\
 Examples:
   ace status shop
-  ace status shop --json")]
+  ace status shop --watch         again every two seconds, until Ctrl-C
+  ace status shop --json
+  ace status shop --watch --json  one JSON document a line")]
 pub struct StatusArgs {
     /// The app's name
     #[arg(add = completion::app())]
     app: AppName,
+
+    /// Show it again every two seconds, until Ctrl-C
+    #[arg(short, long)]
+    watch: bool,
 }
 
+/// How often figures are read anew.
+const WATCH_PAUSE: Duration = Duration::from_secs(2);
+
 pub async fn run(args: StatusArgs, client: &Client, screen: &Screen) -> Result<(), CommandError> {
-    let app: AppView = client.get(&format!("/v1/apps/{}", args.app)).await?;
-    Ok(screen.show(&app, || render(&app, screen, Timestamp::now()))?)
+    let path = format!("/v1/apps/{}", args.app);
+    let app: AppView = client.get(&path).await?;
+    if !args.watch {
+        return Ok(screen.show(&app, || render(&app, screen, Timestamp::now()))?);
+    }
+    let mut shown: Result<AppView, ClientError> = Ok(app);
+    loop {
+        match shown {
+            Ok(app) => screen.show_anew(&app, || render(&app, screen, Timestamp::now()))?,
+            Err(error) if is_passing(&error) => screen.note(&format!("{error}; trying again")),
+            Err(error) => return Err(error.into()),
+        }
+        tokio::time::sleep(WATCH_PAUSE).await;
+        shown = client.get(&path).await;
+    }
+}
+
+/// Whether it ends with an engine that is being replaced.
+fn is_passing(error: &ClientError) -> bool {
+    use ClientError::{Broken, NotRunning, Slow, Unreachable};
+    matches!(error, NotRunning { .. } | Unreachable { .. } | Broken { .. } | Slow { .. })
 }
 
 fn render(app: &AppView, screen: &Screen, now: Timestamp) -> String {
@@ -49,6 +79,9 @@ fn render(app: &AppView, screen: &Screen, now: Timestamp) -> String {
     parts.extend(
         app.python_trouble.as_ref().map(|trouble| python_trouble(app, trouble, screen, now)),
     );
+    if !app.missing.is_empty() {
+        parts.push(missing(app, screen));
+    }
     parts.retain(|part| !part.is_empty());
     parts.join("\n\n")
 }
@@ -136,6 +169,17 @@ fn python_trouble(
     }
 }
 
+/// That somebody has removed files of the release.
+fn missing(app: &AppView, screen: &Screen) -> String {
+    let parts: Vec<String> = app.missing.iter().map(ToString::to_string).collect();
+    let what = format!("the release's {} was removed from the engine's disk", parts.join(", "));
+    format!(
+        "{}; no instance can start until it's deployed again: ace deploy DIR --app {}",
+        screen.paint(Style::Error, &what),
+        app.name
+    )
+}
+
 /// The last deploy, where it says more than the release does.
 fn last_deploy(app: &AppView, deploy: &DeployView, now: Timestamp) -> Option<String> {
     let DeployView { kind, release, .. } = deploy;
@@ -174,7 +218,7 @@ pub fn ago(then: Timestamp, now: Timestamp) -> String {
 
 #[cfg(test)]
 pub mod tests {
-    use ace_api::http::{AppState, Author, InstanceView};
+    use ace_api::http::{AppState, Author, InstanceView, ReleasePart};
     use ace_api::{EndReason, InstanceState};
     use ace_types::{Bytes, ReleaseNumber, Server, TenantName};
 
@@ -199,6 +243,7 @@ pub mod tests {
             served_by: Some(ServedBy::Server { name: Server::Uwsgi }),
             python: Some("3.13.1".to_owned()),
             python_trouble: None,
+            missing: Vec::new(),
             memory_limit: Some(Bytes::mib(512)),
             volume: None,
             instances: vec![InstanceView {
@@ -292,6 +337,15 @@ pub mod tests {
         let (version, error) = ("3.13.2".to_owned(), "the index is away".to_owned());
         let told = with(PythonTrouble::NotRebuilt { version, error, retry_at: at(360) });
         let end = "the index is away\ntried again in 5 min, or now with: ace restart shop";
+        assert!(told.ends_with(end), "{told}");
+    }
+
+    #[test]
+    fn a_release_whose_files_are_gone_is_told_with_the_way_out() {
+        let app = AppView { missing: vec![ReleasePart::Code, ReleasePart::Server], ..shop() };
+        let told = render(&app, &Screen::plain(), at(0));
+        let end = "the release's code, app server was removed from the engine's disk; no instance can \
+                   start until it's deployed again: ace deploy DIR --app shop";
         assert!(told.ends_with(end), "{told}");
     }
 
