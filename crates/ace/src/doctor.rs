@@ -1,15 +1,51 @@
 //! What this machine can enforce, as `ace doctor` shows it.
 
+use std::io;
 use std::path::Path;
 
 use ace_api::http::{DoctorCheck, DoctorReport, Verdict};
+use ace_builder::FREE_LEAST;
 use ace_sandbox::survey::{self, Finding, Grade};
+use ace_types::Bytes;
+use rustix::fs::{StatVfsMountFlags, statvfs};
 
 /// Tries what can be tried without harm.
 ///
 /// `scratch` is a folder on the disk that holds, or will hold, volumes.
 pub fn report(scratch: &Path) -> DoctorReport {
-    DoctorReport { checks: survey::survey(scratch).into_iter().map(check).collect() }
+    let checks = survey::survey(scratch).into_iter().map(check);
+    DoctorReport { checks: checks.chain([disk(scratch)]).collect() }
+}
+
+/// How full the engine's disk is. However full, apps go on.
+fn disk(data: &Path) -> DoctorCheck {
+    let (verdict, detail, remedy) = match room(data) {
+        Ok(Room { free, size, is_read_only }) => {
+            let detail = format!("{free} of {size} free for {}", data.display());
+            let remedy = match (is_read_only, free < FREE_LEAST) {
+                (true, _) => Some("it can only be read: see `dmesg`, mount it writable".to_owned()),
+                (_, true) => Some(format!("builds leave {FREE_LEAST} free: make room on it")),
+                _ => None,
+            };
+            (if remedy.is_some() { Verdict::Warn } else { Verdict::Ok }, detail, remedy)
+        }
+        Err(error) => (Verdict::Warn, format!("{}: {error}", data.display()), None),
+    };
+    DoctorCheck { name: "disk".to_owned(), verdict, detail, remedy }
+}
+
+struct Room {
+    free: Bytes,
+    size: Bytes,
+    is_read_only: bool,
+}
+
+/// Rounded down to MiB.
+fn room(data: &Path) -> io::Result<Room> {
+    let found = statvfs(data)?;
+    let mib = |blocks: u64| Bytes::mib(blocks.saturating_mul(found.f_frsize) >> 20);
+    let is_read_only = found.f_flag.contains(StatVfsMountFlags::RDONLY);
+    Ok(Room { free: mib(found.f_bavail), size: mib(found.f_blocks), is_read_only })
 }
 
 fn check(finding: Finding) -> DoctorCheck {

@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ace_types::EngineId;
-use anyhow::{Context, Result, bail};
-use rustix::fs::FlockOperation;
+use anyhow::{Context, Result, anyhow, bail};
+use rustix::fs::{FlockOperation, StatVfsMountFlags};
 use rustix::io::Errno;
 use rustix::rand::{GetRandomFlags, getrandom};
 use serde::{Deserialize, Serialize};
@@ -19,6 +19,10 @@ const DATA_PATH_MAX: usize = 80;
 /// How long a child of a killed engine may hold the folder's lock until it has started its own program.
 const CHILDREN_WITHIN: Duration = Duration::from_secs(3);
 const CHILDREN_PAUSE: Duration = Duration::from_millis(20);
+
+/// How often it's looked whether [`IDENTITY`] is there.
+const IDENTITY_RESYNC: Duration = Duration::from_secs(5);
+const IDENTITY: &str = "engine.json";
 
 /// Stands in a folder that is being restored.
 const RESTORING: &str = "restoring";
@@ -70,6 +74,7 @@ impl EngineFolder {
         if let Some(identity) = read_identity(&path)? {
             return Ok(Self { path, identity, _lock: lock });
         }
+        refuse_without_identity(&path)?;
         let engine = Self { path, identity: Identity { id: new_id()?, slot: None }, _lock: lock };
         engine.save()?;
         Ok(engine)
@@ -98,17 +103,52 @@ impl EngineFolder {
     }
 
     fn save(&self) -> Result<()> {
-        let draft = self.path.join("engine.json.new");
-        let mut file =
-            File::create(&draft).with_context(|| format!("could not write {}", draft.display()))?;
-        let mut write = || {
-            file.write_all(&serde_json::to_vec(&self.identity)?)?;
-            file.sync_all()?;
-            fs::rename(&draft, self.path.join("engine.json"))?;
-            File::open(&self.path)?.sync_all()
-        };
-        write().with_context(|| format!("could not write {}", draft.display()))
+        save_identity(&self.path, &self.identity)
     }
+
+    /// Writes the engine's identity again, for as long as it's polled, whenever somebody has removed it.
+    pub fn keep_identity(&self) -> impl Future<Output = ()> + Send + use<> {
+        let (path, identity) = (self.path.clone(), self.identity.clone());
+        async move {
+            loop {
+                tokio::time::sleep(IDENTITY_RESYNC).await;
+                if !matches!(path.join(IDENTITY).try_exists(), Ok(false)) {
+                    continue;
+                }
+                match save_identity(&path, &identity) {
+                    Ok(()) => tracing::warn!("{IDENTITY} was removed; it is there again"),
+                    Err(error) => tracing::error!("{IDENTITY} is gone: {error:#}"),
+                }
+            }
+        }
+    }
+}
+
+fn save_identity(path: &Path, identity: &Identity) -> Result<()> {
+    let draft = path.join("engine.json.new");
+    let mut file =
+        File::create(&draft).with_context(|| format!("could not write {}", draft.display()))?;
+    let mut write = || {
+        file.write_all(&serde_json::to_vec(identity)?)?;
+        file.sync_all()?;
+        fs::rename(&draft, path.join(IDENTITY))?;
+        File::open(path)?.sync_all()
+    };
+    write().with_context(|| format!("could not write {}", draft.display()))
+}
+
+/// An engine with another id would know nothing of the containers that run, and have other user ids than the
+/// volumes.
+fn refuse_without_identity(path: &Path) -> Result<()> {
+    if !path.join("ace.db").exists() {
+        return Ok(());
+    }
+    bail!(
+        "{}/{IDENTITY} is gone, which says who this engine is; bring it back from a copy of the folder, or \
+         restore a backup. Until the machine restarts, /run/ace/claims.json has what stood in it: \
+         {{\"id\": \"…\", \"slot\": …}}",
+        path.display()
+    )
 }
 
 impl EmptyFolder {
@@ -183,23 +223,46 @@ fn take(path: &Path) -> Result<(PathBuf, Lock)> {
         .mode(0o700)
         .create(&path)
         .with_context(|| format!("could not make the data folder {}", path.display()))?;
+    refuse_read_only(&path)?;
     // One that was there may be open to all of the host's users, and tenants' files with it.
-    fs::set_permissions(&path, Permissions::from_mode(0o700))
-        .with_context(|| format!("could not close the data folder {}", path.display()))?;
+    let close = || match fs::metadata(&path)?.permissions().mode() & 0o7777 {
+        0o700 => Ok(()), // A disk that can only be read is told of below.
+        _ => fs::set_permissions(&path, Permissions::from_mode(0o700)),
+    };
+    close().with_context(|| format!("could not close the data folder {}", path.display()))?;
     let lock = lock(&path)?;
     Ok((path, lock))
+}
+
+/// Nothing could be kept there; what runs goes on without an engine.
+fn refuse_read_only(path: &Path) -> Result<()> {
+    let shown = path.display();
+    let disk = rustix::fs::statvfs(path).with_context(|| format!("could not look at {shown}"))?;
+    if disk.f_flag.contains(StatVfsMountFlags::RDONLY) {
+        bail!("{}", read_only(path));
+    }
+    Ok(())
+}
+
+fn read_only(path: &Path) -> String {
+    format!(
+        "the disk of the data folder {0} can only be read; nothing was changed, and containers go on. \
+         `dmesg` may say why. Mount it writable again, with a check of the file system where it had \
+         errors, and start the engine then; `findmnt -T {0}` shows which disk it is",
+        path.display()
+    )
 }
 
 /// Takes the folder's lock and writes our process id into it, for the error of the next who tries.
 fn lock(path: &Path) -> Result<Lock> {
     let name = path.join("lock");
-    let mut file = File::options()
-        .read(true)
-        .write(true)
-        .create(true)
-        .truncate(false)
-        .open(&name)
-        .with_context(|| format!("could not open {}", name.display()))?;
+    let mut options = File::options();
+    options.read(true).write(true).create(true).truncate(false);
+    let mut file = options.open(&name).map_err(|error| match error.kind() {
+        // As after errors of the file system, though it may still be mounted to be written.
+        io::ErrorKind::ReadOnlyFilesystem => anyhow!("{}", read_only(path)),
+        _ => anyhow::Error::new(error).context(format!("could not open {}", name.display())),
+    })?;
     // A lock of the process, not of the descriptor: a child of a killed engine that has yet to exec
     // would still hold the other kind.
     if rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
@@ -234,7 +297,7 @@ fn lock_folder(path: &Path) -> Result<File> {
 }
 
 fn read_identity(path: &Path) -> Result<Option<Identity>> {
-    let name = path.join("engine.json");
+    let name = path.join(IDENTITY);
     match fs::read(&name) {
         Ok(text) => serde_json::from_slice(&text)
             .map(Some)

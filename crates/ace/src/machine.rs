@@ -3,7 +3,7 @@
 //! `ace server` sets it up and leaves it when it ends, since apps go on; `ace down` takes it away.
 
 use std::net::Ipv4Addr;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -17,7 +17,7 @@ use ace_sandbox::firewall::{self, FirewallError};
 use ace_sandbox::launch::LauncherProgram;
 use ace_sandbox::network;
 use ace_sandbox::spec::NetworkSpec;
-use ace_types::{EngineId, IdRange};
+use ace_types::{EngineId, IdRange, error_chain};
 use anyhow::{Context, Result, bail};
 
 use crate::engine::EngineFolder;
@@ -52,8 +52,8 @@ impl Machine {
         let forwarder: Vec<_> = resolvers.forward_to.map(|_| claim.gateway()).into_iter().collect();
         firewall::ensure(&id, claim.subnet(), &forwarder)
             .context("could not set up the firewall's table")?;
-        let walls =
-            Arc::new(Walls { engine: id.clone(), claim, forwarder, stand: Mutex::new(true) });
+        let (data, stand) = (engine.path().to_owned(), Mutex::new(true));
+        let walls = Arc::new(Walls { engine: id.clone(), data, claim, forwarder, stand });
         tokio::spawn(keep_walls(Arc::clone(&walls)));
         warn_of_foreign_drops();
         let machine =
@@ -156,6 +156,7 @@ fn resolvers(claim: &Claim) -> Resolvers {
 /// What all containers of the engine need of the host's network.
 struct Walls {
     engine: EngineId,
+    data: PathBuf,
     claim: Claim,
     forwarder: Vec<Ipv4Addr>,
     /// Whether they are to be there. Held while something is done to them.
@@ -186,6 +187,13 @@ impl Walls {
         let stand = self.stand.lock().unwrap_or_else(PoisonError::into_inner);
         if !*stand {
             return Ok(None);
+        }
+        match claims::ensure(&self.engine, &self.data, self.claim) {
+            Ok(false) => {}
+            Ok(true) => {
+                tracing::warn!("this engine had left the machine's register; it's in it again")
+            }
+            Err(error) => tracing::error!("the machine's register: {}", error_chain(&error)),
         }
         if claims::ensure_forwarding()? {
             tracing::warn!("forwarding was switched off; it is on again");

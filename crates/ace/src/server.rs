@@ -1,10 +1,9 @@
 //! `ace server`: every part in one process.
 
 use std::env::VarError;
-use std::fs::{self, Permissions};
+use std::fs;
 use std::io::{self, IsTerminal};
 use std::net::{IpAddr, SocketAddr};
-use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -13,7 +12,7 @@ use std::time::Duration;
 use ace_api::http::{DoctorReport, Verdict};
 use ace_api::{Gateway, Node};
 use ace_builder::{BuilderConfig, ContainerBuilder, Places, Roots};
-use ace_control::{ControlConfig, Listeners, Outcome, Parts};
+use ace_control::{ApiSocket, ControlConfig, Listeners, Outcome, Parts};
 use ace_gateway::{AccessLogConfig, GatewayConfig, GatewayServer};
 use ace_sandbox::volume;
 use ace_store::SqliteStore;
@@ -24,7 +23,7 @@ use ipnet::IpNet;
 use jiff::Timestamp;
 use rustix::io::Errno;
 use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::TcpListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
@@ -106,8 +105,11 @@ pub async fn run(args: ServerArgs) -> Result<()> {
     let tcp = listen_tcp(args.api).await?;
     thaw_volumes(&engine.folder("volumes")?);
     let machine = Machine::set_up(&mut engine).await?;
+    tokio::spawn(engine.keep_identity());
     let socket = engine.path().join("ace.sock");
-    let listeners = Listeners { socket: listen(&socket)?, tcp };
+    let listening = ApiSocket::bind(&socket)
+        .with_context(|| format!("could not listen at {}", socket.display()))?;
+    let listeners = Listeners { socket: listening, tcp };
     let config = control_config(&args, &engine, &machine, gateway.address().port())?;
     let parts = parts(&args, &engine, &machine, Arc::clone(&gateway))?;
     print_ready(gateway.address(), &socket, listeners.tcp.as_ref());
@@ -125,7 +127,7 @@ pub async fn run(args: ServerArgs) -> Result<()> {
         }
     };
     // Last: whoever waits for the engine's end looks for this.
-    remove_socket(&socket);
+    ApiSocket::remove(&socket);
     ended
 }
 
@@ -303,15 +305,6 @@ fn parts(
     })
 }
 
-/// Binds the API's socket, for root alone. The folder's lock says that nobody else has it.
-fn listen(path: &Path) -> Result<UnixListener> {
-    remove_socket(path);
-    let listener = UnixListener::bind(path)
-        .with_context(|| format!("could not listen at {}", path.display()))?;
-    fs::set_permissions(path, Permissions::from_mode(0o600))?;
-    Ok(listener)
-}
-
 async fn listen_tcp(address: Option<SocketAddr>) -> Result<Option<TcpListener>> {
     let Some(address) = address else { return Ok(None) };
     if !address.ip().is_loopback() {
@@ -322,15 +315,6 @@ async fn listen_tcp(address: Option<SocketAddr>) -> Result<Option<TcpListener>> 
     }
     let listener = TcpListener::bind(address).await;
     listener.map(Some).with_context(|| format!("could not serve the API at {address}"))
-}
-
-fn remove_socket(path: &Path) {
-    match fs::remove_file(path) {
-        Err(error) if error.kind() != io::ErrorKind::NotFound => {
-            tracing::warn!("could not remove {}: {error}", path.display());
-        }
-        _ => {}
-    }
 }
 
 /// Where this machine's Pythons are looked for: the system's, and those of whoever started us.

@@ -37,7 +37,7 @@ const SCRATCH_ENTRIES_MAX: u64 = 256 * 1024;
 const DISK_PAUSE: Duration = Duration::from_secs(2);
 /// What a build leaves free of the disk that all share. A file that has no name any more is in no
 /// folder to be counted; this bounds what such files take.
-const FREE_LEAST: Bytes = Bytes::gib(1);
+pub const FREE_LEAST: Bytes = Bytes::gib(1);
 /// How often the free space is asked for: a disk writes far less than [`FREE_LEAST`] in that time.
 const FREE_PAUSE: Duration = Duration::from_millis(250);
 /// How long the kernel may take to end and forget a container's processes.

@@ -46,6 +46,6 @@ mod wheels;
 
 pub use builder::{BuilderConfig, COMPRESS_COMMAND, ContainerBuilder, UNPACK_COMMAND};
 pub use compress::compress_main;
-pub use container::{Network, NetworkLease};
+pub use container::{FREE_LEAST, Network, NetworkLease};
 pub use python::{Places, Roots};
 pub use unpack::unpack_main;
