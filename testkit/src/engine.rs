@@ -9,6 +9,7 @@ use std::sync::mpsc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use rustix::process::{Pid, Signal, kill_process};
 use serde_json::Value;
 use tempfile::TempDir;
 
@@ -19,6 +20,15 @@ const READY_DEADLINE: Duration = Duration::from_secs(60);
 const END_DEADLINE: Duration = Duration::from_secs(60);
 const UPGRADE_DEADLINE: Duration = Duration::from_secs(20);
 const LOG_TAIL_LINES: usize = 60;
+/// EXT4_IOC_SHUTDOWN without a flush of the journal; see linux/fs/ext4/ext4.h.
+const SHUT_DOWN: &str = "
+import errno, fcntl, os, struct, sys
+try:
+    fcntl.ioctl(os.open(sys.argv[1], os.O_RDONLY), 0x8004587d, struct.pack('I', 2))
+except OSError as error:
+    sys.exit(9 if error.errno in (errno.ENOTTY, errno.EOPNOTSUPP) else 1)
+";
+const CANT_SHUT_DOWN: i32 = 9;
 
 /// A running engine with a folder of its own.
 #[derive(Debug)]
@@ -145,6 +155,16 @@ impl Engine {
         }
     }
 
+    /// Starts a server that has to end at once with status 1, and returns what it says.
+    pub fn refuses_to_start(&self) -> Result<String> {
+        let mut server = Command::new(&self.ace);
+        server.args(["server", "--http", "127.0.0.1:0", "--data"]).arg(self.data());
+        let output = server.stdin(Stdio::null()).output()?;
+        let said = String::from_utf8_lossy(&output.stderr).into_owned();
+        ensure!(output.status.code() == Some(1), "{}: {said}", output.status);
+        Ok(said)
+    }
+
     /// The engine's data folder.
     pub fn data(&self) -> PathBuf {
         let disk = self.disk.as_ref().map(|disk| disk.path.as_path());
@@ -261,12 +281,51 @@ impl Engine {
         Ok(())
     }
 
+    /// Ends all that the machine does for this engine, and has its disk, which must be a small one, forget what
+    /// was not written to it yet. Returns whether this kernel can do that; where it can't, nothing is done.
+    pub fn cut_power(&mut self) -> Result<bool> {
+        let id = self.id()?;
+        if !self.small_disk()?.shut_down()? {
+            return Ok(false);
+        }
+        self.kill()?;
+        leftovers::kill_all(&id)?;
+        self.small_disk()?.mount_again()?;
+        Ok(true)
+    }
+
+    /// Ends what outlives the engine, and mounts its disk, which must be a small one, anew.
+    pub fn restart_machine(&self) -> Result<()> {
+        leftovers::kill_all(&self.id()?)?;
+        self.small_disk()?.mount_again()
+    }
+
+    fn small_disk(&self) -> Result<&SmallDisk> {
+        self.disk.as_ref().context("the engine has no disk of its own")
+    }
+
+    /// Has the engine's disk, which must be a small one, take nothing any more, as after an error of its file
+    /// system.
+    pub fn forbid_writing(&self) -> Result<()> {
+        run(Command::new("mount").args(["-o", "remount,abort"]).arg(&self.small_disk()?.path))
+    }
+
+    /// Waits until all that was written to the engine's folder is on its disk.
+    pub fn sync(&self) -> Result<()> {
+        Ok(rustix::fs::syncfs(File::open(self.data())?)?)
+    }
+
+    /// Sends the server a signal.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        let server = self.server.as_ref().context("the server does not run")?;
+        let pid = Pid::from_raw(i32::try_from(server.process.id())?).context("no process")?;
+        Ok(kill_process(pid, signal)?)
+    }
+
     /// Asks the server to end, and waits until it has.
     pub fn terminate(&mut self) -> Result<()> {
+        self.signal(Signal::TERM)?;
         let server = self.server.take().context("the server does not run")?;
-        let pid = i32::try_from(server.process.id())?;
-        let pid = rustix::process::Pid::from_raw(pid).context("no process")?;
-        rustix::process::kill_process(pid, rustix::process::Signal::TERM)?;
         end_of(server.process)
     }
 
@@ -334,12 +393,40 @@ impl SmallDisk {
         fs::create_dir(&path)?;
         let image = path.with_extension("img");
         File::create(&image)?.set_len(mib << 20)?;
-        let made = Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(&image).status()?;
-        ensure!(made.success(), "mkfs.ext4 ended with {made}");
-        let mounted = Command::new("mount").args(["-o", "loop"]).arg(&image).arg(&path).status()?;
-        ensure!(mounted.success(), "mount ended with {mounted}");
-        Ok(Self { path })
+        run(Command::new("mkfs.ext4").args(["-q", "-m", "0"]).arg(&image))?;
+        let disk = Self { path };
+        disk.attach()?;
+        Ok(disk)
     }
+
+    /// Whoever renames a file over another has to see to its content before.
+    fn attach(&self) -> Result<()> {
+        let image = self.path.with_extension("img");
+        run(Command::new("mount").args(["-o", "loop,noauto_da_alloc"]).arg(image).arg(&self.path))
+    }
+
+    /// Has it take and keep nothing any more, its own journal's end included. Returns whether the kernel can.
+    fn shut_down(&self) -> Result<bool> {
+        let status = Command::new("python3").args(["-c", SHUT_DOWN]).arg(&self.path).status()?;
+        match status.code() {
+            Some(0) => Ok(true),
+            Some(CANT_SHUT_DOWN) => Ok(false),
+            _ => bail!("the disk was not shut down: {status}"),
+        }
+    }
+
+    /// As after a start of the machine.
+    fn mount_again(&self) -> Result<()> {
+        let unmount = || run(Command::new("umount").arg(&self.path).stderr(Stdio::null())).ok();
+        eventually("the disk without users", END_DEADLINE, unmount)?;
+        self.attach()
+    }
+}
+
+fn run(command: &mut Command) -> Result<()> {
+    let status = command.status()?;
+    ensure!(status.success(), "{command:?} ended with {status}");
+    Ok(())
 }
 
 impl Drop for SmallDisk {

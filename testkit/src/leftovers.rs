@@ -4,6 +4,14 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
+
+use anyhow::Result;
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::eventually;
+
+const KILLED_WITHIN: Duration = Duration::from_secs(20);
 
 /// A folder of the cgroup file system in which an engine's group may stand lies at most this deep
 /// below it: controller or slice, then the group.
@@ -16,7 +24,7 @@ pub fn find(id: &str, data: &Path) -> Vec<String> {
     let mut add = |what: &str, names: Vec<String>| {
         found.extend(names.into_iter().map(|name| format!("{what}: {name}")));
     };
-    add("cgroup", cgroups(Path::new("/sys/fs/cgroup"), &format!("ace-{id}"), CGROUP_DEPTH));
+    add("cgroup", groups(id));
     add("process", processes(&format!("ace-{id}")));
     add("interface", names_in("/sys/class/net", |name| name.starts_with(&format!("va{id}"))));
     add("table", firewall_tables(&format!("ace_{id}")));
@@ -26,9 +34,26 @@ pub fn find(id: &str, data: &Path) -> Vec<String> {
     found
 }
 
+/// Ends all processes in containers of the engine `id` at once, as a power cut would, and waits until they are gone.
+pub fn kill_all(id: &str) -> Result<()> {
+    eventually("the end of all containers", KILLED_WITHIN, || {
+        let left = processes(&format!("ace-{id}"));
+        for pid in left.iter().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)) {
+            // One that has ended since is as good.
+            let _ = kill_process(pid, Signal::KILL);
+        }
+        left.is_empty().then_some(())
+    })
+}
+
+/// The engine's own control groups, one in each tree.
+pub fn groups(id: &str) -> Vec<String> {
+    cgroups(Path::new("/sys/fs/cgroup"), &format!("ace-{id}"), CGROUP_DEPTH)
+}
+
 /// The instances of the engine `id` that have processes or groups.
 pub fn instances(id: &str) -> BTreeSet<String> {
-    let groups = cgroups(Path::new("/sys/fs/cgroup"), &format!("ace-{id}"), CGROUP_DEPTH);
+    let groups = groups(id);
     let below = groups.iter().flat_map(|group| folders_in(Path::new(group)));
     let mut names: BTreeSet<String> = below.filter_map(|path| file_name(&path)).collect();
     names.remove("keeper"); // It holds the engine's own group on machines with systemd.
