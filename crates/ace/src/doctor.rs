@@ -40,12 +40,19 @@ struct Room {
     is_read_only: bool,
 }
 
-/// Rounded down to MiB.
 fn room(data: &Path) -> io::Result<Room> {
     let found = statvfs(data)?;
-    let mib = |blocks: u64| Bytes::mib(blocks.saturating_mul(found.f_frsize) >> 20);
+    let size = |blocks: u64| rounded_down(blocks.saturating_mul(found.f_frsize));
     let is_read_only = found.f_flag.contains(StatVfsMountFlags::RDONLY);
-    Ok(Room { free: mib(found.f_bavail), size: mib(found.f_blocks), is_read_only })
+    Ok(Room { free: size(found.f_bavail), size: size(found.f_blocks), is_read_only })
+}
+
+/// As people read it: 43G, or 900M.
+fn rounded_down(bytes: u64) -> Bytes {
+    match bytes >> 30 {
+        0..10 => Bytes::mib(bytes >> 20),
+        gib => Bytes::gib(gib),
+    }
 }
 
 fn check(finding: Finding) -> DoctorCheck {

@@ -118,6 +118,21 @@ fn a_backup_that_is_killed_leaves_no_file_and_no_app_standing_still() -> Result<
 }
 
 #[test]
+fn a_backup_that_fails_says_why() -> Result<()> {
+    let (engine, folder) = (engine()?, tempfile::tempdir()?);
+    let file = file(&folder);
+    // Where the copy of a volume would be.
+    let scratch = engine.data().join("backups");
+    fs::write(&scratch, "in the way")?;
+    let failed = engine.ace(&["backup", text(&file)?])?;
+    ensure!(failed.status == 1, "{failed:?}");
+    ensure!(failed.stderr.contains("no backup was made: Not a directory"), "{}", failed.stderr);
+    ensure!(fs::read_dir(folder.path())?.count() == 0, "something is left");
+    fs::remove_file(&scratch)?;
+    engine.ace(&["backup", text(&file)?])?.ok().map(drop)
+}
+
+#[test]
 fn a_restore_that_is_killed_is_no_engine_until_it_is_done_again() -> Result<()> {
     let (mut engine, folder) = (engine()?, tempfile::tempdir()?);
     let file = file(&folder);

@@ -104,6 +104,9 @@ pub struct AppsView {
     pub next: Option<AppName>,
 }
 
+/// The trailer of a backup that broke off: why, in words. Sent to whoever says `TE: trailers`.
+pub const BACKUP_FAILURE: &str = "ace-backup-failure";
+
 /// One app, as `ace apps` and `ace status` show it.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize, JsonSchema)]
 pub struct AppView {

@@ -11,12 +11,12 @@ use std::time::Duration;
 
 use crate::server::ServerAddress;
 use crate::token::Token;
-use ace_api::http::ApiError;
+use ace_api::http::{ApiError, BACKUP_FAILURE};
 use bytes::{Bytes, BytesMut};
 use http::{HeaderValue, Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Empty, Full, Limited};
-use hyper::body::Incoming;
+use hyper::body::{Frame, Incoming};
 use hyper::upgrade::Upgraded;
 use hyper_util::rt::TokioIo;
 use serde::Serialize;
@@ -186,7 +186,8 @@ impl Client {
 
     /// Asks for something that is answered with bytes, which come as they are read.
     pub async fn download(&self, method: Method, path: &str) -> Result<Download, ClientError> {
-        let request = request(method, path, empty_body())?;
+        let mut request = request(method, path, empty_body())?;
+        request.headers_mut().insert(header::TE, HeaderValue::from_static("trailers"));
         let doing = "waiting for its answer";
         let answer = within(ANSWER_DEADLINE, doing, self.send(request)).await?;
         Ok(Download { body: answer.into_body() })
@@ -240,18 +241,32 @@ pub struct Download {
 
 impl Download {
     /// The next bytes; `None` at the end.
+    ///
+    /// Errors: also where the engine says at the end that it has failed.
     pub async fn next(&mut self) -> Result<Option<Bytes>, ClientError> {
         let doing = "reading its answer";
         let next = async {
             while let Some(frame) = self.body.frame().await {
-                if let Ok(data) = frame.map_err(ClientError::broken(doing))?.into_data() {
-                    return Ok(Some(data));
+                match frame.map_err(ClientError::broken(doing))?.into_data() {
+                    Ok(data) => return Ok(Some(data)),
+                    Err(frame) => end_well(&frame)?,
                 }
             }
             Ok(None)
         };
         within(STOP_DEADLINE, doing, next).await
     }
+}
+
+/// Errors: what the trailers in `frame` tell of, if that is a failure.
+fn end_well(frame: &Frame<Bytes>) -> Result<(), ClientError> {
+    let Some(reason) = frame.trailers_ref().and_then(|trailers| trailers.get(BACKUP_FAILURE))
+    else {
+        return Ok(());
+    };
+    let reason = String::from_utf8_lossy(reason.as_bytes());
+    let message = format!("no backup was made: {reason}");
+    Err(ClientError::Refused(ApiError::new("backup_failed", message)))
 }
 
 /// An answer of one JSON document a line, read as it comes.

@@ -77,9 +77,12 @@ impl Drop for Running {
     }
 }
 
+/// A piece of a backup, or why there is no more of it.
+pub type Piece = Result<Bytes, String>;
+
 /// Begins a backup, and returns it in pieces. It's whole only where its own end says so; dropping the
 /// receiver gives it up.
-pub async fn start(engine: &Arc<Engine>) -> Result<mpsc::Receiver<Bytes>, Refusal> {
+pub async fn start(engine: &Arc<Engine>) -> Result<mpsc::Receiver<Piece>, Refusal> {
     if engine.is_ending() {
         return Err(Refusal::ending());
     }
@@ -93,7 +96,7 @@ pub async fn start(engine: &Arc<Engine>) -> Result<mpsc::Receiver<Bytes>, Refusa
     let sink = Sink {
         engine: Arc::clone(engine),
         runtime: Handle::current(),
-        chunks,
+        chunks: chunks.clone(),
         buffer: BytesMut::with_capacity(CHUNK),
     };
     engine.tasks.spawn(async move {
@@ -102,7 +105,10 @@ pub async fn start(engine: &Arc<Engine>) -> Result<mpsc::Receiver<Bytes>, Refusa
         match written.unwrap_or_else(|error| Err(io::Error::other(error))) {
             Ok(()) => tracing::info!("a backup was made"),
             Err(error) => {
-                tracing::error!(error = %error_chain(&error), "a backup was not finished")
+                let reason = error_chain(&error);
+                tracing::error!(error = %reason, "a backup was not finished");
+                // Gone or stuck: then that is the reason.
+                let _ = chunks.send_timeout(Err(reason), CHUNK_WITHIN).await;
             }
         }
         drop(running);
@@ -192,7 +198,7 @@ fn lines(rows: &[Entry]) -> io::Result<Vec<u8>> {
 struct Sink {
     engine: Arc<Engine>,
     runtime: Handle,
-    chunks: mpsc::Sender<Bytes>,
+    chunks: mpsc::Sender<Piece>,
     buffer: BytesMut,
 }
 
@@ -212,7 +218,7 @@ impl Write for Sink {
         }
         self.runtime.block_on(async {
             tokio::select! {
-                sent = timeout(CHUNK_WITHIN, self.chunks.send(chunk)) => match sent {
+                sent = timeout(CHUNK_WITHIN, self.chunks.send(Ok(chunk))) => match sent {
                     Ok(Ok(())) => Ok(()),
                     Ok(Err(_)) => Err(io::Error::other("whoever asked for it has left")),
                     Err(_) => Err(io::Error::other("whoever asked for it does not read")),

@@ -25,9 +25,9 @@ use std::time::Duration;
 
 use ace_api::event::Event;
 use ace_api::http::{
-    AddPython, AppView, AppsView, BuildLine, BuildView, BuildsView, ConfigView, CreatedToken,
-    DeployEvent, DoctorReport, DomainChange, DomainsView, Done, LimitsView, LogLine, NewToken,
-    PythonView, ReleasesView, Rollback, Scale, TokensView,
+    AddPython, AppView, AppsView, BACKUP_FAILURE, BuildLine, BuildView, BuildsView, ConfigView,
+    CreatedToken, DeployEvent, DoctorReport, DomainChange, DomainsView, Done, LimitsView, LogLine,
+    NewToken, PythonView, ReleasesView, Rollback, Scale, TokensView,
 };
 use ace_api::run::RunRequest;
 use ace_api::{BuildError, ErrorCode};
@@ -37,12 +37,14 @@ use ace_types::{
 use axum::body::{Body, Bytes};
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, Request, State};
-use axum::http::{Method, header};
+use axum::http::{HeaderMap, HeaderName, HeaderValue, Method, header};
 use axum::middleware::{Next, from_fn, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::{Extension, Json, Router};
 use futures_util::FutureExt;
 use futures_util::stream::unfold;
+use http_body_util::StreamBody;
+use hyper::body::Frame;
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::{Deserialize, Serialize};
@@ -519,10 +521,18 @@ async fn add_python(
 async fn back_up(State(engine): Shared) -> Result<Response, Refusal> {
     let chunks = backup::start(&engine).await?;
     let stream = unfold(chunks, |mut chunks| async move {
-        Some((Ok::<_, Infallible>(chunks.recv().await?), chunks))
+        let frame = chunks.recv().await?.map_or_else(|reason| failure(&reason), Frame::data);
+        Some((Ok::<_, Infallible>(frame), chunks))
     });
-    let headers = [(header::CONTENT_TYPE, "application/gzip")];
-    Ok((headers, Body::from_stream(stream)).into_response())
+    let headers = [(header::CONTENT_TYPE, "application/gzip"), (header::TRAILER, BACKUP_FAILURE)];
+    Ok((headers, Body::new(StreamBody::new(stream))).into_response())
+}
+
+/// Why a backup broke off, for whoever reads trailers.
+fn failure(reason: &str) -> Frame<Bytes> {
+    let plain = reason.replace(|c: char| !matches!(c, ' '..='~'), "?");
+    let value = HeaderValue::try_from(plain).unwrap_or(HeaderValue::from_static("unknown"));
+    Frame::trailers(HeaderMap::from_iter([(HeaderName::from_static(BACKUP_FAILURE), value)]))
 }
 
 async fn bring_down(State(engine): Shared) -> Result<Json<Done>, Refusal> {
