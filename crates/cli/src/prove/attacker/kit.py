@@ -65,10 +65,10 @@ def run_apart(each, facts):
     if child == 0:
         os.setpgid(0, 0)
         os.close(reading)
-        os.write(writing, json.dumps(outcome(each, facts)).encode())
+        os.write(writing, json.dumps(outcome(each, facts)).encode() + b"\n")
         os._exit(0)
     os.close(writing)
-    said = read_all(reading, time.monotonic() + DEADLINE_SECONDS)
+    said = read_line(reading, time.monotonic() + DEADLINE_SECONDS)
     os.close(reading)
     for target in (os.killpg, os.kill):
         try:
@@ -93,16 +93,18 @@ def outcome(each, facts):
         return False, "the probe failed: %s: %s" % (type(error).__name__, error), False
 
 
-def read_all(descriptor, deadline):
+def read_line(descriptor, deadline):
+    """What comes up to a line end; nobody waits for the end, which children of a child may hold off."""
     said = b""
-    while True:
+    while not said.endswith(b"\n"):
         left = deadline - time.monotonic()
         if left <= 0 or not select.select([descriptor], [], [], left)[0]:
-            return said
+            return b""
         piece = os.read(descriptor, 65536)
         if not piece:
-            return said
+            return b""
         said += piece
+    return said
 
 
 def word(error):
