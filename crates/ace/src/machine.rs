@@ -15,9 +15,9 @@ use ace_sandbox::cgroup::CgroupTree;
 use ace_sandbox::claims::{self, Claim};
 use ace_sandbox::firewall::{self, FirewallError};
 use ace_sandbox::launch::LauncherProgram;
-use ace_sandbox::network;
+use ace_sandbox::network::{self, Wire};
 use ace_sandbox::spec::NetworkSpec;
-use ace_types::{EngineId, IdRange, error_chain};
+use ace_types::{EngineId, IdRange, Limits, error_chain};
 use anyhow::{Context, Result, bail};
 
 use crate::engine::EngineFolder;
@@ -99,11 +99,12 @@ pub struct BuildNetwork {
 impl Network for BuildNetwork {
     fn lease(&self, name: &str) -> Option<NetworkLease> {
         let lease = self.addresses.lease()?;
-        let spec = NetworkSpec::Veth {
+        let spec = NetworkSpec::Veth(Wire {
             host_interface: network::veth_name(&self.engine, name),
             address: lease.address(),
             gateway: self.gateway,
-        };
+            bandwidth: Limits::for_build().bandwidth,
+        });
         Some(NetworkLease { spec, held: Box::new(lease) })
     }
 }

@@ -28,7 +28,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep_until};
 
 use crate::addresses::AddressLease;
-use crate::container::{World, attach_volume, surroundings};
+use crate::container::{World, attach_volume, make_groups, surroundings};
 use crate::instance::blocking;
 use crate::old_logs::OldLogs;
 use crate::record::InstanceFolder;
@@ -176,7 +176,7 @@ impl Command {
             let like = &spec.like;
             // Held until the launcher has mounted it; then the mount holds it.
             let volume = attach_volume(like).map_err(failed("attach the app's volume"))?;
-            let cgroup = world.cgroups.create(like.id.as_str(), &like.limits);
+            let cgroup = make_groups(&world, like, volume.as_ref());
             let cgroup = cgroup.map_err(failed("make the control group"))?;
             let log = PathBuf::new(); // A command has none of its own.
             let surroundings = surroundings(&world, like, &cgroup, address, volume.as_ref(), log);

@@ -13,10 +13,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ace_api::{EndReason, InstanceSpec, SpaceUsage};
-use ace_sandbox::cgroup::{Cgroup, CgroupTree};
+use ace_sandbox::cgroup::{Cgroup, CgroupError, CgroupTree};
+use ace_sandbox::disk::Device;
 use ace_sandbox::launch::{Handles, LauncherProgram, launch as launch_container};
 use ace_sandbox::mounts;
-use ace_sandbox::network::{self, WayOut};
+use ace_sandbox::network::{self, WayOut, Wire};
 use ace_sandbox::process::{self, ProcessRef};
 use ace_sandbox::space::{Space, space};
 use ace_sandbox::spec::ExitRecord;
@@ -53,6 +54,8 @@ pub struct Container {
     process: ProcessRef,
     pidfd: AsyncFd<OwnedFd>,
     cgroup: Cgroup,
+    /// What shows its volume, where it has one.
+    volume: Option<Device>,
 }
 
 /// How long an init may take to kill all, and write how it was.
@@ -68,7 +71,7 @@ pub enum StartError {
     #[error("could not attach its volume")]
     Volume(#[source] volume::VolumeError),
     #[error("could not make its control group")]
-    Cgroup(#[source] ace_sandbox::cgroup::CgroupError),
+    Cgroup(#[source] CgroupError),
     #[error("could not launch it")]
     Launch(#[source] ace_sandbox::launch::LaunchError),
     #[error("it ended before it could be watched")]
@@ -103,8 +106,7 @@ pub fn launch(
     let socket = bind_socket(&folder.socket()).map_err(StartError::Socket)?;
     // Held until the launcher has mounted it; then the mount holds it.
     let volume = attach_volume(spec).map_err(StartError::Volume)?;
-    let cgroup =
-        world.cgroups.create(spec.id.as_str(), &spec.limits).map_err(StartError::Cgroup)?;
+    let cgroup = make_groups(world, spec, volume.as_ref()).map_err(StartError::Cgroup)?;
     let surroundings = surroundings(world, spec, &cgroup, address, volume.as_ref(), folder.log());
     let handles = Handles {
         stdin: None,
@@ -117,7 +119,22 @@ pub fn launch(
         launch_container(&world.launcher, &shape::container(spec, surroundings), handles)
             .map_err(StartError::Launch)?;
     let process = ProcessRef { pid: launched.pid, start_time: launched.start_time };
-    watch(process, cgroup).map_err(StartError::Watch)
+    let volume = volume.map(|attached| attached.number);
+    watch(process, cgroup, volume).map_err(StartError::Watch)
+}
+
+/// Makes the control groups of `spec`, with its limits.
+pub fn make_groups(
+    world: &World,
+    spec: &InstanceSpec,
+    volume: Option<&volume::Attached>,
+) -> Result<Cgroup, CgroupError> {
+    let (name, limits) = (spec.id.as_str(), &spec.limits);
+    let cgroup = world.cgroups.create(name, limits)?;
+    if let Some(attached) = volume {
+        world.cgroups.throttle_volume(name, attached.number, limits)?;
+    }
+    Ok(cgroup)
 }
 
 /// What a container of `spec` finds around it; its log goes to the folder `log`.
@@ -131,12 +148,19 @@ pub fn surroundings(
 ) -> Surroundings {
     Surroundings {
         cgroup: cgroup.clone(),
-        host_interface: network::veth_name(&world.engine, spec.id.as_str()),
-        address,
-        gateway: world.gateway,
+        wire: wire(world, spec, address),
         nameservers: world.nameservers.clone(),
         volume_device: volume.map(|attached| attached.device.clone()),
         log,
+    }
+}
+
+fn wire(world: &World, spec: &InstanceSpec, address: Ipv4Addr) -> Wire {
+    Wire {
+        host_interface: network::veth_name(&world.engine, spec.id.as_str()),
+        address,
+        gateway: world.gateway,
+        bandwidth: spec.limits.bandwidth,
     }
 }
 
@@ -153,7 +177,7 @@ pub fn find(world: &World, folder: &InstanceFolder, record: &Record) -> Found {
     let id = &record.spec.id;
     let Some(process) = record.process else { return Found::Nothing };
     let cgroup = world.cgroups.get(id.as_str());
-    let error = match watch(process, cgroup.clone()) {
+    let error = match watch(process, cgroup.clone(), volume_of(&record.spec)) {
         Ok(container) => return Found::Alive(container),
         Err(error) => error,
     };
@@ -180,6 +204,7 @@ pub fn mend(
     folder: &InstanceFolder,
     address: Ipv4Addr,
     init: ProcessRef,
+    volume: Option<Device>,
 ) -> Result<(), Damage> {
     let id = spec.id.as_str();
     if matches!(folder.socket().try_exists(), Ok(false)) {
@@ -192,13 +217,20 @@ pub fn mend(
     if mounts::points(init).is_ok_and(|found| !shape::mounts(spec).is_subset(&found)) {
         return Err(Damage { what: "one of its mounts" });
     }
-    match network::mend_way_out(&network::veth_name(&world.engine, id), address, world.gateway) {
+    match network::mend_way_out(&wire(world, spec, address)) {
         Ok(WayOut::Gone) => return Err(Damage { what: "its network interface" }),
         Ok(WayOut::Whole) => {}
-        Ok(WayOut::Mended) => tracing::warn!(instance = id, "its route was gone; it is set again"),
+        Ok(WayOut::Mended) => tracing::warn!(
+            instance = id,
+            "its route, or the bound on its bandwidth, was gone; it is set again"
+        ),
         Err(error) => tracing::warn!(instance = id, "its network: {}", error_chain(&error)),
     }
-    match world.cgroups.restore_limits(id, &spec.limits) {
+    let restored = world.cgroups.restore_limits(id, &spec.limits).and_then(|restored| {
+        let throttle = |device| world.cgroups.throttle_volume(id, device, &spec.limits);
+        Ok(volume.map_or(Ok(false), throttle)? || restored)
+    });
+    match restored {
         Ok(false) => {}
         Ok(true) => tracing::warn!(instance = id, "its limits were changed; they are set again"),
         Err(error) => tracing::warn!(instance = id, "its limits: {}", error_chain(&error)),
@@ -209,6 +241,10 @@ pub fn mend(
 impl Container {
     pub fn process(&self) -> ProcessRef {
         self.process
+    }
+
+    pub fn volume(&self) -> Option<Device> {
+        self.volume
     }
 
     /// Returns when init is gone.
@@ -236,6 +272,7 @@ impl Container {
 
     /// Ends it at once, and waits for a while until init has written how it was.
     pub async fn end_at_once(&self) {
+        self.cgroup.lift_throttles(); // What it has still to write would hold up its end.
         if let Err(error) = process::end_at_once(self.pidfd.get_ref()) {
             tracing::warn!("could not signal an init: {error}");
         }
@@ -304,14 +341,23 @@ pub fn attach_volume(spec: &InstanceSpec) -> Result<Option<volume::Attached>, vo
     volume::attach(&wanted.image).map(Some)
 }
 
-fn watch(process: ProcessRef, cgroup: Cgroup) -> io::Result<Container> {
+/// What shows the volume of `spec` now.
+fn volume_of(spec: &InstanceSpec) -> Option<Device> {
+    let image = &spec.volume.as_ref()?.image;
+    volume::device_of(image).unwrap_or_else(|error| {
+        tracing::warn!(instance = %spec.id, "its volume: {}", error_chain(&error));
+        None
+    })
+}
+
+fn watch(process: ProcessRef, cgroup: Cgroup, volume: Option<Device>) -> io::Result<Container> {
     let pidfd = process.open()?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
     #[expect(
         deprecated,
         reason = "its successor is unsafe, and an OwnedFd keeps what that asks for"
     )]
     let pidfd = AsyncFd::new(pidfd)?;
-    Ok(Container { process, pidfd, cgroup })
+    Ok(Container { process, pidfd, cgroup, volume })
 }
 
 fn facts<'a>(spec: &'a InstanceSpec, exit: Option<&'a ExitRecord>, cgroup: &Cgroup) -> Facts<'a> {

@@ -246,7 +246,9 @@ impl Instance {
         }
         let (world, spec) = (Arc::clone(&self.world), self.spec.clone());
         let (folder, address) = (self.folder.clone(), self.address.address());
-        match blocking(move || container::mend(&world, &spec, &folder, address, init)).await {
+        let volume = self.container.as_ref().and_then(Container::volume);
+        let mend = move || container::mend(&world, &spec, &folder, address, init, volume);
+        match blocking(mend).await {
             Ok(()) => Event::Tick,
             Err(Damage { what }) => Event::Damaged { what: what.to_owned() },
         }
@@ -313,7 +315,13 @@ impl Instance {
         self.container = None;
         self.world.meters.gone(&self.spec.id);
         let cgroup = self.world.cgroups.get(self.spec.id.as_str());
-        let removed = blocking(move || cgroup.remove(REMOVE_DEADLINE)).await;
+        let world = Arc::clone(&self.world);
+        let remove = move || {
+            let removed = cgroup.remove(REMOVE_DEADLINE);
+            world.cgroups.release_devices();
+            removed
+        };
+        let removed = blocking(remove).await;
         if let Err(error) = removed {
             tracing::warn!(instance = %self.spec.id, "could not remove its cgroup: {error}");
         }

@@ -8,6 +8,7 @@ use std::time::Duration;
 use ace_api::{CommandSpec, InstanceSpec, Program, Runtime, VolumeSpec};
 use ace_sandbox::ContainerSpec;
 use ace_sandbox::cgroup::Cgroup;
+use ace_sandbox::network::Wire;
 use ace_sandbox::spec::{
     Bind, Keep, Layer, LogSpec, NetworkSpec, OutputSpec, ProcessSpec, RootSpec, SignalTarget,
     SocketUse, Tmpfs, VolumeMount,
@@ -30,9 +31,7 @@ const REPORT_INODES: u64 = 32;
 /// What is found out or made for one launch.
 pub struct Surroundings {
     pub cgroup: Cgroup,
-    pub host_interface: String,
-    pub address: Ipv4Addr,
-    pub gateway: Ipv4Addr,
+    pub wire: Wire,
     pub nameservers: Vec<Ipv4Addr>,
     /// The loop device that holds the volume, where the app has one.
     pub volume_device: Option<PathBuf>,
@@ -55,11 +54,7 @@ pub fn container(spec: &InstanceSpec, surroundings: Surroundings) -> ContainerSp
         ids: spec.ids,
         cgroup: surroundings.cgroup,
         root: root(spec, surroundings.nameservers, surroundings.volume_device),
-        network: NetworkSpec::Veth {
-            host_interface: surroundings.host_interface,
-            address: surroundings.address,
-            gateway: surroundings.gateway,
-        },
+        network: NetworkSpec::Veth(surroundings.wire),
         process: ProcessSpec {
             argv: server::command(spec),
             env: server::environment(spec),

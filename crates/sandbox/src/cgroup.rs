@@ -8,10 +8,12 @@
 //! ```
 //!
 //! Weights are the kernel's defaults, so containers that want more than there is share alike.
-//! Which trees there are is in [`hierarchy`]; systemd's part is in [`scope`].
+//! Which trees there are is in [`hierarchy`]; systemd's part is in [`scope`]; what is read and
+//! written is bound by [`throttle`].
 
 mod hierarchy;
 mod scope;
+mod throttle;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -28,6 +30,9 @@ use crate::process::ProcessRef;
 pub use hierarchy::{Controller, Version};
 use hierarchy::{Hierarchy, choose, parse_mountinfo};
 use scope::{KEEPER, Scope, ScopeError};
+use throttle::Root;
+
+use crate::disk::{self, Device};
 
 const PROCS: &str = "cgroup.procs";
 const INIT: &str = "init";
@@ -165,7 +170,32 @@ impl CgroupTree {
                 write_setting(&group.path.join(APP).join(file), &value)?;
             }
         }
+        self.throttle(&cgroup, &disks()?, limits)?;
         Ok(cgroup)
+    }
+
+    /// Bounds, by `limits`, what the container `name` may read from and write to its volume, which the loop device
+    /// `device` shows. Returns whether that was not so. May be called twice.
+    pub fn throttle_volume(
+        &self,
+        name: &str,
+        device: Device,
+        limits: &Limits,
+    ) -> Result<bool, CgroupError> {
+        let mut changed = self.throttle(&self.get(name), &[device], limits)?;
+        if let Some(root) = self.kernels_own() {
+            for line in root.lines(device, limits) {
+                changed |= write_line(&root.0, &line)?;
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Takes away what [`Self::throttle_volume`] has left on devices that show nothing any more.
+    pub fn release_devices(&self) {
+        if let Some(root) = self.kernels_own() {
+            root.release();
+        }
     }
 
     /// Sets the limits of the running container `name` again where they are others. Returns whether
@@ -188,7 +218,7 @@ impl CgroupTree {
                 restored = true;
             }
         }
-        Ok(restored)
+        Ok(self.throttle(&self.get(name), &disks()?, limits)? || restored)
     }
 
     /// The container `name`, whether it exists or not.
@@ -221,7 +251,9 @@ impl CgroupTree {
             scope.remove().map_err(CgroupError::Scope)?;
         }
         let own = Cgroup { folders: self.folders.clone() };
-        own.remove(REMOVE_ALL_DEADLINE)
+        own.remove(REMOVE_ALL_DEADLINE)?;
+        self.release_devices();
+        Ok(())
     }
 
     /// By what each limit is kept, as in `("memory", "cgroup v2 at /sys/fs/cgroup")`.
@@ -235,6 +267,36 @@ impl CgroupTree {
             means.extend(folder.controllers.iter().map(|found| (found.name(), by.clone())));
         }
         means
+    }
+
+    /// Bounds what `cgroup` reads and writes on `devices`, where this machine can and it isn't so.
+    /// Returns whether there was something to do.
+    fn throttle(
+        &self,
+        cgroup: &Cgroup,
+        devices: &[Device],
+        limits: &Limits,
+    ) -> Result<bool, CgroupError> {
+        let Some(folder) = cgroup.with(Controller::Io) else { return Ok(false) };
+        let app = folder.path.join(APP);
+        let mut changed = false;
+        for device in devices {
+            for line in throttle::lines(folder.version, *device, limits) {
+                if !throttle::stands(&app, &line) {
+                    changed |= write_line(&app, &line)?;
+                }
+            }
+        }
+        Ok(changed)
+    }
+
+    /// Where a version 1 tree has what the kernel writes for all groups.
+    fn kernels_own(&self) -> Option<Root> {
+        let is_v1 = |folder: &Folder| {
+            folder.version == Version::V1 && folder.controllers.contains(&Controller::Io)
+        };
+        let (_, root) = self.folders.iter().zip(&self.roots).find(|(folder, _)| is_v1(folder))?;
+        Some(Root(root.clone()))
     }
 
     fn make_folders(
@@ -279,7 +341,10 @@ impl Cgroup {
 
     /// Sends SIGKILL to everything in it, at once. What forks meanwhile where neither v2 nor a
     /// freezer is there may escape one call: [`Self::remove`] repeats it.
+    ///
+    /// Its disks are no longer throttled: what it has still to write would hold up its end.
     pub fn kill(&self) -> io::Result<()> {
+        self.lift_throttles();
         if self.kill_by_kernel()? {
             // On a hybrid machine a launcher that was cut short may stand in v1 trees alone.
             return self.kill_members();
@@ -386,6 +451,19 @@ impl Cgroup {
             pids: number(pids).unwrap_or(0),
             pids_refused: self.pids_refused(),
         }
+    }
+
+    /// Lets its processes, which are to end, read and write as fast as the disk can.
+    pub fn lift_throttles(&self) {
+        let Some(folder) = self.with(Controller::Io) else { return };
+        let app = folder.path.join(APP);
+        // Below the tree's root stand the engine's groups, and below those this one.
+        if let (Version::V1, Some(root)) = (folder.version, folder.path.ancestors().nth(2)) {
+            let devices = throttle::devices(folder.version, &app);
+            let root = Root(root.to_owned());
+            devices.into_iter().filter(|it| it.is_loop()).for_each(|device| root.lift(device));
+        }
+        throttle::lift(folder.version, &app);
     }
 
     fn open_procs(&self, child: &str) -> io::Result<Vec<OwnedFd>> {
@@ -512,7 +590,8 @@ fn settings(group: &Folder, limits: &Limits) -> Vec<(&'static str, String)> {
                 vec![("memory.max", memory.clone()), (SWAP_MAX, "0".to_owned())]
             }
             (Controller::Pids, _) => vec![("pids.max", limits.pids.to_string())],
-            (Controller::Cpuacct | Controller::Freezer, _) => vec![],
+            // Its files have a line a device.
+            (Controller::Cpuacct | Controller::Freezer | Controller::Io, _) => vec![],
         });
     }
     settings
@@ -544,6 +623,18 @@ fn write_setting(file: &Path, value: &str) -> Result<(), CgroupError> {
         }
         Ok(()) => Ok(()),
     }
+}
+
+/// Returns whether there was a device to throttle: one may have gone since it was listed.
+fn write_line(group: &Path, (file, line): &throttle::Line) -> Result<bool, CgroupError> {
+    let file = group.join(file);
+    let written = when_there(write_value(&file, line));
+    written.map_err(|source| CgroupError::Write { file, value: line.clone(), source })
+}
+
+fn disks() -> Result<Vec<Device>, CgroupError> {
+    disk::whole_disks()
+        .map_err(|source| CgroupError::Read { folder: PathBuf::from("/sys/block"), source })
 }
 
 /// Lets groups below `folder` use `controllers`.

@@ -22,6 +22,11 @@ const DEADLINE: Duration = Duration::from_secs(20);
 /// Connections that one container may have with the world at once. Each takes a place in a table of
 /// the kernel's that all share; Debian's default has 65,536 on a machine of 4 GiB.
 const CONNECTIONS_MAX: u32 = 4096;
+/// The part of that table that all containers of an engine may fill.
+const CONNECTIONS_SHARE: u32 = 2;
+const CONNECTIONS_TABLE: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
+/// Where the table's size can't be read: what Debian's is at the least.
+const CONNECTIONS_TABLE_DEFAULT: u32 = 65_536;
 /// Where addresses of all engines lie.
 const ALL_ENGINES: (&str, u8) = ("198.18.0.0", 15);
 const LINK_LOCAL: (&str, u8) = ("169.254.0.0", 16);
@@ -136,6 +141,7 @@ fn render(engine: &EngineId, subnet: Subnet, dns: &[Ipv4Addr]) -> Value {
         // An address whose container is gone must not leave by the default route.
         ("to_world", vec![to_network(ALL_ENGINES), drop_it()]),
         ("to_world", vec![in_state(&["new"]), each_has_over(CONNECTIONS_MAX), drop_it()]),
+        ("to_world", vec![in_state(&["new"]), all_have_over(connections_of_all()), drop_it()]),
         ("to_world", vec![accept()]),
         ("to_host", vec![jump("from_container")]),
         ("to_host", vec![in_state(&["established", "related"]), accept()]),
@@ -184,6 +190,21 @@ fn each_has_over(most: u32) -> Value {
         "name": "connections", "key": payload("ip", "saddr"), "size": 2048,
         "stmt": { "ct count": { "val": most, "inv": true } },
     } })
+}
+
+/// The same for all containers together: the key is one that all have in common.
+fn all_have_over(most: u32) -> Value {
+    json!({ "meter": {
+        "name": "all_connections", "key": meta("nfproto"), "size": 4,
+        "stmt": { "ct count": { "val": most, "inv": true } },
+    } })
+}
+
+/// The host's own services always find room in the table.
+fn connections_of_all() -> u32 {
+    let read = std::fs::read_to_string(CONNECTIONS_TABLE);
+    let size = read.ok().and_then(|text| text.trim().parse().ok());
+    size.unwrap_or(CONNECTIONS_TABLE_DEFAULT) / CONNECTIONS_SHARE
 }
 
 fn matches(operator: &str, left: Value, right: Value) -> Value {

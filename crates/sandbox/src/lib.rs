@@ -12,6 +12,7 @@
 pub mod cgroup;
 mod channel;
 pub mod claims;
+pub mod disk;
 mod failure;
 pub mod firewall;
 mod id_map;

@@ -8,9 +8,10 @@
 //!
 //! Every host end has the same gateway address, so no two containers share a wire and none needs an
 //! address of the host's for itself. The pair dies with the container's namespace. What may pass is
-//! up to [`crate::firewall`].
+//! up to [`crate::firewall`], and how fast it passes is bounded at both ends.
 
 mod netlink;
+mod rate;
 
 use std::fs;
 use std::io;
@@ -18,7 +19,7 @@ use std::net::Ipv4Addr;
 use std::os::fd::AsRawFd;
 use std::path::{Path, PathBuf};
 
-use ace_types::EngineId;
+use ace_types::{BitRate, EngineId};
 use netlink::{Netlink, Route, mtu_of};
 use netlink_packet_core::{NLM_F_CREATE, NLM_F_EXCL};
 use netlink_packet_route::RouteNetlinkMessage;
@@ -26,6 +27,8 @@ use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
     LinkInfo, LinkMessage,
 };
+use rate::{has_rate, limit_rate};
+use serde::{Deserialize, Serialize};
 
 /// The container's end.
 const INSIDE: &str = "eth0";
@@ -42,6 +45,19 @@ const SOMEWHERE: Ipv4Addr = Ipv4Addr::new(1, 1, 1, 1);
 /// Speaks to the network namespace of the host. Opened before leaving it.
 #[derive(Debug)]
 pub struct HostNetlink(Netlink);
+
+/// A container's way out.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Wire {
+    /// The name of its end on the host.
+    pub host_interface: String,
+    /// The container's.
+    pub address: Ipv4Addr,
+    /// The host's end.
+    pub gateway: Ipv4Addr,
+    /// What it carries at most, each way, where the kernel can bound that.
+    pub bandwidth: BitRate,
+}
 
 /// Why a container got no network.
 #[derive(Debug, thiserror::Error)]
@@ -70,53 +86,48 @@ pub fn veth_name(engine: &EngineId, instance: &str) -> String {
 
 /// Connects the calling thread's network namespace, a new one, with the host.
 ///
-/// `host` was opened in the host's. The host's end gets the name `host_interface`, the address
-/// `gateway` and a route to `address`; the end inside is `eth0`. Brings up `lo` too.
-pub fn connect_veth(
-    host: &HostNetlink,
-    host_interface: &str,
-    address: Ipv4Addr,
-    gateway: Ipv4Addr,
-) -> Result<(), NetworkError> {
-    if host_interface.len() > NAME_MAX {
-        return Err(NetworkError::Name { name: host_interface.to_owned() });
+/// `host` was opened in the host's. The end inside is `eth0`; the host's gets a route to it. Brings up
+/// `lo` too. Returns whether this kernel bounds the bandwidth.
+pub fn connect_veth(host: &HostNetlink, wire: &Wire) -> Result<bool, NetworkError> {
+    let name = &wire.host_interface;
+    if name.len() > NAME_MAX {
+        return Err(NetworkError::Name { name: name.clone() });
     }
     disable_ipv6()?;
     bring_up_loopback()?;
-    create_pair(&host.0, host_interface, address, gateway)?;
-    set_up_outside(&host.0, host_interface, address, gateway)
-        .map_err(link_error("set up", host_interface))?;
-    set_up_inside(address, gateway).map_err(link_error("set up", INSIDE))
+    create_pair(&host.0, wire)?;
+    let outside = set_up_outside(&host.0, wire).map_err(link_error("set up", name))?;
+    let inside = set_up_inside(wire).map_err(link_error("set up", INSIDE))?;
+    Ok(outside && inside)
 }
 
 /// How the host's side of a container's network was found.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum WayOut {
     Whole,
-    /// It was down, or the route to the container was gone; now all is as it was made.
+    /// It was down, or the route to the container or the bound on its bandwidth was gone; now all is as
+    /// it was made.
     Mended,
     /// The interface is gone, and the container's end with it.
     Gone,
 }
 
 /// Looks after what [`connect_veth`] made in the network namespace of the host, the caller's.
-pub fn mend_way_out(
-    host_interface: &str,
-    address: Ipv4Addr,
-    gateway: Ipv4Addr,
-) -> Result<WayOut, NetworkError> {
+pub fn mend_way_out(wire: &Wire) -> Result<WayOut, NetworkError> {
+    let name = &wire.host_interface;
     let host = Netlink::open().map_err(NetworkError::Open)?;
-    let interface = match host.link(host_interface) {
+    let interface = match host.link(name) {
         Err(error) if is_no_link(&error) => return Ok(WayOut::Gone),
-        link => link.map_err(link_error("look for", host_interface))?.header.index,
+        link => link.map_err(link_error("look for", name))?.header.index,
     };
     // An interface that is down has no route.
-    if host.link_towards(address).is_ok_and(|towards| towards == interface) {
+    let has_route = host.link_towards(wire.address).is_ok_and(|towards| towards == interface);
+    let bounded = has_rate(&host, interface, wire.bandwidth);
+    if has_route && bounded.map_err(link_error("look at", name))? {
         return Ok(WayOut::Whole);
     }
-    set_up_outside(&host, host_interface, address, gateway)
-        .map_err(link_error("set up", host_interface))?;
-    Ok(WayOut::Mended)
+    let can_bound = set_up_outside(&host, wire).map_err(link_error("set up", name))?;
+    Ok(if has_route && !can_bound { WayOut::Whole } else { WayOut::Mended })
 }
 
 /// Brings up `lo` in the calling thread's network namespace.
@@ -141,25 +152,21 @@ pub fn remove_leftover_veths(engine: &EngineId) -> Result<Vec<String>, NetworkEr
     Ok(names)
 }
 
-fn create_pair(
-    host: &Netlink,
-    name: &str,
-    address: Ipv4Addr,
-    gateway: Ipv4Addr,
-) -> Result<(), NetworkError> {
+fn create_pair(host: &Netlink, wire: &Wire) -> Result<(), NetworkError> {
+    let Wire { host_interface: name, address, gateway, .. } = wire;
     let namespace = fs::File::open("/proc/thread-self/ns/net").map_err(NetworkError::Open)?;
     let mtu = mtu_of_way_out(host);
     let inside = end(
         INSIDE,
         mtu,
-        hardware_address(0, address),
+        hardware_address(0, *address),
         LinkAttribute::NetNsFd(namespace.as_raw_fd()),
     );
     let pair = LinkAttribute::LinkInfo(vec![
         LinkInfo::Kind(InfoKind::Veth),
         LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(inside))),
     ]);
-    let outside = end(name, mtu, hardware_address(1, gateway), pair);
+    let outside = end(name, mtu, hardware_address(1, *gateway), pair);
     let create = || {
         let message = RouteNetlinkMessage::NewLink(outside.clone());
         host.request(message, NLM_F_CREATE | NLM_F_EXCL).map(drop)
@@ -194,31 +201,34 @@ fn hardware_address(side: u8, address: Ipv4Addr) -> [u8; 6] {
     [0x02, side, a, b, c, d]
 }
 
-fn set_up_outside(
-    host: &Netlink,
-    name: &str,
-    address: Ipv4Addr,
-    gateway: Ipv4Addr,
-) -> io::Result<()> {
-    let interface = host.link(name)?.header.index;
+/// Returns whether the bandwidth is bounded, and so does the next.
+fn set_up_outside(host: &Netlink, wire: &Wire) -> io::Result<bool> {
+    let Wire { host_interface, address, gateway, bandwidth } = wire;
+    let (address, gateway) = (*address, *gateway);
+    let interface = host.link(host_interface)?.header.index;
     // Without it the host would speak IPv6 on the wire. A kernel without IPv6 refuses it; fine.
     let _ = host.request(no_ipv6_address(interface), 0);
     host.add_address(interface, gateway)?;
+    let bounded = limit_rate(host, interface, *bandwidth)?;
     host.set_up(interface)?;
     // The address may be that of a container just ended, whose network takes a while to go.
     let route = Route { destination: Some(address), gateway: None, source: gateway, interface };
-    host.set_route(route)
+    host.set_route(route)?;
+    Ok(bounded)
 }
 
-fn set_up_inside(address: Ipv4Addr, gateway: Ipv4Addr) -> io::Result<()> {
+fn set_up_inside(wire: &Wire) -> io::Result<bool> {
+    let (address, gateway) = (wire.address, wire.gateway);
     let here = Netlink::open()?;
     let interface = here.link(INSIDE)?.header.index;
     here.add_address(interface, address)?;
+    let bounded = limit_rate(&here, interface, wire.bandwidth)?;
     here.set_up(interface)?;
     let to_gateway =
         Route { destination: Some(gateway), gateway: None, source: address, interface };
     here.set_route(to_gateway)?;
-    here.set_route(Route { destination: None, gateway: Some(gateway), ..to_gateway })
+    here.set_route(Route { destination: None, gateway: Some(gateway), ..to_gateway })?;
+    Ok(bounded)
 }
 
 fn no_ipv6_address(interface: u32) -> RouteNetlinkMessage {

@@ -12,6 +12,7 @@ use ace_types::{Bytes, IdRange, TerminalSize};
 use serde::{Deserialize, Serialize};
 
 use crate::cgroup::Cgroup;
+use crate::network::Wire;
 
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct ContainerSpec {
@@ -96,9 +97,8 @@ pub struct VolumeMount {
 pub enum NetworkSpec {
     /// A loopback interface and nothing else.
     Loopback,
-    /// `eth0` with `address`, its default route by way of `gateway`, whose other end on the host is
-    /// named `host_interface` and has a route to `address`. Dies with the container.
-    Veth { host_interface: String, address: Ipv4Addr, gateway: Ipv4Addr },
+    /// `eth0`, whose other end is on the host. Dies with the container.
+    Veth(Wire),
 }
 
 /// The tenant's process, as user [`IdRange::APP`], without capabilities.

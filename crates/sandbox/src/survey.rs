@@ -19,8 +19,8 @@ use serde::Serialize;
 use crate::cgroup::{CgroupTree, Version};
 use crate::claims::LAST;
 use crate::failure::{Failure, Step};
-use crate::network::{self, HostNetlink};
-use crate::{firewall, rootfs, sys, volume};
+use crate::network::{self, HostNetlink, Wire};
+use crate::{disk, firewall, rootfs, sys, volume};
 
 /// An engine's id that no engine gets: random ids never have a `0`.
 const ID: &str = "0000";
@@ -71,7 +71,8 @@ pub fn survey(scratch: &Path) -> Vec<Finding> {
     findings.push(user_namespaces());
     findings.push(seccomp());
     findings.extend(cgroups(&engine));
-    findings.push(veth(&engine));
+    findings.push(io(&engine, scratch));
+    findings.extend(veth(&engine));
     findings.extend(firewall(&engine));
     findings.push(forwarding());
     findings.push(layers(scratch));
@@ -132,7 +133,9 @@ fn cgroups(engine: &EngineId) -> Vec<Finding> {
     let mut findings = Vec::new();
     match &tried {
         Ok(group) => {
-            findings.extend(tree.means().into_iter().map(|(name, by)| ok(name, by)));
+            // Disks are a finding of their own.
+            let means = tree.means().into_iter().filter(|(name, _)| *name != "io");
+            findings.extend(means.map(|(name, by)| ok(name, by)));
             findings.push(swap(group.limits_swap()));
             findings.push(kill(group.folders.iter().any(|folder| {
                 folder.version == Version::V2 && folder.path.join("cgroup.kill").exists()
@@ -163,6 +166,36 @@ fn swap(limited: bool) -> Finding {
     }
 }
 
+/// Whether what is on the disk of `scratch` can be throttled, and by what.
+fn io(engine: &EngineId, scratch: &Path) -> Finding {
+    const NAME: &str = "io";
+    let by = CgroupTree::find(engine)
+        .ok()
+        .and_then(|tree| tree.means().into_iter().find(|(name, _)| *name == "io"));
+    match (by, disk::is_on_disk(scratch), disk::whole_disks()) {
+        (None, _, _) => warn(
+            NAME,
+            "reads and writes are not limited: there is no cgroup controller for them".to_owned(),
+            Some("use a kernel with CONFIG_BLK_DEV_THROTTLING, and mount blkio or io".to_owned()),
+        ),
+        (Some(_), Ok(false), _) => warn(
+            NAME,
+            format!(
+                "{} is on no disk of this machine: what is read from there is not limited",
+                scratch.display()
+            ),
+            Some("keep the data folder on a disk".to_owned()),
+        ),
+        (Some(_), Err(error), _) | (Some(_), _, Err(error)) => {
+            warn(NAME, error_chain(&error), None)
+        }
+        (Some((_, by)), Ok(true), Ok(disks)) => {
+            let disks: Vec<String> = disks.iter().map(ToString::to_string).collect();
+            ok(NAME, format!("by {by}, on disks {} and volumes", disks.join(", ")))
+        }
+    }
+}
+
 fn kill(by_kernel: bool) -> Finding {
     match by_kernel {
         true => ok("kill at once", "by cgroup.kill".to_owned()),
@@ -171,21 +204,40 @@ fn kill(by_kernel: bool) -> Finding {
 }
 
 /// Connects a network namespace of a thread that ends right after.
-fn veth(engine: &EngineId) -> Finding {
+fn veth(engine: &EngineId) -> Vec<Finding> {
     const NAME: &str = "network";
-    let name = network::veth_name(engine, "survey");
-    let connect = move || -> Result<(), Box<dyn Error + Send + Sync>> {
+    let wire = Wire {
+        host_interface: network::veth_name(engine, "survey"),
+        address: ADDRESS,
+        gateway: GATEWAY,
+        bandwidth: Limits::for_app().bandwidth,
+    };
+    let connect = move || -> Result<bool, Box<dyn Error + Send + Sync>> {
         let host = HostNetlink::open()?;
         sys::unshare(UnshareFlags::NEWNET)?;
-        Ok(network::connect_veth(&host, &name, ADDRESS, GATEWAY)?)
+        Ok(network::connect_veth(&host, &wire)?)
     };
     let tried = std::thread::spawn(connect).join();
     let removed = network::remove_leftover_veths(engine);
     match (tried, removed) {
-        (Ok(Ok(())), Ok(_)) => ok(NAME, "veth pairs in namespaces of their own".to_owned()),
-        (Ok(Err(error)), _) => fail(NAME, error_chain(error.as_ref()), None),
-        (_, Err(error)) => fail(NAME, error_chain(&error), None),
-        (Err(_), Ok(_)) => fail(NAME, "the attempt did not end".to_owned(), None),
+        (Ok(Ok(bounded)), Ok(_)) => {
+            vec![ok(NAME, "veth pairs in namespaces of their own".to_owned()), bandwidth(bounded)]
+        }
+        (Ok(Err(error)), _) => vec![fail(NAME, error_chain(error.as_ref()), None)],
+        (_, Err(error)) => vec![fail(NAME, error_chain(&error), None)],
+        (Err(_), Ok(_)) => vec![fail(NAME, "the attempt did not end".to_owned(), None)],
+    }
+}
+
+fn bandwidth(bounded: bool) -> Finding {
+    const NAME: &str = "bandwidth";
+    match bounded {
+        true => ok(NAME, "by a token bucket at both ends of the wire (sch_tbf)".to_owned()),
+        false => warn(
+            NAME,
+            "not limited: this kernel has no sch_tbf".to_owned(),
+            Some("modprobe sch_tbf, or boot a kernel that has it".to_owned()),
+        ),
     }
 }
 

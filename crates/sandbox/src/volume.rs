@@ -18,6 +18,7 @@ use ace_types::limits::inodes_for;
 use ace_types::{Bytes, IdRange};
 use rustix::fs::{FlockOperation, flock};
 
+use crate::disk::Device;
 use crate::sys_kernel::Backing;
 use crate::tool::{Tool, ToolError};
 
@@ -42,6 +43,7 @@ const LOCK_PAUSE: Duration = Duration::from_millis(5);
 pub struct Attached {
     /// `/dev/loopN`.
     pub device: PathBuf,
+    pub number: Device,
     /// The device, open: it stays attached until this is dropped and nothing has it mounted.
     pub file: OwnedFd,
 }
@@ -115,7 +117,18 @@ pub fn attach(image: &Path) -> Result<Attached, VolumeError> {
         // Opened once more: the device keeps what it is given, and would keep the lock with it.
         None => loop_device::configure(&open(image)?, BLOCK_SIZE).map_err(failed)?,
     };
-    Ok(Attached { device, file: opened.into() })
+    let number = Device::from_number(opened.metadata().map_err(failed)?.rdev());
+    Ok(Attached { device, number, file: opened.into() })
+}
+
+/// The number of the device that shows `image` now; `None` where none does, or there is no image.
+pub fn device_of(image: &Path) -> Result<Option<Device>, VolumeError> {
+    let failed = |source| VolumeError::Attach { image: image.to_owned(), source };
+    if !image.exists() {
+        return Ok(None);
+    }
+    let found = backing(&open(image)?).and_then(loop_device::find).map_err(failed)?;
+    found.map(|(device, _)| Device::at(&device).map_err(failed)).transpose()
 }
 
 /// Removes an image for good. No error where there is none. What has it mounted keeps it until it

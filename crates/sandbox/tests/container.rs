@@ -13,12 +13,13 @@ use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use ace_sandbox::launch::LaunchError;
+use ace_sandbox::network::Wire;
 use ace_sandbox::process::{self, ProcessRef};
 use ace_sandbox::spec::{
     Bind, ExitRecord, Found, LogSpec, NetworkSpec, OutputSpec, SignalTarget, SocketUse, VolumeMount,
 };
 use ace_sandbox::volume;
-use ace_types::{Bytes, IdRange, Limits};
+use ace_types::{BitRate, Bytes, IdRange, Limits};
 use kit::{Groups, Kit, python, shell};
 use rustix::process::Signal;
 
@@ -823,11 +824,12 @@ fn the_network_goes_with_its_container() {
          print(s.getsockname()[0], flush=True)\n\
          import time; time.sleep(600)",
     ));
-    spec.network = NetworkSpec::Veth {
+    spec.network = NetworkSpec::Veth(Wire {
         host_interface: host_interface.clone(),
         address: [198, 19, 255, 254].into(),
         gateway: [198, 19, 255, 253].into(),
-    };
+        bandwidth: BitRate::mega(50),
+    });
     let mut running = kit.start(&spec);
     assert_eq!(running.line(), "198.19.255.254\n");
     assert_eq!(running.line(), "198.19.255.254\n");

@@ -15,10 +15,13 @@ use std::time::{Duration, Instant};
 
 use ace_sandbox::cgroup::{Cgroup, CgroupError, CgroupTree, Controller, Folder, Version};
 use ace_sandbox::claims::{self, Claim};
-use ace_sandbox::network::{HostNetlink, connect_veth, remove_leftover_veths, veth_name};
+use ace_sandbox::disk::Device;
+use ace_sandbox::network::{
+    HostNetlink, WayOut, Wire, connect_veth, mend_way_out, remove_leftover_veths, veth_name,
+};
 use ace_sandbox::survey::{Grade, survey};
-use ace_sandbox::{firewall, volume};
-use ace_types::{Bytes, EngineId, IdRange, Limits};
+use ace_sandbox::{disk, firewall, volume};
+use ace_types::{BitRate, Bytes, EngineId, IdRange, Limits};
 use rustix::thread::{LinkNameSpaceType, UnshareFlags, move_into_link_name_space, unshare_unsafe};
 
 const SOON: Duration = Duration::from_secs(10);
@@ -41,6 +44,51 @@ fn limits_can_be_read_back_from_the_kernel() {
     assert_eq!(read(Controller::Pids, "pids.max", "pids.max"), "16");
     let cpu = read(Controller::Cpu, "cpu.cfs_quota_us", "cpu.max");
     assert!(cpu == "10000" || cpu == "10000 20000", "{cpu}");
+}
+
+#[test]
+fn every_disk_is_throttled_each_way_and_stays_so() {
+    let Some(groups) = Groups::new("x") else { return };
+    let group = groups.create("one", &small());
+    let Some((folder, file)) = throttle_of(&group) else { return };
+    let line = |device: Device| match folder.version {
+        Version::V1 => format!("{device} 5242880"),
+        Version::V2 => format!("{device} rbps=5242880 wbps=5242880 riops=500 wiops=500"),
+    };
+    let disks = disk::whole_disks().unwrap();
+    assert!(disks.iter().all(|disk| lines_of(&file).contains(&line(*disk))), "{disks:?}");
+    assert!(!groups.tree.restore_limits("one", &small()).unwrap());
+    group.lift_throttles();
+    assert_eq!(lines_of(&file), [""; 0]);
+    assert!(groups.tree.restore_limits("one", &small()).unwrap() || disks.is_empty());
+    assert!(disks.iter().all(|disk| lines_of(&file).contains(&line(*disk))));
+}
+
+#[test]
+fn a_volume_is_throttled_for_as_long_as_it_is_attached() {
+    let Some(groups) = Groups::new("y") else { return };
+    let group = groups.create("one", &small());
+    let Some((folder, file)) = throttle_of(&group) else { return };
+    let scratch = tempfile::tempdir().unwrap();
+    let image = scratch.path().join("shop.img");
+    let made = volume::ensure_image(&image, Bytes::mib(16), IdRange::new(9).unwrap());
+    let Ok(attached) = made.and_then(|()| volume::attach(&image)) else {
+        return skip("volumes can't be made here");
+    };
+    let device = attached.number;
+    let bound =
+        |lines: Vec<String>| lines.iter().any(|line| line.starts_with(&format!("{device} ")));
+    assert!(groups.tree.throttle_volume("one", device, &small()).unwrap());
+    assert!(!groups.tree.throttle_volume("one", device, &small()).unwrap());
+    assert!(bound(lines_of(&file)));
+    // What the kernel writes late is the root's there.
+    let root = folder.path.ancestors().nth(2).unwrap().join("blkio.throttle.write_bps_device");
+    assert_eq!(bound(lines_of(&root)), folder.version == Version::V1);
+    groups.tree.release_devices();
+    assert_eq!(bound(lines_of(&root)), folder.version == Version::V1);
+    drop(attached);
+    groups.tree.release_devices();
+    assert!(!bound(lines_of(&root)));
 }
 
 #[test]
@@ -204,6 +252,36 @@ fn a_scope_goes_with_the_last_who_is_in_it() {
 }
 
 // --- network and firewall ---
+
+#[test]
+fn both_ends_of_a_wire_have_a_bound_that_is_set_again() {
+    if !is_root() {
+        return;
+    }
+    let (engine, claim) = (engine("o"), Claim::new(59).unwrap());
+    let (name, address) = (veth_name(&engine, "aaaaaaaa"), claim.address(100).unwrap());
+    let inside = Namespace::connected(&name, address, claim.gateway());
+    let bound = |name: &str| output("tc", &["qdisc", "show", "dev", name]);
+    if !bound(&name).contains("tbf") {
+        return skip("this kernel bounds no bandwidth");
+    }
+    let at_both = [bound(&name), inside.run(|| bound("eth0"))];
+    assert!(at_both.iter().all(|shown| shown.contains("rate 80Mbit")), "{at_both:?}");
+    let wire = wire(&name, address, claim.gateway());
+    assert_eq!(mend_way_out(&wire).unwrap(), WayOut::Whole);
+    output("tc", &["qdisc", "del", "dev", &name, "root"]);
+    assert!(!bound(&name).contains("tbf"));
+    assert_eq!(mend_way_out(&wire).unwrap(), WayOut::Mended);
+    assert!(bound(&name).contains("rate 80Mbit"));
+    // One that somebody has made wider is made as it was, too.
+    let wider = ["rate", "1gbit", "burst", "1mb", "latency", "10ms"];
+    output(
+        "tc",
+        &[&["qdisc", "replace", "dev", &name, "root", "handle", "1:", "tbf"][..], &wider].concat(),
+    );
+    assert_eq!(mend_way_out(&wire).unwrap(), WayOut::Mended);
+    assert!(bound(&name).contains("rate 80Mbit"));
+}
 
 #[test]
 fn a_veth_pair_connects_and_dies_with_its_namespace() {
@@ -499,6 +577,27 @@ fn a_survey_finds_this_machine_fit_and_leaves_nothing() {
 
 // --- what the tests are made of ---
 
+/// The group that throttles, and a file of it that tells by how much.
+fn throttle_of(group: &Cgroup) -> Option<(Folder, PathBuf)> {
+    let throttles = |folder: &&Folder| folder.controllers.contains(&Controller::Io);
+    let Some(folder) = group.folders.iter().find(throttles).cloned() else {
+        skip("this machine throttles no disk");
+        return None;
+    };
+    let name = match folder.version {
+        Version::V1 => "blkio.throttle.write_bps_device",
+        Version::V2 => "io.max",
+    };
+    let file = folder.path.join("app").join(name);
+    Some((folder, file))
+}
+
+/// Lines with one blank between their words.
+fn lines_of(file: &Path) -> Vec<String> {
+    let text = fs::read_to_string(file).unwrap_or_default();
+    text.lines().map(|line| line.split_whitespace().collect::<Vec<_>>().join(" ")).collect()
+}
+
 /// The groups of one engine, removed at the end.
 struct Groups {
     engine: EngineId,
@@ -540,6 +639,11 @@ impl Drop for Groups {
     }
 }
 
+fn wire(host_interface: &str, address: Ipv4Addr, gateway: Ipv4Addr) -> Wire {
+    let host_interface = host_interface.to_owned();
+    Wire { host_interface, address, gateway, bandwidth: BitRate::mega(80) }
+}
+
 /// A network namespace, for as long as this value lives.
 struct Namespace(File);
 
@@ -547,11 +651,11 @@ impl Namespace {
     /// A new one, connected with the one of the caller.
     fn connected(host_interface: &str, address: Ipv4Addr, gateway: Ipv4Addr) -> Self {
         let host = HostNetlink::open().unwrap();
+        let wire = wire(host_interface, address, gateway);
         let connect = move || {
             // SAFETY: a network namespace is no descriptor that another thread could hold.
             unsafe { unshare_unsafe(UnshareFlags::NEWNET) }.unwrap();
-            connect_veth(&host, host_interface, address, gateway)
-                .unwrap_or_else(|error| panic!("{error}: {error:?}"));
+            connect_veth(&host, &wire).unwrap_or_else(|error| panic!("{error}: {error:?}"));
             File::open("/proc/thread-self/ns/net").unwrap()
         };
         let connected = std::thread::scope(|scope| Self(scope.spawn(connect).join().unwrap()));
@@ -660,7 +764,14 @@ impl Disk {
 }
 
 fn small() -> Limits {
-    Limits { cpu_millicores: 500, memory: Bytes::mib(64), pids: 16, ..Limits::for_app() }
+    Limits {
+        cpu_millicores: 500,
+        memory: Bytes::mib(64),
+        pids: 16,
+        io: Bytes::mib(5),
+        iops: 500,
+        ..Limits::for_app()
+    }
 }
 
 /// An engine's id that no test, run at the same time, has.

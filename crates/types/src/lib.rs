@@ -6,6 +6,7 @@
 #![forbid(unsafe_code)]
 
 pub mod app_yaml;
+pub mod bit_rate;
 pub mod bytes;
 pub mod coding;
 pub mod config;
@@ -24,6 +25,7 @@ pub mod terminal;
 pub mod whole;
 
 pub use app_yaml::{AppYaml, ErrorPage, StaticRule};
+pub use bit_rate::BitRate;
 pub use bytes::Bytes;
 pub use coding::Coding;
 pub use config::{Config, ConfigChange, ConfigError};

@@ -9,7 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::app_yaml::values;
-use crate::{Bytes, Limits};
+use crate::{BitRate, Bytes, Limits};
 
 /// Which limit. The names are those of `app.yaml`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
@@ -20,6 +20,9 @@ pub enum LimitKey {
     Tmp,
     Shm,
     Files,
+    Io,
+    Iops,
+    Bandwidth,
     Log,
     Connections,
     Body,
@@ -36,6 +39,10 @@ pub enum Limit {
     Tmp(Bytes),
     Shm(Bytes),
     Files(u32),
+    /// A second, each way.
+    Io(Bytes),
+    Iops(u32),
+    Bandwidth(BitRate),
     Log(Bytes),
     Connections(u32),
     Body(Option<Bytes>),
@@ -89,13 +96,16 @@ pub enum LimitError {
 }
 
 impl LimitKey {
-    pub const ALL: [Self; 10] = [
+    pub const ALL: [Self; 13] = [
         Self::Cpu,
         Self::Memory,
         Self::Pids,
         Self::Tmp,
         Self::Shm,
         Self::Files,
+        Self::Io,
+        Self::Iops,
+        Self::Bandwidth,
         Self::Log,
         Self::Connections,
         Self::Body,
@@ -110,6 +120,9 @@ impl LimitKey {
             Self::Tmp => "tmp",
             Self::Shm => "shm",
             Self::Files => "files",
+            Self::Io => "io",
+            Self::Iops => "iops",
+            Self::Bandwidth => "bandwidth",
             Self::Log => "log",
             Self::Connections => "connections",
             Self::Body => "body",
@@ -165,6 +178,9 @@ impl Limit {
             LimitKey::Tmp => values::tmp(text).map(Self::Tmp),
             LimitKey::Shm => values::shm(text).map(Self::Shm),
             LimitKey::Files => values::files(text).map(Self::Files),
+            LimitKey::Io => values::io(text).map(Self::Io),
+            LimitKey::Iops => values::iops(text).map(Self::Iops),
+            LimitKey::Bandwidth => values::bandwidth(text).map(Self::Bandwidth),
             LimitKey::Log => values::log(text).map(Self::Log),
             LimitKey::Connections => values::connections(text).map(Self::Connections),
             LimitKey::Body => values::body(text).map(Self::Body),
@@ -182,6 +198,9 @@ impl Limit {
             LimitKey::Tmp => Self::Tmp(limits.tmp),
             LimitKey::Shm => Self::Shm(limits.shm),
             LimitKey::Files => Self::Files(limits.files),
+            LimitKey::Io => Self::Io(limits.io),
+            LimitKey::Iops => Self::Iops(limits.iops),
+            LimitKey::Bandwidth => Self::Bandwidth(limits.bandwidth),
             LimitKey::Log => Self::Log(limits.log),
             LimitKey::Connections => Self::Connections(limits.connections),
             LimitKey::Body => Self::Body(limits.body),
@@ -197,6 +216,9 @@ impl Limit {
             Self::Tmp(size) => limits.tmp = size,
             Self::Shm(size) => limits.shm = size,
             Self::Files(count) => limits.files = count,
+            Self::Io(rate) => limits.io = rate,
+            Self::Iops(rate) => limits.iops = rate,
+            Self::Bandwidth(rate) => limits.bandwidth = rate,
             Self::Log(size) => limits.log = size,
             Self::Connections(count) => limits.connections = count,
             Self::Body(size) => limits.body = size,
@@ -210,12 +232,16 @@ impl fmt::Display for Limit {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Cpu(millicores) => write!(f, "{}", f64::from(*millicores) / 1000.0),
-            Self::Memory(size) | Self::Tmp(size) | Self::Shm(size) | Self::Log(size) => {
-                write!(f, "{size}")
-            }
-            Self::Pids(count) | Self::Files(count) | Self::Connections(count) => {
-                write!(f, "{count}")
-            }
+            Self::Memory(size)
+            | Self::Tmp(size)
+            | Self::Shm(size)
+            | Self::Io(size)
+            | Self::Log(size) => write!(f, "{size}"),
+            Self::Pids(count)
+            | Self::Files(count)
+            | Self::Iops(count)
+            | Self::Connections(count) => write!(f, "{count}"),
+            Self::Bandwidth(rate) => write!(f, "{rate}"),
             Self::Body(Some(size)) => write!(f, "{size}"),
             Self::Body(None) => f.write_str("none"),
             Self::Timeout(time) => write!(f, "{}s", time.as_secs()),

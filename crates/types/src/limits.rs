@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
-use crate::Bytes;
+use crate::{BitRate, Bytes};
 
 /// The limits of one container. The defaults are those of the table in `docs/REFERENCE.md`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -21,6 +21,12 @@ pub struct Limits {
     pub shm: Bytes,
     /// Open files of one process.
     pub files: u32,
+    /// Bytes a second that it may read from a disk, and as many that it may write.
+    pub io: Bytes,
+    /// Operations a second, likewise.
+    pub iops: u32,
+    /// What it may send to the network, and as much that it may receive.
+    pub bandwidth: BitRate,
     /// Log kept on disk, all rotated files together.
     pub log: Bytes,
     /// Log accepted per second, sustained.
@@ -53,6 +59,9 @@ impl Limits {
             tmp: Bytes::mib(64),
             shm: Bytes::mib(16),
             files: 4096,
+            io: Bytes::mib(20),
+            iops: 1000,
+            bandwidth: BitRate::mega(50),
             log: Bytes::mib(50),
             log_per_second: Bytes::kib(64),
             connections: 1000,
@@ -70,6 +79,9 @@ impl Limits {
             tmp: Bytes::mib(256),
             shm: Bytes::mib(16),
             files: 8192,
+            io: Bytes::mib(60),
+            iops: 3000,
+            bandwidth: BitRate::mega(200),
             log: Bytes::mib(8),
             log_per_second: Bytes::mib(1),
             connections: 0,

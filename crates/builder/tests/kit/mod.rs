@@ -16,10 +16,11 @@ use ace_builder::{BuilderConfig, ContainerBuilder, Network, NetworkLease, Places
 use ace_sandbox::cgroup::CgroupTree;
 use ace_sandbox::claims::{self, Claim};
 use ace_sandbox::launch::LauncherProgram;
+use ace_sandbox::network::Wire;
 use ace_sandbox::spec::NetworkSpec;
 use ace_sandbox::{firewall, network};
 use ace_types::app_yaml::Entry;
-use ace_types::{AppYaml, BuildId, EngineId, IdRange};
+use ace_types::{AppYaml, BuildId, EngineId, IdRange, Limits};
 use flate2::Compression;
 use flate2::write::GzEncoder;
 use tempfile::TempDir;
@@ -264,11 +265,12 @@ struct Veth {
 
 impl Network for Veth {
     fn lease(&self, name: &str) -> Option<NetworkLease> {
-        let spec = NetworkSpec::Veth {
+        let spec = NetworkSpec::Veth(Wire {
             host_interface: network::veth_name(&self.engine, name),
             address: self.claim.address(0)?,
             gateway: self.claim.gateway(),
-        };
+            bandwidth: Limits::for_build().bandwidth,
+        });
         Some(NetworkLease { spec, held: Box::new(()) })
     }
 }

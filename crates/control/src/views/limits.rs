@@ -49,6 +49,7 @@ fn used(key: LimitKey, app: &AppRow, observed: &Observed) -> Option<String> {
         LimitKey::Connections => {
             observed.traffic.apps.get(&app.name).map(|traffic| traffic.under_way.to_string())
         }
+        LimitKey::Io | LimitKey::Iops | LimitKey::Bandwidth => None,
         LimitKey::Files | LimitKey::Log | LimitKey::Body | LimitKey::Timeout => None,
     }
 }
@@ -65,6 +66,7 @@ fn met(key: LimitKey, app: &AppRow, observed: &Observed) -> Option<LimitMet> {
         LimitKey::Connections => (refused?.connections, "requests refused"),
         LimitKey::Body => (refused?.body, "requests refused"),
         LimitKey::Timeout => (refused?.timeout, "requests given up"),
+        LimitKey::Io | LimitKey::Iops | LimitKey::Bandwidth => return None,
         LimitKey::Tmp | LimitKey::Shm | LimitKey::Files => return None,
     };
     Some(LimitMet { count, what: what.to_owned() })

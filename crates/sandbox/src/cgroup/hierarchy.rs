@@ -24,6 +24,7 @@ pub enum Controller {
     Memory,
     Pids,
     Freezer,
+    Io,
 }
 
 /// One mounted tree, and what we use it for.
@@ -47,7 +48,8 @@ pub struct Mount {
 }
 
 impl Controller {
-    pub const ALL: [Self; 5] = [Self::Cpu, Self::Cpuacct, Self::Memory, Self::Pids, Self::Freezer];
+    pub const ALL: [Self; 6] =
+        [Self::Cpu, Self::Cpuacct, Self::Memory, Self::Pids, Self::Freezer, Self::Io];
 
     pub fn name(self) -> &'static str {
         match self {
@@ -56,6 +58,15 @@ impl Controller {
             Self::Memory => "memory",
             Self::Pids => "pids",
             Self::Freezer => "freezer",
+            Self::Io => "io",
+        }
+    }
+
+    /// What version 1 calls it.
+    fn name_in_version_1(self) -> &'static str {
+        match self {
+            Self::Io => "blkio",
+            _ => self.name(),
         }
     }
 }
@@ -74,7 +85,8 @@ pub fn choose(mounts: &[Mount], available: impl Fn(&Path) -> Vec<String>) -> Vec
         if controller == Controller::Freezer && v2.is_some() {
             continue; // The version 2 tree freezes.
         }
-        let by_option = |mount: &Mount| mount.options.iter().any(|o| o == controller.name());
+        let name = controller.name_in_version_1();
+        let by_option = |mount: &Mount| mount.options.iter().any(|option| option == name);
         let home = match best(mounts, by_option) {
             Some(mount) => mount,
             None if v2_controllers.iter().any(|name| name == controller.name()) => match v2 {
@@ -125,6 +137,7 @@ mod tests {
 31 23 0:28 / /sys/fs/cgroup rw - tmpfs tmpfs rw,mode=755
 32 31 0:29 / /sys/fs/cgroup/cpu,cpuacct rw shared:4 - cgroup cgroup rw,cpu,cpuacct
 35 31 0:32 / /sys/fs/cgroup/memory rw shared:5 master:1 - cgroup cgroup rw,memory
+36 31 0:33 / /sys/fs/cgroup/blkio rw - cgroup cgroup rw,blkio
 37 31 0:34 / /sys/fs/cgroup/freezer rw - cgroup cgroup rw,freezer
 39 31 0:36 / /sys/fs/cgroup/pids rw - cgroup cgroup rw,pids
 40 31 0:37 / /sys/fs/cgroup/systemd rw - cgroup cgroup rw,name=systemd
@@ -140,12 +153,13 @@ mod tests {
 
     #[test]
     fn on_a_hybrid_machine_version_1_limits_and_version_2_kills() {
-        use Controller::{Cpu, Cpuacct, Memory, Pids};
+        use Controller::{Cpu, Cpuacct, Io, Memory, Pids};
         let expected = [
             ("/sys/fs/cgroup/unified".to_owned(), Version::V2, vec![]),
             ("/sys/fs/cgroup/cpu,cpuacct".to_owned(), Version::V1, vec![Cpu, Cpuacct]),
             ("/sys/fs/cgroup/memory".to_owned(), Version::V1, vec![Memory]),
             ("/sys/fs/cgroup/pids".to_owned(), Version::V1, vec![Pids]),
+            ("/sys/fs/cgroup/blkio".to_owned(), Version::V1, vec![Io]),
         ];
         assert_eq!(uses(HYBRID, &[]), expected);
     }
@@ -160,7 +174,8 @@ mod tests {
     #[test]
     fn a_pure_version_2_machine_has_one_tree() {
         let mounts = "30 24 0:26 / /sys/fs/cgroup rw shared:9 - cgroup2 cgroup2 rw,nsdelegate";
-        let controllers = vec![Controller::Cpu, Controller::Memory, Controller::Pids];
+        let controllers =
+            vec![Controller::Cpu, Controller::Memory, Controller::Pids, Controller::Io];
         assert_eq!(
             uses(mounts, &["cpuset", "cpu", "io", "memory", "pids"]),
             [("/sys/fs/cgroup".to_owned(), Version::V2, controllers)]

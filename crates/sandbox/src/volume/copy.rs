@@ -18,7 +18,7 @@ use rustix::mount::{
     fsopen,
 };
 
-use super::{Attached, VolumeError, backing, lock, loop_device, open};
+use super::{VolumeError, backing, lock, loop_device, open};
 use crate::sys_kernel::{freeze, thaw};
 
 /// The longest that an app may be kept from writing.
@@ -42,11 +42,13 @@ pub fn copy_image(image: &Path, to: &Path) -> Result<Duration, VolumeError> {
         return Ok(Duration::ZERO);
     };
     // From here on the device is held open instead, so that instances can start and end meanwhile.
-    let attached = Attached { device, file: held };
     let again = open(image)?;
     drop(file);
     clone_or(&again, &copy, || update(&again, &copy, None)).map_err(failed)?;
-    let mounted = mount(&attached).map_err(failed)?;
+    let mounted = mount(&device).map_err(failed)?;
+    drop(held); // The mount holds it now.
+    // What an app has still to bring to its disk, at the rate it may, is not to be waited for frozen.
+    rustix::fs::syncfs(&mounted).map_err(|error| failed(error.into()))?;
     let start = Instant::now();
     freeze(&mounted).map_err(failed)?;
     let done = clone_or(&again, &copy, || update(&again, &copy, Some(start + FROZEN_MAX)));
@@ -66,8 +68,8 @@ pub fn thaw_image(image: &Path) -> Result<bool, VolumeError> {
     let failed = |source| VolumeError::Copy { image: image.to_owned(), source };
     let file = open(image)?;
     lock(&file, image)?;
-    let Some((device, file)) = find(&file).map_err(failed)? else { return Ok(false) };
-    let mounted = mount(&Attached { device, file }).map_err(failed)?;
+    let Some((device, _held)) = find(&file).map_err(failed)? else { return Ok(false) };
+    let mounted = mount(&device).map_err(failed)?;
     match thaw(&mounted) {
         Ok(()) => Ok(true),
         // It is not frozen.
@@ -81,11 +83,11 @@ fn find(image: &File) -> io::Result<Option<(std::path::PathBuf, OwnedFd)>> {
     Ok(found.map(|(device, file)| (device, file.into())))
 }
 
-/// The file system on `attached`, mounted nowhere: it's the same one that containers have, and this way
+/// The file system on `device`, mounted nowhere: it's the same one that containers have, and this way
 /// to it goes with the descriptor.
-fn mount(attached: &Attached) -> io::Result<OwnedFd> {
+fn mount(device: &Path) -> io::Result<OwnedFd> {
     let context = fsopen("ext4", FsOpenFlags::FSOPEN_CLOEXEC)?;
-    fsconfig_set_string(&context, "source", &attached.device)?;
+    fsconfig_set_string(&context, "source", device)?;
     fsconfig_create(&context)?;
     let root = fsmount(&context, FsMountFlags::FSMOUNT_CLOEXEC, MountAttrFlags::MOUNT_ATTR_NODEV)?;
     // That one only names the place; calls to the file system want it opened.

@@ -392,6 +392,9 @@ struct LimitsSection {
     tmp: Option<Scalar>,
     shm: Option<Scalar>,
     files: Option<Scalar>,
+    io: Option<Scalar>,
+    iops: Option<Scalar>,
+    bandwidth: Option<Scalar>,
     log: Option<Scalar>,
     connections: Option<Scalar>,
     body: Option<Scalar>,
@@ -399,9 +402,22 @@ struct LimitsSection {
 }
 
 impl Content for LimitsSection {
-    const KEYS: &[&str] =
-        &["cpu", "memory", "pids", "tmp", "shm", "files", "log", "connections", "body", "timeout"];
-    const LATER: &[&str] = &["io", "iops", "bandwidth"];
+    const KEYS: &[&str] = &[
+        "cpu",
+        "memory",
+        "pids",
+        "tmp",
+        "shm",
+        "files",
+        "io",
+        "iops",
+        "bandwidth",
+        "log",
+        "connections",
+        "body",
+        "timeout",
+    ];
+    const LATER: &[&str] = &[];
 
     fn take<'de, A: MapAccess<'de>>(&mut self, key: &str, map: &mut A) -> Result<(), A::Error> {
         match key {
@@ -411,6 +427,9 @@ impl Content for LimitsSection {
             "tmp" => self.tmp = Some(map.next_value()?),
             "shm" => self.shm = Some(map.next_value()?),
             "files" => self.files = Some(map.next_value()?),
+            "io" => self.io = Some(map.next_value()?),
+            "iops" => self.iops = Some(map.next_value()?),
+            "bandwidth" => self.bandwidth = Some(map.next_value()?),
             "log" => self.log = Some(map.next_value()?),
             "connections" => self.connections = Some(map.next_value()?),
             "body" => self.body = Some(map.next_value()?),
@@ -493,6 +512,9 @@ impl Check {
         self.set(&mut limits.tmp, raw.tmp, values::tmp);
         self.set(&mut limits.shm, raw.shm, values::shm);
         self.set(&mut limits.files, raw.files, values::files);
+        self.set(&mut limits.io, raw.io, values::io);
+        self.set(&mut limits.iops, raw.iops, values::iops);
+        self.set(&mut limits.bandwidth, raw.bandwidth, values::bandwidth);
         self.set(&mut limits.log, raw.log, values::log);
         self.set(&mut limits.connections, raw.connections, values::connections);
         self.set(&mut limits.body, raw.body, values::body);
@@ -647,7 +669,7 @@ mod tests {
     use proptest::prelude::*;
 
     use super::*;
-    use crate::{Bytes, Server};
+    use crate::{BitRate, Bytes, Server};
 
     fn read(text: &str) -> AppYaml {
         parse(text.as_bytes()).unwrap_or_else(|error| panic!("{text:?}: {error}"))
@@ -732,7 +754,8 @@ mod tests {
             "server: gunicorn\n",
             "processes: 2\n",
             "threads: 8\n",
-            "limits: {cpu: 0.5, memory: 256M, pids: 64, tmp: 16M, shm: 1M, files: 512, log: 10M, ",
+            "limits: {cpu: 0.5, memory: 256M, pids: 64, tmp: 16M, shm: 1M, files: 512, ",
+            "io: 10M, iops: 200, bandwidth: 5M, log: 10M, ",
             "connections: 50, body: none, timeout: 30s}\n",
             "volume: 1G\n",
             "health: /healthz\n",
@@ -752,6 +775,8 @@ mod tests {
         assert_eq!((app.processes, app.threads), (2, 8));
         assert_eq!(app.limits.cpu_millicores, 500);
         assert_eq!((app.limits.memory, app.limits.body), (Bytes::mib(256), None));
+        let Limits { io, iops, bandwidth, .. } = app.limits;
+        assert_eq!((io, iops, bandwidth), (Bytes::mib(10), 200, BitRate::mega(5)));
         assert_eq!((app.volume, app.startup), (Some(Bytes::gib(1)), Duration::from_secs(90)));
         assert_eq!(app.predeploy.as_deref(), Some("python manage.py migrate"));
         assert_eq!(app.env["DEBUG"], "yes");

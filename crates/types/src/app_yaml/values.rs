@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use super::Entry;
 use crate::config::{check_name, check_value};
-use crate::{Bytes, OutOfBounds, PythonRange, Server, ServerChoice};
+use crate::{BitRate, Bytes, OutOfBounds, PythonRange, Server, ServerChoice};
 
 const PATH_MAX: usize = 1024;
 const COMMAND_MAX: usize = 4096;
@@ -85,6 +85,27 @@ pub fn shm(text: &str) -> Result<Bytes, String> {
 
 pub fn files(text: &str) -> Result<u32, String> {
     whole("files", text, 64, 1_048_576)
+}
+
+/// Bytes a second, each way.
+pub fn io(text: &str) -> Result<Bytes, String> {
+    size("io", text, Bytes::kib(64), Bytes::gib(1024))
+}
+
+/// Operations a second, each way.
+pub fn iops(text: &str) -> Result<u32, String> {
+    whole("iops", text, 10, 10_000_000)
+}
+
+/// Bits a second, each way.
+pub fn bandwidth(text: &str) -> Result<BitRate, String> {
+    let rate: BitRate = text.parse().map_err(|error| format!("bandwidth: {error}"))?;
+    let (least, most) = (BitRate::mega(1), BitRate::mega(100_000));
+    if (least..=most).contains(&rate) {
+        Ok(rate)
+    } else {
+        Err(out_of_bounds("bandwidth", text, least, most))
+    }
 }
 
 pub fn log(text: &str) -> Result<Bytes, String> {
