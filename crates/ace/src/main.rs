@@ -3,6 +3,7 @@
 
 #![forbid(unsafe_code)]
 
+mod config_file;
 mod doctor;
 mod engine;
 mod handover;

@@ -3,21 +3,21 @@
 use std::env::VarError;
 use std::fs;
 use std::io::{self, IsTerminal};
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use ace_api::http::{DoctorReport, Verdict};
+use ace_api::http::{DoctorCheck, DoctorReport, Verdict};
 use ace_api::{Gateway, Node};
 use ace_builder::{BuilderConfig, ContainerBuilder, Places, Roots};
 use ace_control::{ApiSocket, ControlConfig, Listeners, Outcome, Parts};
 use ace_gateway::{AccessLogConfig, GatewayConfig, GatewayServer};
 use ace_sandbox::volume;
 use ace_store::SqliteStore;
-use ace_types::{HostName, error_chain};
-use anyhow::{Context, Result, bail};
+use ace_types::{HostName, Limits, error_chain};
+use anyhow::{Context, Result, anyhow, bail};
 use clap::Args;
 use ipnet::IpNet;
 use jiff::Timestamp;
@@ -28,13 +28,20 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing_subscriber::EnvFilter;
 
+use crate::config_file::{Changes, ConfigFile, ceilings_of_machine, machine_memory, or_from_file};
 use crate::doctor;
 use crate::engine::EngineFolder;
 use crate::handover::{self, Held};
 use crate::machine::Machine;
 
+/// Defaults of what can be told.
+const DATA: &str = "/var/lib/ace";
+const HTTP: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 8080));
+const DOMAIN: &str = "localhost";
 /// How often apps are looked at for a Python that was upgraded.
 const PYTHON_CHECK: Duration = Duration::from_secs(180);
+/// The most builds at once, however much memory there is.
+const BUILDS_MOST: usize = 16;
 /// How long requests under way may take when the engine ends.
 const STOP_DEADLINE: Duration = Duration::from_secs(10);
 /// How long an app that is asked to stop may take for what it has under way.
@@ -50,22 +57,27 @@ const OPEN_FILES_MAX: &str = "/proc/sys/fs/nr_open";
 /// stops them.
 #[derive(Debug, Args)]
 pub struct ServerArgs {
-    /// Folder of all that the engine keeps
-    #[arg(long, env = "ACE_DATA", value_name = "DIR", default_value = "/var/lib/ace")]
-    data: PathBuf,
+    /// File with what these options say, and with what tenants may ask for; options go before it
+    /// [default: /etc/ace/ace.toml, where it is there]
+    #[arg(long, env = "ACE_CONFIG", value_name = "FILE")]
+    config: Option<PathBuf>,
 
-    /// Where apps are served; port 0 takes a free one
-    #[arg(long, env = "ACE_HTTP", value_name = "ADDR", default_value = "0.0.0.0:8080")]
-    http: SocketAddr,
+    /// Folder of all that the engine keeps [default: /var/lib/ace]
+    #[arg(long, env = "ACE_DATA", value_name = "DIR")]
+    data: Option<PathBuf>,
+
+    /// Where apps are served; port 0 takes a free one [default: 0.0.0.0:8080]
+    #[arg(long, env = "ACE_HTTP", value_name = "ADDR")]
+    http: Option<SocketAddr>,
 
     /// Where the API is served over TCP, to whoever shows a token; without it only at DATA/ace.sock.
     /// It's not encrypted: keep it on this machine or behind something that is
     #[arg(long, env = "ACE_API", value_name = "ADDR")]
     api: Option<SocketAddr>,
 
-    /// Apps answer at NAME.DOMAIN
-    #[arg(long, env = "ACE_DOMAIN", value_name = "DOMAIN", default_value = "localhost")]
-    domain: HostName,
+    /// Apps answer at NAME.DOMAIN [default: localhost]
+    #[arg(long, env = "ACE_DOMAIN", value_name = "DOMAIN")]
+    domain: Option<HostName>,
 
     /// Proxies in front of the engine, as addresses or networks: 10.0.0.0/8. Their word on who a
     /// client is counts, in X-Forwarded-* and Forwarded
@@ -79,7 +91,7 @@ pub struct ServerArgs {
     trusted_proxies: Vec<IpNet>,
 
     /// Trusted proxies begin each connection with a header of the PROXY protocol, version 1 or 2
-    #[arg(long, env = "ACE_PROXY_PROTOCOL", requires = "trusted_proxies")]
+    #[arg(long, env = "ACE_PROXY_PROTOCOL")]
     proxy_protocol: bool,
 
     /// File with a line for each request, or `off`; DATA/logs/access.log unless told otherwise
@@ -91,15 +103,64 @@ pub struct ServerArgs {
     index_url: Option<String>,
 }
 
+/// What was told, by whichever way, or else the default.
+struct Settings {
+    data: PathBuf,
+    http: SocketAddr,
+    api: Option<SocketAddr>,
+    domain: HostName,
+    trusted_proxies: Vec<IpNet>,
+    proxy_protocol: bool,
+    access_log: Option<PathBuf>,
+    index_url: Option<String>,
+    require: Vec<String>,
+    ceilings: Changes,
+}
+
+impl ServerArgs {
+    fn with(self, file: ConfigFile) -> Result<Settings> {
+        let mut trusted_proxies = self.trusted_proxies;
+        if trusted_proxies.is_empty() {
+            let told: Option<String> = file.setting("trusted_proxies")?;
+            let told = told.filter(|told| !told.is_empty());
+            let all: Result<Vec<_>, String> =
+                told.iter().flat_map(|t| t.split(',')).map(network).collect();
+            trusted_proxies = all.map_err(|error| anyhow!("trusted_proxies: {error}"))?;
+        }
+        let proxy_protocol =
+            self.proxy_protocol || file.setting("proxy_protocol")?.unwrap_or(false);
+        if proxy_protocol && trusted_proxies.is_empty() {
+            bail!("the PROXY protocol is for trusted proxies; name them with --trusted-proxy");
+        }
+        Ok(Settings {
+            data: or_from_file(self.data, &file, "data")?.unwrap_or_else(|| DATA.into()),
+            http: or_from_file(self.http, &file, "http")?.unwrap_or(HTTP),
+            api: or_from_file(self.api, &file, "api")?,
+            domain: match or_from_file(self.domain, &file, "domain")? {
+                Some(domain) => domain,
+                None => DOMAIN.parse()?,
+            },
+            trusted_proxies,
+            proxy_protocol,
+            access_log: or_from_file(self.access_log, &file, "access_log")?,
+            index_url: or_from_file(self.index_url, &file, "index_url")?,
+            require: file.require,
+            ceilings: file.ceilings,
+        })
+    }
+}
+
 /// Runs the engine until it is told to end.
 pub async fn run(args: ServerArgs) -> Result<()> {
     start_logging()?;
     require_root()?;
+    let file = ConfigFile::read(args.config.as_deref())?;
+    let args = args.with(file)?;
     raise_open_files().unwrap_or_else(|error| {
         tracing::warn!(%error, "could not raise the limit of open files; few clients at once fit");
     });
     let mut engine = EngineFolder::open(&args.data)?;
-    refuse_unfit_machine(&doctor::report(engine.path()))?;
+    refuse_unfit_machine(&doctor::report(engine.path()), &args.require)?;
     // First, since its port may be taken: then nothing of the machine has been touched.
     let gateway = start_gateway(&args, &engine)?;
     let tcp = listen_tcp(args.api).await?;
@@ -176,12 +237,18 @@ fn raised(limit: Rlimit, wanted: u64) -> Rlimit {
     Rlimit { current: maximum, maximum }
 }
 
-/// An engine on a machine that lacks a wall would be an engine without it.
-fn refuse_unfit_machine(report: &DoctorReport) -> Result<()> {
+/// An engine on a machine that lacks a wall would be an engine without it. `require` names those that
+/// apps can run without, and are not to.
+fn refuse_unfit_machine(report: &DoctorReport, require: &[String]) -> Result<()> {
+    let is_required = |check: &DoctorCheck| require.contains(&check.name.replace(' ', "-"));
     let missing: Vec<String> = report
         .checks
         .iter()
-        .filter(|check| check.verdict == Verdict::Fail)
+        .filter(|check| match check.verdict {
+            Verdict::Ok => false,
+            Verdict::Warn => is_required(check),
+            Verdict::Fail => true,
+        })
         .map(|check| {
             let remedy = check.remedy.as_deref().unwrap_or("see `ace doctor`");
             format!("\n  {}: {} ({remedy})", check.name, check.detail)
@@ -209,7 +276,7 @@ fn thaw_volumes(folder: &Path) {
     }
 }
 
-fn start_gateway(args: &ServerArgs, engine: &EngineFolder) -> Result<Arc<GatewayServer>> {
+fn start_gateway(args: &Settings, engine: &EngineFolder) -> Result<Arc<GatewayServer>> {
     let log = access_log(args.access_log.as_deref(), &engine.folder("logs")?);
     let config = GatewayConfig {
         // Request bodies until they are complete.
@@ -257,7 +324,7 @@ fn clients_that_fit(open_files: Option<u64>) -> u32 {
 }
 
 fn control_config(
-    args: &ServerArgs,
+    args: &Settings,
     engine: &EngineFolder,
     machine: &Machine,
     public_port: u16,
@@ -271,13 +338,21 @@ fn control_config(
         public_port,
         id_ranges: machine.id_ranges(),
         stop_grace: STOP_GRACE,
+        builds_max: builds_at_once()?,
+        ceilings: args.ceilings.over(ceilings_of_machine(engine.path())?),
         python_check: PYTHON_CHECK,
     })
 }
 
+/// As many builds as have room in three quarters of the machine's memory.
+fn builds_at_once() -> Result<usize> {
+    let fitting = machine_memory()?.0 / 4 * 3 / Limits::for_build().memory.0;
+    Ok(usize::try_from(fitting)?.clamp(1, BUILDS_MOST))
+}
+
 /// The programs that `control` directs.
 fn parts(
-    args: &ServerArgs,
+    args: &Settings,
     engine: &EngineFolder,
     machine: &Machine,
     gateway: Arc<GatewayServer>,
@@ -362,6 +437,43 @@ mod tests {
         assert_eq!(of(limit(1024, Some(4096))), Some(5000));
         assert_eq!(of(limit(1024, Some(9000))), Some(9000));
         assert_eq!(of(limit(1024, None)), None);
+    }
+
+    #[test]
+    fn an_option_goes_before_the_file_and_the_file_before_the_default() {
+        let file = |text: &str| ConfigFile::parse(text).unwrap();
+        let args = || ServerArgs {
+            config: None,
+            data: None,
+            http: Some(HTTP),
+            api: None,
+            domain: None,
+            trusted_proxies: Vec::new(),
+            proxy_protocol: false,
+            access_log: None,
+            index_url: None,
+        };
+        let text = "http = '127.0.0.1:1'\ndomain = 'apps.example'\ntrusted_proxies = ['10.0.0.1', '10.1.0.0/16']\n";
+        let settings = args().with(file(text)).unwrap();
+        assert_eq!((settings.http, settings.domain.to_string().as_str()), (HTTP, "apps.example"));
+        assert_eq!((settings.data, settings.trusted_proxies.len()), (DATA.into(), 2));
+        assert!(args().with(file("proxy_protocol = true")).is_err());
+        assert!(args().with(file("domain = '..'")).is_err());
+    }
+
+    #[test]
+    fn what_is_required_is_refused_where_it_is_only_warned_of() {
+        let check = DoctorCheck {
+            name: "writable code".to_owned(),
+            verdict: Verdict::Warn,
+            detail: "no overlay".to_owned(),
+            remedy: None,
+        };
+        let report = DoctorReport { checks: vec![check] };
+        assert!(refuse_unfit_machine(&report, &[]).is_ok());
+        assert!(refuse_unfit_machine(&report, &["io".to_owned()]).is_ok());
+        let refused = refuse_unfit_machine(&report, &["writable-code".to_owned()]);
+        assert!(refused.unwrap_err().to_string().contains("no overlay"));
     }
 
     #[test]

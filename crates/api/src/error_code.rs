@@ -88,6 +88,7 @@ error_codes! {
     BuildFailed = "build_failed", 422, "the source could not be built", "the message and the build's log say why";
     PredeployFailed = "predeploy_failed", 422, "the app's `predeploy` failed", "its last lines are in the detail";
     StartFailed = "start_failed", 422, "the release did not start", "the message and the app's log say why";
+    AboveCeiling = "above_ceiling", 422, "more is asked for than the operator allows an app, or a tenant's apps together", "ask for less; the message says how much there is";
     UpgradeRequired = "upgrade_required", 426, "a command was asked for without `Upgrade: ace-run`", "use `ace run`, or speak its frames";
     QueueFull = "queue_full", 429, "nine things are asked of the app already", "try again when one is done";
     TooManyCommands = "too_many_commands", 429, "the app, or the engine, has as many commands as it can", "try again when one has ended";

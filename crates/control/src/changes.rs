@@ -6,6 +6,7 @@
 //! by whichever way, in `arrival`.
 
 mod arrival;
+mod ceilings;
 mod difference;
 mod domains;
 mod rebuild;
@@ -16,7 +17,9 @@ use std::collections::BTreeSet;
 use ace_api::http::{Author, DeployKind, ReleaseCause};
 use ace_api::{Built, ErrorCode, Interpreter};
 use ace_store::Op;
-use ace_types::{AppName, BuildId, Config, InstanceId, LimitOverrides, ReleaseNumber, TenantName};
+use ace_types::{
+    AppName, BuildId, Ceilings, Config, InstanceId, LimitOverrides, ReleaseNumber, TenantName,
+};
 use jiff::Timestamp;
 
 use crate::refusal::Refusal;
@@ -27,6 +30,7 @@ use crate::rows::{
 use crate::state::{Row, State, create};
 use arrival::{arrived, candidates, promoted};
 
+pub use ceilings::check_built;
 pub use domains::change_domains;
 pub use rebuild::{Rebuilt, begin_rebuild};
 pub use wish::{Begun, Wish, bad_config, bad_limits, begin, check_scale, started_by};
@@ -48,6 +52,8 @@ pub struct Asked {
     pub now: Timestamp,
     /// [`SCALE_MAX`] ids that no instance has had.
     pub fresh: Vec<InstanceId>,
+    /// What apps and tenants may have at most.
+    pub ceilings: Ceilings,
     /// Ranges of user ids that the engine has.
     pub ranges: u32,
     /// Where the search for a free one starts, so that a range rests before it is used again.

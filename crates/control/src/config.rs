@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 use std::time::Duration;
 
-use ace_types::{AppName, BuildId, HostName, IdRange, NameError};
+use ace_types::{AppName, BuildId, Ceilings, HostName, IdRange, NameError};
 
 /// How the engine is set up.
 #[derive(Debug, Clone)]
@@ -19,6 +19,10 @@ pub struct ControlConfig {
     pub id_ranges: Vec<IdRange>,
     /// How long an instance that is asked to stop may take.
     pub stop_grace: Duration,
+    /// Builds that may run at once.
+    pub builds_max: usize,
+    /// What apps and tenants may have at most.
+    pub ceilings: Ceilings,
     /// How often the Pythons of all apps are looked at.
     pub python_check: Duration,
 }

@@ -17,6 +17,7 @@ use tokio::time::timeout;
 use crate::attempts::Attempts;
 use crate::backup::Backups;
 use crate::becomes_true;
+use crate::build_queue::BuildQueue;
 use crate::commands::Commands;
 use crate::config::ControlConfig;
 use crate::lanes::Lanes;
@@ -28,8 +29,6 @@ use crate::tasks::Tasks;
 use crate::upgrades::Upgrades;
 use crate::views::Observed;
 
-/// Builds at once.
-const BUILDS: usize = 2;
 /// Operations at once, those that upload or wait included.
 const OPERATIONS: usize = 32;
 /// How long the reconciler may take to act on a commit.
@@ -65,8 +64,8 @@ pub struct Engine {
     /// Apps that turn back from a release by themselves.
     pub retreats: Marks,
     pub upgrades: Upgrades,
-    /// A permit for each build that may run.
-    pub builds: Semaphore,
+    /// Who may build.
+    pub builds: BuildQueue,
     /// A permit for each operation that may be under way.
     pub operations: Arc<Semaphore>,
     /// Wrong tokens, by where they came from.
@@ -92,6 +91,7 @@ impl Engine {
     pub async fn new(config: ControlConfig, parts: Parts) -> Result<Self, RecordsError> {
         let tally = Arc::<Tally>::default();
         Ok(Self {
+            builds: BuildQueue::new(config.builds_max),
             config,
             node: parts.node,
             gateway: parts.gateway,
@@ -105,7 +105,6 @@ impl Engine {
             backups: Backups::default(),
             retreats: Marks::default(),
             upgrades: Upgrades::default(),
-            builds: Semaphore::new(BUILDS),
             operations: Arc::new(Semaphore::new(OPERATIONS)),
             attempts: Attempts::default(),
             tasks: Tasks::default(),

@@ -14,6 +14,7 @@ mod archive;
 mod attempts;
 mod backup;
 mod build_log;
+mod build_queue;
 mod caller;
 mod changes;
 mod commands;

@@ -23,8 +23,9 @@ use ace_store::Revision;
 use ace_types::{AppName, ReleaseNumber, TenantName, error_chain};
 use futures_util::FutureExt;
 use futures_util::future::join_all;
-use tokio::sync::{OwnedSemaphorePermit, SemaphorePermit, mpsc};
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 
+use crate::build_queue::BuildRoom;
 use crate::changes::{self, Asked, Begun, Ending, SCALE_MAX, Wish};
 use crate::destroy::{self, GONE_MARGIN};
 use crate::engine::{Engine, new_instance_id};
@@ -79,7 +80,7 @@ pub struct OperationRequest {
 struct Room<'a> {
     turn: Turn,
     /// Where it builds.
-    build: Option<SemaphorePermit<'a>>,
+    build: Option<BuildRoom<'a>>,
 }
 
 /// How far one that did not fail has come.
@@ -193,21 +194,34 @@ impl Operation {
 
     /// Waits for the app's turn, then for room to build, if that is needed.
     async fn room(&self) -> Result<Room<'_>, Refusal> {
-        let builds = matches!(self.work, Work::Deploy(_)).then_some(&self.engine.builds);
-        let is_full = builds.is_some_and(|builds| builds.available_permits() == 0);
-        if !self.ticket.is_free() || is_full {
+        if !self.ticket.is_free() {
             self.phase(DeployPhase::Queued).await;
         }
         let turn = self.ticket.turn().await;
-        let build = match builds {
-            Some(builds) => Some(builds.acquire().await.map_err(|_| Refusal::ending())?),
-            None => None,
+        let build = match self.work {
+            Work::Deploy(_) => Some(self.room_to_build().await?),
+            Work::Wish(_) => None,
         };
         Ok(Room { turn, build })
     }
 
+    /// Waits until the app's tenant may build, and says so if that's not at once.
+    async fn room_to_build(&self) -> Result<BuildRoom<'_>, Refusal> {
+        let state = self.engine.records.state().await?;
+        let owner = state.app(&self.app).map(|app| app.tenant.clone()).or(self.tenant.clone());
+        let place = self.engine.builds.enter(&owner.unwrap_or_default());
+        if let Some(room) = place.try_room() {
+            return Ok(room);
+        }
+        self.phase(DeployPhase::Queued).await;
+        let builds = if place.before == 1 { "build" } else { "builds" };
+        let line = format!("waiting for {} {builds}", place.before);
+        self.mention(DeployEvent::Log { line });
+        Ok(place.room().await)
+    }
+
     /// All that can fail.
-    async fn to_the_switch(&self, room: Option<SemaphorePermit<'_>>) -> Result<Reached, Refusal> {
+    async fn to_the_switch(&self, room: Option<BuildRoom<'_>>) -> Result<Reached, Refusal> {
         recover::settle_stopped(&self.engine, &self.app).await?;
         let (begun, revision) = match &self.work {
             Work::Deploy(source) => self.build(source, room).await?,
@@ -250,6 +264,7 @@ impl Operation {
             by: self.by.clone(),
             now: self.engine.now(),
             fresh,
+            ceilings: self.engine.config.ceilings.clone(),
             ranges: u32::try_from(self.engine.config.id_ranges.len()).unwrap_or(u32::MAX),
             first_range: self.engine.next_range(),
         })

@@ -8,7 +8,9 @@ use std::time::Duration;
 use ace_api::http::Author;
 use ace_api::{Built, InstanceState, InstanceStatus, Interpreter, Program, Runtime, Serving};
 use ace_store::{Change, Op, Revision};
-use ace_types::{AppName, AppYaml, BuildId, Bytes, IdRange, InstanceId, ReleaseNumber, Server};
+use ace_types::{
+    AppName, AppYaml, BuildId, Bytes, Ceilings, IdRange, InstanceId, ReleaseNumber, Server,
+};
 use jiff::Timestamp;
 
 use crate::changes::{self, Asked, Begun, Ending, SCALE_MAX, Wish};
@@ -39,6 +41,8 @@ pub fn config() -> ControlConfig {
         public_port: 8080,
         id_ranges: (0..8).filter_map(IdRange::new).collect(),
         stop_grace: Duration::from_secs(10),
+        builds_max: 2,
+        ceilings: Ceilings::default(),
         python_check: Duration::from_secs(60),
     }
 }
@@ -102,6 +106,7 @@ pub fn asked(app: &str, n: u32) -> Asked {
         by,
         now: at(0),
         fresh: fresh(n),
+        ceilings: Ceilings::default(),
         ranges: 8,
         first_range: 0,
     }

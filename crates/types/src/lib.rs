@@ -8,6 +8,7 @@
 pub mod app_yaml;
 pub mod bit_rate;
 pub mod bytes;
+pub mod ceilings;
 pub mod coding;
 pub mod config;
 pub mod domain;
@@ -27,6 +28,7 @@ pub mod whole;
 pub use app_yaml::{AppYaml, ErrorPage, StaticRule};
 pub use bit_rate::BitRate;
 pub use bytes::Bytes;
+pub use ceilings::{AboveCeiling, Ceilings};
 pub use coding::Coding;
 pub use config::{Config, ConfigChange, ConfigError};
 pub use domain::{Domain, DomainError};

@@ -30,7 +30,7 @@ pub enum LimitKey {
 }
 
 /// One limit and what it is. See [`Limits`] for what each means.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
 pub enum Limit {
     /// In thousandths of a core.
     Cpu(u32),
@@ -143,6 +143,11 @@ impl LimitKey {
                 r"^((6[4-9]|[7-9][0-9]|[1-9][0-9]{2,3})K|[1-9][0-9]{0,3}M|([1-9]|[1-5][0-9]|6[0-4])G)$"
             }
             Self::Files => r"^(6[4-9]|[7-9][0-9]|[1-9][0-9]{2,5}|1048576)$",
+            Self::Io => {
+                r"^((6[4-9]|[7-9][0-9]|[1-9][0-9]{2,3})K|[1-9][0-9]{0,3}M|[1-9][0-9]{0,2}G|1T)$"
+            }
+            Self::Iops => r"^([1-9][0-9]{1,6}|10000000)$",
+            Self::Bandwidth => r"^([1-9][0-9]{0,3}M|([1-9][0-9]?|100)G)$",
             Self::Log => r"^([1-9][0-9]{0,3}M|([1-9]|10)G)$",
             Self::Connections => r"^([1-9][0-9]{0,4}|100000)$",
             Self::Body => r"^([1-9][0-9]{0,3}[KM]|[1-9][0-9]{0,2}G|1T|none)$",
@@ -205,6 +210,34 @@ impl Limit {
             LimitKey::Connections => Self::Connections(limits.connections),
             LimitKey::Body => Self::Body(limits.body),
             LimitKey::Timeout => Self::Timeout(limits.timeout),
+        }
+    }
+
+    /// Which limit it is.
+    pub fn key(self) -> LimitKey {
+        match self {
+            Self::Cpu(_) => LimitKey::Cpu,
+            Self::Memory(_) => LimitKey::Memory,
+            Self::Pids(_) => LimitKey::Pids,
+            Self::Tmp(_) => LimitKey::Tmp,
+            Self::Shm(_) => LimitKey::Shm,
+            Self::Files(_) => LimitKey::Files,
+            Self::Io(_) => LimitKey::Io,
+            Self::Iops(_) => LimitKey::Iops,
+            Self::Bandwidth(_) => LimitKey::Bandwidth,
+            Self::Log(_) => LimitKey::Log,
+            Self::Connections(_) => LimitKey::Connections,
+            Self::Body(_) => LimitKey::Body,
+            Self::Timeout(_) => LimitKey::Timeout,
+        }
+    }
+
+    /// Whether it allows more than `other`, a limit of the same kind.
+    pub fn is_above(self, other: Self) -> bool {
+        match (self, other) {
+            (Self::Body(None), Self::Body(other)) => other.is_some(),
+            (Self::Body(Some(_)), Self::Body(None)) => false,
+            (limit, other) => limit > other,
         }
     }
 
@@ -364,6 +397,9 @@ mod tests {
             (LimitKey::Tmp, ["1M", "512M", "64G"], ["0M", "65G", "1K"]),
             (LimitKey::Shm, ["64K", "16M", "64G"], ["63K", "65G", "0M"]),
             (LimitKey::Files, ["64", "4096", "1048576"], ["63", "1048577", ""]),
+            (LimitKey::Io, ["64K", "20M", "1T"], ["63K", "2T", "0M"]),
+            (LimitKey::Iops, ["10", "1000", "10000000"], ["9", "10000001", "1K"]),
+            (LimitKey::Bandwidth, ["1M", "50M", "100G"], ["999K", "101G", "0M"]),
             (LimitKey::Log, ["1M", "50M", "10G"], ["0M", "11G", "1K"]),
             (LimitKey::Connections, ["1", "1000", "100000"], ["0", "100001", "-1"]),
             (LimitKey::Body, ["1K", "1T", "none"], ["0K", "2T", "None"]),

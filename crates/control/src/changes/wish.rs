@@ -9,6 +9,7 @@ use ace_types::{
 use std::time::Duration;
 
 use super::arrival::{arrived, candidates, promoted, retired_beyond};
+use super::ceilings::check_wish;
 use super::rebuild::Rebuilt;
 use super::{Asked, SCALE_MAX, create_app, free_ranges, new_app, no_ranges, put_deploy};
 use crate::names;
@@ -347,6 +348,7 @@ impl On<'_> {
         count: usize,
         mut ops: Vec<Op>,
     ) -> Begins {
+        check_wish(self.state, self.asked, self.app, release, &kind)?;
         let candidates = candidates(self.app, release, count, &self.asked.fresh);
         ops.extend(candidates.iter().map(create));
         ops.push(self.deploy(kind, release, DeployState::Starting));

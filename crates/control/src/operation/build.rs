@@ -8,11 +8,12 @@ use ace_api::http::{DeployEvent, DeployPhase};
 use ace_api::{BuildError, BuildRequest, Built, ErrorCode, Serving};
 use ace_store::Revision;
 use ace_types::{BuildId, ReleaseNumber};
-use tokio::sync::{SemaphorePermit, mpsc};
+use tokio::sync::mpsc;
 
 use super::{EVENTS, Operation, broken};
 use crate::archive::Archive;
 use crate::build_log::BuildLog;
+use crate::build_queue::BuildRoom;
 use crate::changes::{self, Begun, BuildBegun};
 use crate::engine::new_instance_id;
 use crate::plan;
@@ -33,12 +34,15 @@ impl Operation {
     pub(super) async fn build(
         &self,
         source: &Source,
-        room: Option<SemaphorePermit<'_>>,
+        room: Option<BuildRoom<'_>>,
     ) -> Result<(Begun, Revision), Refusal> {
         let begun = self.begin_build(source).await?;
         self.phase(DeployPhase::Building).await;
         let built = self.run_build(source, &begun).await?;
         drop(room);
+        // Before anything of it runs; and once more with the commit that gives it.
+        let (asked, state) = (self.asked()?, self.engine.records.state().await?);
+        changes::check_built(&state, &asked, &built)?;
         match (&built.app_yaml.predeploy, &built.serving) {
             (Some(_), Serving::Files) => return Err(nothing_to_run_in()),
             (Some(line), Serving::Program(_)) => {
@@ -46,9 +50,10 @@ impl Operation {
             }
             (None, _) => {}
         }
-        let asked = self.asked()?;
-        let change =
-            |state: &_| changes::propose(state, &self.app, &built, &asked.fresh, self.engine.now());
+        let change = |state: &_| {
+            changes::check_built(state, &asked, &built)?;
+            changes::propose(state, &self.app, &built, &asked.fresh, self.engine.now())
+        };
         let (candidates, revision) = self.engine.records.transact(change).await?;
         let (release, startup) = (begun.release, built.app_yaml.startup);
         Ok((Begun::Starting { release, candidates, startup }, revision))

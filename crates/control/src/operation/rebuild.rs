@@ -53,7 +53,7 @@ impl Operation {
     ) -> Result<Rebuilt, Refusal> {
         let Outdated { release, python } = outdated;
         let room = tokio::select! {
-            room = self.engine.builds.acquire() => room.map_err(|_| Refusal::ending())?,
+            room = self.room_to_build() => room?,
             refusal = self.given_up() => return Err(refusal),
         };
         let build = new_build_id()?;

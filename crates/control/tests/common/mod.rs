@@ -133,6 +133,8 @@ fn config(data: &Path) -> ControlConfig {
         public_port: 8080,
         id_ranges: (0..64).filter_map(IdRange::new).collect(),
         stop_grace: Duration::from_secs(1),
+        builds_max: 2,
+        ceilings: Default::default(),
         python_check: Duration::from_millis(50),
     }
 }

@@ -8,7 +8,7 @@
 use std::io;
 
 use ace_types::BitRate;
-use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_REPLACE, Nla};
+use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_ECHO, NLM_F_REPLACE, Nla};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage, TcOption};
 use rustix::io::Errno;
@@ -65,7 +65,8 @@ pub fn limit_rate(netlink: &Netlink, index: u32, rate: BitRate) -> io::Result<bo
 /// Whether the link number `index` has just the limit that [`limit_rate`] sets.
 pub fn has_rate(netlink: &Netlink, index: u32, rate: BitRate) -> io::Result<bool> {
     let message = RouteNetlinkMessage::GetQueueDiscipline(of_link(index)?);
-    let answers = match netlink.request(message, 0) {
+    // Without being asked to echo, the kernel tells only those who listen to all changes.
+    let answers = match netlink.request(message, NLM_F_ECHO) {
         // It has none by that handle.
         Err(error) if error.kind() == io::ErrorKind::InvalidInput || is_unknown(&error) => {
             return Ok(false);
