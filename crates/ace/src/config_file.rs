@@ -157,7 +157,7 @@ impl Reader {
             // Writing to a string can't fail.
             let _ = write!(all, "\n  {mistake}");
         }
-        bail!("{}", all.trim_start())
+        bail!("{all}")
     }
 
     fn unknown(&mut self, section: &str, key: &str, known: &[&str]) {
@@ -326,7 +326,7 @@ mod tests {
         for beginning in beginnings {
             assert!(told.lines().any(|line| line.trim().starts_with(beginning)), "{told}");
         }
-        assert_eq!(told.lines().count(), beginnings.len());
+        assert_eq!(told.trim().lines().count(), beginnings.len());
     }
 
     #[test]

@@ -162,18 +162,18 @@ fn deploys_of_one_app_take_turns() {
 }
 
 #[test]
-fn two_builds_run_at_once_and_the_third_waits() {
+fn a_tenant_builds_one_thing_at_a_time_and_two_build_at_once() {
     let machine = Machine::new();
     let life = machine.live();
     block_on(async {
         let mut slow = Vec::new();
-        for app in ["a", "b"] {
-            let path = format!("/v1/apps/{app}/deploys");
+        for tenant in ["one", "two"] {
+            let path = format!("/v1/apps/of-{tenant}/deploys?tenant={tenant}");
             slow.push(begin(&life.socket, "POST", &path, "slow").await);
             read_until(slow.last_mut().unwrap(), "building").await;
         }
-        let mut third = begin(&life.socket, "POST", "/v1/apps/c/deploys", "run").await;
-        read_until(&mut third, "queued").await;
+        let mut third = begin(&life.socket, "POST", "/v1/apps/c/deploys?tenant=one", "run").await;
+        read_until(&mut third, "waiting for 2 builds").await;
         tokio::time::sleep(Duration::from_millis(20)).await;
         assert_eq!(*machine.builder.building.borrow(), 2);
         drop(slow);
