@@ -100,13 +100,13 @@ pub async fn forward(
     let mut repeatable = true;
     loop {
         let manner = request.manner(repeatable);
-        let Ready { connection, head, permit } =
+        let Ready { connection, unsent, permit } =
             match connect(routes, host, &mut hold, bounds, &request.head, manner).await? {
                 Found::Instance(ready) => ready,
                 Found::Files(route) => return Ok(Forwarded::Files { route, head: request.head }),
             };
         let visit = permit.visit();
-        match request.exchange(connection, &head, permit).await {
+        match request.exchange(connection, &unsent, permit).await {
             Ok((response, tunnel)) => {
                 return Ok(Forwarded::Answer(Answer { response, tunnel, visit }));
             }
@@ -130,10 +130,10 @@ enum Manner {
     Single,
 }
 
-/// A connection to an instance, and the request's head in what it speaks.
+/// A connection to an instance, and what is still to be sent of the request's head.
 struct Ready {
     connection: Connection,
-    head: Vec<u8>,
+    unsent: Vec<u8>,
     permit: InstancePermit,
 }
 
@@ -161,7 +161,7 @@ async fn connect(
         if route.is_stopped() {
             return Err(Failure::Stopped);
         }
-        let refusal = match connect_to_any(&route, head, manner).await? {
+        let refusal = match connect_to_any(&route, head, manner)? {
             Attempt::Connected(ready) => return Ok(Found::Instance(ready)),
             Attempt::OldTable => continue,
             Attempt::Refused(error) => Some(Arc::new(error)),
@@ -185,19 +185,18 @@ enum Attempt {
 }
 
 /// Errors: the request does not fit into what an instance speaks.
-async fn connect_to_any(
-    route: &AppRoute,
-    head: &AppHead,
-    manner: Manner,
-) -> Result<Attempt, Failure> {
+fn connect_to_any(route: &AppRoute, head: &AppHead, manner: Manner) -> Result<Attempt, Failure> {
     let mut tried = Vec::new();
     let mut refusal = None;
     while let Some(instance) = route.least_busy(&tried) {
         let Some(permit) = instance.enter() else { return Ok(Attempt::OldTable) };
         // Before connecting: a server should not see connections that nothing comes on.
-        let head = head.encode(instance.protocol, manner != Manner::Single)?;
-        match connect_to(instance, manner).await {
-            Ok(connection) => return Ok(Attempt::Connected(Ready { connection, head, permit })),
+        let mut unsent = head.encode(instance.protocol, manner != Manner::Single)?;
+        match connect_to(instance, manner, &unsent) {
+            Ok((connection, sent)) => {
+                unsent.drain(..sent);
+                return Ok(Attempt::Connected(Ready { connection, unsent, permit }));
+            }
             Err(error) => refusal = Some(error),
         }
         tried.push(&instance.id);
@@ -205,15 +204,16 @@ async fn connect_to_any(
     Ok(refusal.map_or(Attempt::NoInstance, Attempt::Refused))
 }
 
-async fn connect_to(instance: &Instance, manner: Manner) -> io::Result<Connection> {
+/// A connection to `instance`, and how much of `head` has gone out on it already.
+fn connect_to(instance: &Instance, manner: Manner, head: &[u8]) -> io::Result<(Connection, usize)> {
     let (socket, pool) = (&instance.socket, instance.pool());
     match (instance.protocol, manner) {
         (Protocol::Http, Manner::Shared) => match pool.take() {
-            Some(connection) => Ok(connection),
-            None => Connection::connect_for(pool, socket).await,
+            Some(connection) => Ok((connection, 0)),
+            None => Connection::connect_for(pool, socket, head),
         },
-        (Protocol::Http, Manner::FreshAndKept) => Connection::connect_for(pool, socket).await,
-        (protocol, _) => Connection::connect(socket, protocol).await,
+        (Protocol::Http, Manner::FreshAndKept) => Connection::connect_for(pool, socket, head),
+        (protocol, _) => Connection::connect_and_send(socket, protocol, head),
     }
 }
 
@@ -270,14 +270,16 @@ impl Outgoing {
     async fn exchange(
         &mut self,
         mut connection: Connection,
-        head: &[u8],
+        unsent: &[u8],
         permit: InstancePermit,
     ) -> Result<(Response<Content>, Option<AppTunnel>), Failure> {
         if self.head.upgrade.is_some() && connection.protocol() == Protocol::Http {
             connection.allow_upgrade();
         }
-        let sent = timeout(self.timeout, connection.sender().send(head)).await;
-        sent.map_err(|_| self.timed_out())?.map_err(Failure::Send)?;
+        if !unsent.is_empty() {
+            let sent = timeout(self.timeout, connection.sender().send(unsent)).await;
+            sent.map_err(|_| self.timed_out())?.map_err(Failure::Send)?;
+        }
         let mut pump = self.body.take().map(|body| -> Pump {
             Box::pin(body.pump(connection.sender(), self.pace, self.timeout))
         });

@@ -6,6 +6,7 @@
 //! No deadlines here: callers know how long they will wait, and for what.
 
 use std::io;
+use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -13,11 +14,15 @@ use std::task::{Context, Poll, ready};
 use ace_types::Protocol;
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
+use rustix::net::{
+    AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, send, socket_with,
+};
 use tokio::net::UnixStream;
 
 use crate::chunked::{ChunkDecoder, ChunkError, Decoded};
 use crate::pool::Pool;
 use crate::response::{BodyLength, HeadError, ResponseHead, head_end, parse_head};
+use crate::spare;
 
 /// A connection on which no response has been received yet.
 pub struct Connection {
@@ -91,16 +96,33 @@ const INTERIM_MAX: usize = 8;
 
 impl Connection {
     /// Connects to `socket` for one exchange over `protocol`. Never waits: a full backlog is
-    /// [`io::ErrorKind::WouldBlock`].
-    pub async fn connect(socket: &Path, protocol: Protocol) -> io::Result<Self> {
-        Ok(Self::new(UnixStream::connect(socket).await?, protocol))
+    /// [`io::ErrorKind::WouldBlock`]. Call within a runtime.
+    pub fn connect(socket: &Path, protocol: Protocol) -> io::Result<Self> {
+        Self::connect_and_send(socket, protocol, b"").map(|(connection, _)| connection)
     }
 
-    /// Connects to `socket` for one exchange, and then others, over HTTP. `pool` has the connection in
-    /// between. Send only requests without a body on it.
-    pub async fn connect_for(pool: &Arc<Pool>, socket: &Path) -> io::Result<Self> {
-        let connection = Self::connect(socket, Protocol::Http).await?;
-        Ok(Self { pool: Some(Arc::clone(pool)), ..connection })
+    /// As [`Self::connect`], and sends `bytes`, or as many of them as go out without waiting. Returns how many.
+    ///
+    /// To have them on their way before the runtime knows the connection saves a round through its
+    /// event loop. A connection that breaks meanwhile tells so when the rest is sent.
+    pub fn connect_and_send(
+        socket: &Path,
+        protocol: Protocol,
+        bytes: &[u8],
+    ) -> io::Result<(Self, usize)> {
+        let stream = connect_now(socket)?;
+        let sent = match bytes {
+            b"" => 0,
+            bytes => send(&stream, bytes, SendFlags::NOSIGNAL).unwrap_or(0),
+        };
+        Ok((Self::new(UnixStream::from_std(stream.into())?, protocol), sent))
+    }
+
+    /// As [`Self::connect_and_send`], for one exchange and then others, over HTTP. `pool` has the connection
+    /// in between. Send only requests without a body on it.
+    pub fn connect_for(pool: &Arc<Pool>, socket: &Path, bytes: &[u8]) -> io::Result<(Self, usize)> {
+        let (connection, sent) = Self::connect_and_send(socket, Protocol::Http, bytes)?;
+        Ok((Self { pool: Some(Arc::clone(pool)), ..connection }, sent))
     }
 
     /// The next exchange on a connection that `pool` had.
@@ -112,7 +134,7 @@ impl Connection {
     fn new(stream: UnixStream, protocol: Protocol) -> Self {
         Self {
             stream: Arc::new(stream),
-            buffer: BytesMut::new(),
+            buffer: spare::take(),
             heard: false,
             protocol,
             reused: false,
@@ -294,6 +316,7 @@ impl ResponseBody {
         {
             pool.put(stream);
         }
+        spare::keep(std::mem::take(&mut self.buffer));
     }
 
     /// Whether the body may end here.
@@ -303,6 +326,13 @@ impl ResponseBody {
             BodyLength::UntilClose => Ok(()),
         }
     }
+}
+
+fn connect_now(path: &Path) -> io::Result<OwnedFd> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
+    Ok(socket)
 }
 
 /// What a read came to.
@@ -366,8 +396,7 @@ mod tests {
                 tokio::task::yield_now().await;
             }
         });
-        let mut connection =
-            Connection::connect(&path, protocol).await.map_err(ReceiveError::Io)?;
+        let mut connection = Connection::connect(&path, protocol).map_err(ReceiveError::Io)?;
         let head = connection.receive_head().await?;
         let mut body = connection.into_body(&head, &http::Method::GET);
         let mut received = Vec::new();
@@ -430,7 +459,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
-        let mut connection = Connection::connect(&path, Protocol::Uwsgi).await.unwrap();
+        let mut connection = Connection::connect(&path, Protocol::Uwsgi).unwrap();
         connection.sender().send(&[b'a'; 10]).await.unwrap();
         serve(listener).await;
         connection.receive_head().await.unwrap_err()

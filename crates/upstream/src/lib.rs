@@ -17,6 +17,7 @@ pub mod percent;
 pub mod pool;
 pub mod probe;
 pub mod response;
+mod spare;
 pub mod uwsgi;
 
 pub use connection::{Connection, ReceiveError, ResponseBody, Sender, Tunnel};

@@ -137,7 +137,7 @@ mod tests {
         let path = folder.path().join("socket");
         let listener = UnixListener::bind(&path).unwrap();
         let pool = Pool::new();
-        let connection = Connection::connect_for(&pool, &path).await.unwrap();
+        let (connection, _) = Connection::connect_for(&pool, &path, b"").unwrap();
         let (server, _) = listener.accept().await.unwrap();
         (pool, connection, server)
     }

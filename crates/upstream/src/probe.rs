@@ -69,7 +69,7 @@ async fn exchange(
         Protocol::Uwsgi => encode_uwsgi(&request)?,
         Protocol::Http => encode_http(&request, Then::Close),
     };
-    let mut connection = Connection::connect(socket, protocol).await?;
+    let mut connection = Connection::connect(socket, protocol)?;
     connection.sender().send(&head).await?;
     let head = connection.receive_head().await?;
     let mut beginning = Vec::new();
