@@ -154,6 +154,23 @@ async fn a_body_goes_to_the_app_as_a_whole() {
 }
 
 #[tokio::test]
+async fn a_requests_trailers_end_at_the_gateway() {
+    let bench = Bench::start();
+    let app = mirror(&bench);
+    bench.set_route(bench.route(&[&app]));
+    let mut client = Client::connect(&bench).await;
+    let (response, mut send) = client.send(request(Method::POST, "/"), false).await;
+    send.send_data(Bytes::from_static(b"hello"), false).unwrap();
+    send.send_trailers(http::HeaderMap::from_iter([(
+        http::header::COOKIE,
+        "a=b".parse().unwrap(),
+    )]))
+    .unwrap();
+    let response = timeout(PATIENCE, response).await.unwrap().unwrap();
+    assert_eq!(text(response).await, "POST / shop.localhost  HTTP/2.0 5");
+}
+
+#[tokio::test]
 async fn requests_that_mean_two_things_are_refused() {
     let bench = Bench::start();
     let app = mirror(&bench);
@@ -288,10 +305,14 @@ async fn who_sends_frames_without_end_has_to_go() {
     let preface = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
     let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
     let ping = [0, 0, 8, 6, 0, 0, 0, 0, 0, 1, 2, 3, 4, 5, 6, 7, 8];
-    for frame in [&settings[..], &ping] {
+    // A head that begins and never ends.
+    let (headers, continuation) = ([0, 0, 0, 1, 0, 0, 0, 0, 1], [0, 0, 0, 9, 0, 0, 0, 0, 1]);
+    let none = &b""[..];
+    for (first, frame) in [(none, &settings[..]), (none, &ping), (&headers, &continuation)] {
         let mut stream = TcpStream::connect(bench.gateway.address()).await.unwrap();
         stream.write_all(preface).await.unwrap();
         stream.write_all(&settings).await.unwrap();
+        stream.write_all(first).await.unwrap();
         let (mut read, mut write) = stream.split();
         let flood = async {
             let frames = frame.repeat(1000);
