@@ -49,6 +49,8 @@ fn lock(app: &RealApp) -> Result<()> {
     expect_status(&unlocked, 204)
 }
 
+const XML: (&str, &str) = ("Content-Type", "text/xml; charset=utf-8");
+
 const EVENT: &str = "BEGIN:VCALENDAR\r\nVERSION:2.0\r\nPRODID:-//test//EN\r\nBEGIN:VEVENT\r\nUID:1\r\n\
                      SUMMARY:Meet\r\nDTSTAMP:20260101T090000Z\r\nDTSTART:20260101T100000Z\r\nEND:VEVENT\r\nEND:VCALENDAR\r\n";
 
@@ -57,7 +59,7 @@ pub fn fill_calendar(app: &RealApp, calendar: &str) -> Result<()> {
     let body = "<?xml version=\"1.0\"?><C:mkcalendar xmlns:D=\"DAV:\" \
                 xmlns:C=\"urn:ietf:params:xml:ns:caldav\"><D:set><D:prop><D:displayname>Work\
                 </D:displayname></D:prop></D:set></C:mkcalendar>";
-    expect_status(&app.send("MKCALENDAR", calendar, &[], body)?, 201)?;
+    expect_status(&app.send("MKCALENDAR", calendar, &[XML], body)?, 201)?;
     let event = format!("{calendar}1.ics");
     expect_status(&app.send("PUT", &event, &[("Content-Type", "text/calendar")], EVENT)?, 201)
 }
@@ -67,7 +69,7 @@ pub fn query_calendar(app: &RealApp, calendar: &str) -> Result<Answer> {
     let body = "<?xml version=\"1.0\"?><C:calendar-query xmlns:D=\"DAV:\" \
                 xmlns:C=\"urn:ietf:params:xml:ns:caldav\"><D:prop><D:getetag/><C:calendar-data/></D:prop>\
                 <C:filter><C:comp-filter name=\"VCALENDAR\"/></C:filter></C:calendar-query>";
-    let answer = app.send("REPORT", calendar, &[("Depth", "1")], body)?;
+    let answer = app.send("REPORT", calendar, &[XML, ("Depth", "1")], body)?;
     expect_status(&answer, 207)?;
     Ok(answer)
 }
