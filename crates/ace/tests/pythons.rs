@@ -66,6 +66,18 @@ fn a_range_of_pythons_is_kept_to() -> Result<()> {
     app.write("app.yaml", "python: \">=3.8,<3.9\"\n")?;
     engine.deploy(app.path(), "range")?.ok()?;
     assert!(engine.get("range", "/")?.text().starts_with("3.8 "));
+    // What developers' tools note counts after that, if it can be had.
+    app.write(".python-version", "3.13.0\n")?;
+    engine.deploy(app.path(), "range")?.ok()?;
+    assert!(engine.get("range", "/")?.text().starts_with("3.8 "));
+    app.write(".python-version", "3.8.1\n")?;
+    app.write("app.yaml", "")?;
+    engine.deploy(app.path(), "noted")?.ok()?;
+    assert!(engine.get("noted", "/")?.text().starts_with("3.8 "));
+    app.write(".python-version", "3.99\n")?;
+    let said = engine.deploy(app.path(), "noted")?.ok()?.stderr;
+    assert!(said.contains(".python-version names Python 3.99, which can't be had"), "{said}");
+    assert!(engine.get("noted", "/")?.text().starts_with("3.8 "));
     app.write("app.yaml", "python: \">=3.99\"\n")?;
     let failed = engine.deploy(app.path(), "range")?;
     assert!(failed.stderr.contains("this server has no Python >=3.99"), "{}", failed.stderr);

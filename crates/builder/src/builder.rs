@@ -25,7 +25,9 @@ use ace_api::{
 };
 use ace_sandbox::cgroup::CgroupTree;
 use ace_sandbox::launch::LauncherProgram;
-use ace_types::{AppName, AppYaml, BuildId, Bytes, IdRange, Limits, ServerChoice, StaticRule};
+use ace_types::{
+    AppName, AppYaml, BuildId, Bytes, IdRange, Limits, PythonRange, ServerChoice, StaticRule,
+};
 use async_trait::async_trait;
 use rustix::fs::{Mode, OFlags};
 use tokio::sync::{Mutex, mpsc, oneshot};
@@ -47,7 +49,7 @@ use crate::serving::{self, Found, Origin};
 use crate::site::{Site, blocking, engine};
 use crate::statics;
 use crate::tools::Tools;
-use crate::unpack::{CODE, Inspection, Report, Requirements};
+use crate::unpack::{CODE, Inspection, NamedPython, Report, Requirements};
 use crate::uv::Uv;
 use crate::wheels;
 
@@ -300,7 +302,8 @@ impl Inner {
     ) -> Result<Built, BuildError> {
         let Job { bench, site, .. } = job;
         let pythons = self.pythons.all().await;
-        let python = choose(&pythons, pin, source.python().as_ref())
+        let wanted = wanted_python(&source, &pythons, bench).await;
+        let python = choose(&pythons, pin, wanted.as_ref())
             .map_err(|error| BuildError::Rejected(error.to_string()))?;
         say_python(bench, python).await;
         let origin = match origin {
@@ -613,6 +616,29 @@ fn check_server(chosen: Option<ServerChoice>, python: &Python) -> Result<(), Bui
     servers::check(server, python)
         .map(drop)
         .map_err(|unfit| BuildError::Rejected(unfit.to_string()))
+}
+
+/// The Pythons that the app may run on. The one that it was written on is for other machines as well: it only
+/// counts where one of `pythons` is such, and fits.
+async fn wanted_python(
+    source: &Inspection,
+    pythons: &[Python],
+    bench: &Bench,
+) -> Option<PythonRange> {
+    let wanted = source.python();
+    let Some((NamedPython { file, minor_version }, named)) = source.named_python() else {
+        return wanted;
+    };
+    let fits = |range: Option<&PythonRange>, python: &Python| {
+        range.is_none_or(|range| range.contains(python.version))
+    };
+    let is_there = |python: &Python| fits(Some(&named), python) && fits(wanted.as_ref(), python);
+    if pythons.iter().any(is_there) {
+        bench.log().say(format!("{file}: Python {minor_version}")).await;
+        return Some(named);
+    }
+    bench.log().say(format!("{file} names Python {minor_version}, which can't be had here")).await;
+    wanted
 }
 
 async fn say_python(bench: &Bench, python: &Python) {

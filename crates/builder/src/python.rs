@@ -93,7 +93,11 @@ struct Known {
 
 /// There is no Python as it was asked for.
 #[derive(Debug, thiserror::Error)]
-#[error("this server has no Python {wanted} for apps; {}", available(.versions))]
+#[error(
+    "this server has no Python {wanted} for apps; {}; ask for one of them by \"python:\" in app.yaml, or have it \
+     installed (`ace python add PATH` where it isn't found by itself)",
+    available(.versions)
+)]
 pub struct NoPython {
     wanted: String,
     versions: Vec<String>,
@@ -466,7 +470,9 @@ mod tests {
         assert_eq!(chosen(None, Some("3.11.2")), Ok("/usr/3.11".into()));
         assert_eq!(chosen(None, Some(">=3.8,<3.12")), Ok("/b/3.11".into()));
         let error = chosen(None, Some("3.1")).unwrap_err();
-        assert_eq!(error, "this server has no Python 3.1 for apps; it has 3.13.0, 3.11.7, 3.11.2");
+        let has =
+            "this server has no Python 3.1 for apps; it has 3.13.0, 3.11.7, 3.11.2; ask for one";
+        assert!(error.starts_with(has), "{error}");
         assert!(choose(&[], None, None).unwrap_err().to_string().contains("install python3"));
     }
 

@@ -150,6 +150,7 @@ mod tests {
             undescribed: false,
             manage_py: false,
             procfile: Procfile::Absent,
+            named_python: None,
             has_python: false,
             index_html: true,
             source_hash: String::new(),

@@ -7,6 +7,7 @@
 
 mod archive;
 mod inspect;
+mod named_python;
 mod needs;
 mod path;
 mod procfile;
@@ -21,6 +22,7 @@ use ace_types::{AppYaml, Bytes, PythonRange, error_chain};
 use serde::{Deserialize, Serialize};
 
 pub use inspect::is_file;
+pub use named_python::NamedPython;
 pub use needs::Requirements;
 pub use procfile::Procfile;
 use tree::Tree;
@@ -65,6 +67,8 @@ pub struct Inspection {
     pub ignored: Vec<String>,
     /// The Pythons that its `pyproject.toml` asks for, as packages write them.
     pub python: Option<String>,
+    /// The one that it was written on.
+    pub named_python: Option<NamedPython>,
     /// It is a project that is neither installed by its requirements nor has its metadata with it.
     pub undescribed: bool,
     /// There is a `manage.py`.
@@ -86,6 +90,12 @@ impl Inspection {
         let project = self.python.as_deref().map(PythonRange::from_specifiers);
         // What can't be read there is for other tools.
         self.app_yaml.python.clone().or(project.and_then(Result::ok))
+    }
+
+    /// The minor version that it was written on, where nothing goes before that.
+    pub fn named_python(&self) -> Option<(&NamedPython, PythonRange)> {
+        let named = self.named_python.as_ref().filter(|_| self.app_yaml.python.is_none())?;
+        Some((named, named.minor_version.parse().ok()?))
     }
 }
 

@@ -102,6 +102,7 @@ fn a_wiki_on_python_3_12() -> Result<()> {
 
 /// It keeps its database in a folder beside its code.
 #[test]
+#[ignore = "fetches a whole application from the package index"]
 fn comments_on_python_3_10() -> Result<()> {
     let fill = |app: &RealApp| {
         let comment = "{\"text\": \"Nice *cakes*\", \"author\": \"me\", \"title\": \"Cakes\"}";

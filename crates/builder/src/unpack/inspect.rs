@@ -10,6 +10,7 @@ use ace_types::app_yaml::{self, Entry};
 use rustix::fs::{Dir, FileType, OFlags};
 use rustix::io::Errno;
 
+use super::named_python::NamedPython;
 use super::needs::{self, Needs, Requirements};
 use super::procfile::Procfile;
 use super::tree::{Tree, open_beneath};
@@ -62,6 +63,7 @@ pub fn inspect(tree: &Tree, source_hash: String) -> Result<Inspection, UnpackErr
         requirements,
         ignored,
         python,
+        named_python: NamedPython::find(root)?,
         undescribed,
         manage_py,
         procfile: Procfile::find(root),
