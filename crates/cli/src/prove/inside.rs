@@ -16,7 +16,7 @@ use super::stage::Stage;
 use crate::client::{Client, ClientError, within};
 use crate::error::CommandError;
 
-const PROBES_DEADLINE: Duration = Duration::from_secs(600);
+const PROBES_DEADLINE: Duration = Duration::from_secs(1200);
 /// What a command may print; the probes' lines are a hundred times less.
 const OUTPUT_MAX_BYTES: usize = 8 << 20;
 

@@ -14,7 +14,7 @@ import signal
 import sys
 import time
 
-DEADLINE_SECONDS = 20
+DEADLINE_SECONDS = 60
 
 PROBES = []
 
