@@ -329,6 +329,14 @@ impl Engine {
         end_of(server.process)
     }
 
+    /// Asks the server to end, and starts the next one while it does.
+    pub fn replace(&mut self) -> Result<()> {
+        self.signal(Signal::TERM)?;
+        let before = self.server.take().context("the server does not run")?;
+        self.start_server()?;
+        end_of(before.process)
+    }
+
     /// Runs `ace down` and waits until the server has ended.
     pub fn down(&mut self) -> Result<()> {
         self.ace(&["down"])?.ok()?;

@@ -1,9 +1,10 @@
 //! One engine is one data folder: its lock, its id, its slot.
 
 use std::fs::{self, DirBuilder, File, Permissions};
-use std::io::{self, Read, Write};
+use std::io::{self, Read, Seek, Write};
 use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ace_types::EngineId;
@@ -20,6 +21,13 @@ const DATA_PATH_MAX: usize = 80;
 const CHILDREN_WITHIN: Duration = Duration::from_secs(3);
 const CHILDREN_PAUSE: Duration = Duration::from_millis(20);
 
+/// How long an engine that ends may take to let go of its folder, and how long to say that it does.
+const ENDED_WITHIN: Duration = Duration::from_secs(30);
+const SAID_WITHIN: Duration = Duration::from_millis(500);
+const ENDED_PAUSE: Duration = Duration::from_millis(20);
+/// Stands behind the process id in the lock file of an engine that ends.
+const ENDING: &str = " ends";
+
 /// How often it's looked whether [`IDENTITY`] is there.
 const IDENTITY_RESYNC: Duration = Duration::from_secs(5);
 const IDENTITY: &str = "engine.json";
@@ -32,7 +40,7 @@ pub struct EngineFolder {
     path: PathBuf,
     pub identity: Identity,
     /// Unlocked by the kernel when the process ends, however it ends.
-    _lock: Lock,
+    lock: Arc<Lock>,
 }
 
 /// A data folder that this process alone holds, and that no engine has yet.
@@ -46,7 +54,7 @@ pub struct EmptyFolder {
 
 /// What says that a folder is taken.
 struct Lock {
-    _file: File,
+    file: File,
     _folder: File,
 }
 
@@ -72,10 +80,11 @@ impl EngineFolder {
             );
         }
         if let Some(identity) = read_identity(&path)? {
-            return Ok(Self { path, identity, _lock: lock });
+            return Ok(Self { path, identity, lock: Arc::new(lock) });
         }
         refuse_without_identity(&path)?;
-        let engine = Self { path, identity: Identity { id: new_id()?, slot: None }, _lock: lock };
+        let identity = Identity { id: new_id()?, slot: None };
+        let engine = Self { path, identity, lock: Arc::new(lock) };
         engine.save()?;
         Ok(engine)
     }
@@ -100,6 +109,13 @@ impl EngineFolder {
         }
         self.identity.slot = Some(slot);
         self.save()
+    }
+
+    /// Tells the next engine, which may have been started already, that it need not wait for long.
+    pub fn say_that_it_ends(&self) -> impl FnOnce() + Send + use<> {
+        let lock = Arc::clone(&self.lock);
+        // Whoever does not learn of it is told that this one is running.
+        move || _ = (&lock.file).write_all(ENDING.as_bytes())
     }
 
     fn save(&self) -> Result<()> {
@@ -265,19 +281,39 @@ fn lock(path: &Path) -> Result<Lock> {
     })?;
     // A lock of the process, not of the descriptor: a child of a killed engine that has yet to exec
     // would still hold the other kind.
-    if rustix::fs::fcntl_lock(&file, FlockOperation::NonBlockingLockExclusive).is_err() {
-        let mut holder = String::new();
-        file.read_to_string(&mut holder)?;
-        bail!(
-            "an engine with the data folder {} is running already (process {})",
-            path.display(),
-            holder.trim()
-        );
-    }
+    wait_for_lock(path, &mut file)?;
     let folder = lock_folder(path)?;
     // For people alone: on a full disk it's left out.
-    let _ = file.set_len(0).and_then(|()| write!(file, "{}", std::process::id()));
-    Ok(Lock { _file: file, _folder: folder })
+    let _ = file
+        .set_len(0)
+        .and_then(|()| file.rewind())
+        .and_then(|()| write!(file, "{}", std::process::id()));
+    Ok(Lock { file, _folder: folder })
+}
+
+/// Locks `file` as soon as the engine that has it has ended, if it's about to.
+fn wait_for_lock(path: &Path, file: &mut File) -> Result<()> {
+    let begun = Instant::now();
+    let mut is_told = false;
+    while rustix::fs::fcntl_lock(&*file, FlockOperation::NonBlockingLockExclusive).is_err() {
+        let mut holder = String::new();
+        file.rewind()?;
+        file.read_to_string(&mut holder)?;
+        let is_ending = holder.ends_with(ENDING);
+        if is_ending && !is_told {
+            is_told = true;
+            tracing::info!("waiting for the end of the engine before");
+        }
+        if begun.elapsed() >= if is_ending { ENDED_WITHIN } else { SAID_WITHIN } {
+            bail!(
+                "an engine with the data folder {} is running already (process {})",
+                path.display(),
+                holder.trim()
+            );
+        }
+        std::thread::sleep(ENDED_PAUSE);
+    }
+    Ok(())
 }
 
 /// Locks the folder itself: somebody may have removed the file that an engine has locked, and made room for

@@ -174,7 +174,7 @@ pub async fn run(args: ServerArgs) -> Result<()> {
     let config = control_config(&args, &engine, &machine, gateway.address().port())?;
     let parts = parts(&args, &engine, &machine, Arc::clone(&gateway))?;
     print_ready(gateway.address(), &socket, listeners.tcp.as_ref());
-    let (stop, restarts) = stop_signal()?;
+    let (stop, restarts) = stop_signal(engine.say_that_it_ends())?;
     let outcome = ace_control::run(config, parts, listeners, stop).await?;
     let is_restart = outcome == Outcome::Stopped && restarts.load(Ordering::Relaxed);
     // Before the gateway closes them, and until this process ends.
@@ -407,7 +407,9 @@ fn print_ready(address: SocketAddr, socket: &Path, tcp: Option<&TcpListener>) {
 
 /// Becomes true at the first SIGTERM or SIGINT. The second is true after SIGTERM, which comes from
 /// somebody who may start the next engine; Ctrl-C does not.
-fn stop_signal() -> Result<(watch::Receiver<bool>, Arc<AtomicBool>)> {
+fn stop_signal(
+    tell: impl FnOnce() + Send + 'static,
+) -> Result<(watch::Receiver<bool>, Arc<AtomicBool>)> {
     let mut terminate = signal(SignalKind::terminate())?;
     let mut interrupt = signal(SignalKind::interrupt())?;
     let (stop, stopped) = watch::channel(false);
@@ -418,6 +420,7 @@ fn stop_signal() -> Result<(watch::Receiver<bool>, Arc<AtomicBool>)> {
             _ = terminate.recv() => restart.store(true, Ordering::Relaxed),
             _ = interrupt.recv() => {}
         }
+        tell();
         stop.send_replace(true);
     });
     Ok((stopped, restarts))
