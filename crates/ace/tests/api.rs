@@ -2,9 +2,13 @@
 
 #![forbid(unsafe_code)]
 
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
+use std::sync::mpsc::{self, Receiver};
+use std::thread;
+use std::time::Duration;
 
-use ace_testkit::Engine;
+use ace_testkit::{AppFolder, Engine};
 use anyhow::{Context, Result, ensure};
 use serde_json::Value;
 
@@ -61,4 +65,41 @@ fn the_examples_of_the_page_do_what_it_says() -> Result<()> {
         }
     }
     Ok(())
+}
+
+/// The next event of a follower.
+fn next(lines: &Receiver<String>) -> Result<Value> {
+    let line = lines.recv_timeout(Duration::from_secs(60)).context("no event came")?;
+    Ok(serde_json::from_str(&line)?)
+}
+
+#[test]
+fn events_are_followed_over_a_kill_of_the_engine() -> Result<()> {
+    let mut engine = Engine::start(env!("CARGO_BIN_EXE_ace"))?;
+    let files = AppFolder::empty()?;
+    files.write("index.html", "hello")?;
+    engine.deploy(files.path(), "shop")?.ok()?;
+    let mut follower = engine
+        .command(&["events", "-f", "--json"])
+        .stdin(Stdio::null())
+        .stdout(Stdio::piped())
+        .spawn()?;
+    let stdout = follower.stdout.take().context("no output")?;
+    let (sender, lines) = mpsc::channel();
+    thread::spawn(move || {
+        BufReader::new(stdout).lines().map_while(Result::ok).try_for_each(|line| sender.send(line))
+    });
+    let mut told = vec![next(&lines)?];
+    engine.kill()?;
+    engine.start_server()?;
+    engine.ace(&["domains", "shop", "add", "shop.example"])?.ok()?;
+    while told.last().is_none_or(|event| event["event"] != "domains_changed") {
+        told.push(next(&lines)?);
+    }
+    follower.kill()?;
+    follower.wait()?;
+    let ids: Vec<u64> = told.iter().filter_map(|event| event["id"].as_u64()).collect();
+    ensure!(ids == (1..=4).collect::<Vec<_>>(), "none twice and none missing: {told:?}");
+    ensure!(told[2]["event"] == "switched" && told[2]["by"]["kind"] == "root", "{told:?}");
+    engine.down()
 }
