@@ -149,7 +149,7 @@ mod tests {
         change(&mut state, "shop", "c.com b.com", "a.com").unwrap();
         assert_eq!(names(&state, "shop"), "b.com c.com");
         assert_eq!(change(&mut state, "shop", "d.com", "e.com").unwrap_err(), "no_such_domain");
-        assert_eq!(change(&mut state, "shop", "d.com", "d.com").unwrap_err(), "bad_request");
+        assert_eq!(change(&mut state, "shop", "d.com", "d.com").unwrap_err(), "contradiction");
         assert_eq!(names(&state, "shop"), "b.com c.com");
     }
 
