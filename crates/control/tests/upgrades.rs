@@ -155,7 +155,7 @@ fn a_python_that_is_gone_is_told_and_nothing_starts_on_it() {
 }
 
 #[test]
-fn a_rebuilt_release_that_dies_is_taken_back_and_not_tried_again_at_once() {
+fn a_rebuilt_release_that_dies_gives_way_to_the_one_before_built_anew() {
     let machine = Machine::new();
     let life = machine.live();
     deploy(&life.socket, "shop", "run");
@@ -163,8 +163,10 @@ fn a_rebuilt_release_that_dies_is_taken_back_and_not_tried_again_at_once() {
     eventually("the rebuild", || runs_on(&life, "3.13.2"));
     assert_sound(&machine, &life);
     machine.node.crash(2);
-    eventually("the rollback", || shop(&life).release == Some(ReleaseNumber(1)));
+    // What the one before was made with is no longer there.
+    eventually("the rollback", || shop(&life).release == Some(ReleaseNumber(3)));
     assert_sound(&machine, &life);
-    assert!(runs_on(&life, "3.13.1"));
-    assert_eq!(newest(&life).number, ReleaseNumber(2));
+    assert!(runs_on(&life, "3.13.2"));
+    let withdrawn = shop(&life).withdrawn.unwrap();
+    assert_eq!((withdrawn.release, withdrawn.to), (ReleaseNumber(2), ReleaseNumber(3)));
 }
