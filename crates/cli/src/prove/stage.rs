@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use ace_api::http::{AppView, Done, LimitsView};
 use ace_types::limits::Limits;
-use ace_types::{AppName, Bytes, TenantName};
+use ace_types::{AppName, BitRate, Bytes, TenantName};
 use http::Method;
 use serde::{Deserialize, Serialize};
 use tokio::time::{Instant, sleep};
@@ -76,7 +76,8 @@ struct Facts {
     limits: FactLimits,
 }
 
-/// Of the container that probes; sizes in bytes, `cpu` in cores.
+/// Of the container that probes; sizes in bytes, `cpu` in cores, `io`, `iops` and `bandwidth` of a second, that
+/// in bits.
 #[derive(Debug, Clone, Serialize)]
 struct FactLimits {
     cpu: f64,
@@ -85,6 +86,9 @@ struct FactLimits {
     tmp: u64,
     shm: u64,
     files: u64,
+    io: u64,
+    iops: u64,
+    bandwidth: u64,
     volume: u64,
 }
 
@@ -172,7 +176,8 @@ impl Stage {
 
 impl FactLimits {
     fn of_builds() -> Self {
-        let Limits { cpu_millicores, memory, pids, tmp, shm, files, .. } = Limits::for_build();
+        let Limits { cpu_millicores, memory, pids, tmp, shm, files, io, iops, bandwidth, .. } =
+            Limits::for_build();
         Self {
             cpu: f64::from(cpu_millicores) / 1000.0,
             memory: memory.0,
@@ -180,6 +185,9 @@ impl FactLimits {
             tmp: tmp.0,
             shm: shm.0,
             files: files.into(),
+            io: io.0,
+            iops: iops.into(),
+            bandwidth: bandwidth.0,
             volume: 0,
         }
     }
@@ -201,6 +209,9 @@ impl FactLimits {
             tmp: size("tmp")?,
             shm: size("shm")?,
             files: size("files")?,
+            io: size("io")?,
+            iops: size("iops")?,
+            bandwidth: text("bandwidth")?.parse().map_or(0, |BitRate(it)| it),
             volume: app.volume.map_or(0, |volume| volume.0),
         })
     }

@@ -312,3 +312,66 @@ def queued_signals(facts):
             return True, "%d, then %s" % (sent, errno.errorcode.get(ctypes.get_errno()))
         sent += 1
     return False, "%d, and no end" % sent
+
+
+@probe("limits: bytes a second to the volume", "no more than the limit")
+def disk_writes(facts):
+    if not os.path.isdir("/ace/data"):
+        raise Skipped("it has no volume")
+    rate = written_for(2, MIB)
+    return rate <= facts["limits"]["io"] * 1.5, "%.1f MiB a second" % (rate / MIB)
+
+
+@probe("limits: operations a second on the volume", "no more than the limit")
+def disk_operations(facts):
+    if not os.path.isdir("/ace/data"):
+        raise Skipped("it has no volume")
+    rate = written_for(2, 4096) / 4096
+    return rate <= facts["limits"]["iops"] * 1.5, "%.0f writes a second" % rate
+
+
+def written_for(seconds, size):
+    """Writes pieces of `size` bytes, each until it's on the disk. Returns the bytes a second."""
+    path, piece = "/ace/data/written", bytes(size)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_DSYNC)
+    written, begun = 0, time.monotonic()
+    try:
+        while time.monotonic() < begun + seconds:
+            written += os.pwrite(descriptor, piece, written % (32 * MIB))
+        return written / (time.monotonic() - begun)
+    finally:
+        os.close(descriptor)
+        os.unlink(path)
+
+
+@probe("limits: what it sends a second", "no more than the limit", in_build=True)
+def bandwidth(facts):
+    gateway = default_gateway()
+    datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    before, begun = sent_bytes(), time.monotonic()
+    while time.monotonic() < begun + 2:
+        try:
+            datagrams.sendto(bytes(1400), (gateway, 9))
+        except OSError:
+            time.sleep(0.001)
+    rate = 8 * (sent_bytes() - before) / (time.monotonic() - begun)
+    return rate <= facts["limits"]["bandwidth"] * 1.5, "%.0f Mbit a second" % (rate / 1e6)
+
+
+def default_gateway():
+    with open("/proc/net/route") as file:
+        for line in file.readlines()[1:]:
+            address = line.split()[2]
+            if address != "00000000":
+                return ".".join(str(it) for it in reversed(bytes.fromhex(address)))
+    raise Skipped("it has no network")
+
+
+def sent_bytes():
+    """What the interface has sent, by its own count."""
+    with open("/proc/net/dev") as file:
+        for line in file:
+            name, _, counts = line.partition(":")
+            if name.strip() == "eth0":
+                return int(counts.split()[8])
+    raise Skipped("it has no network")
