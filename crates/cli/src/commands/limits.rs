@@ -27,7 +27,8 @@ pub struct LimitsArgs {
     #[arg(add = completion::app())]
     app: AppName,
 
-    /// cpu, memory, pids, tmp, shm, files, log, connections, body or timeout, each with its value
+    /// cpu, memory, pids, tmp, shm, files, io, iops, bandwidth, log, connections, body or timeout,
+    /// each with its value
     #[arg(value_name = "LIMIT=VALUE", value_parser = pair)]
     set: Vec<(String, String)>,
 
