@@ -68,7 +68,7 @@ globals().update(locals())
 
 /// What children have to say, and by what they end. On any Python.
 const CHILDREN: &str = "
-import multiprocessing, subprocess, sys, time
+import multiprocessing, os, subprocess, sys, time
 forking = getattr(multiprocessing, 'get_context', lambda _: multiprocessing)('fork')
 def ends(child, ask):
     child.start(); ask(child); child.join(20)
@@ -81,6 +81,10 @@ answer.append(ends(forking.Process(target=time.sleep, args=(60,)), lambda child:
 program = subprocess.Popen([sys.executable, '-c', 'import time; time.sleep(60)'])
 program.terminate()
 answer.append(program.wait())
+lasting = forking.Process(target=time.sleep, args=(300,))
+lasting.daemon = True
+lasting.start()
+os.system('sleep 300 &')
 ";
 
 /// How often children are asked for, so that each of a server's threads is.

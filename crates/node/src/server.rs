@@ -93,6 +93,7 @@ fn uwsgi_arguments(spec: &InstanceSpec, mercy: u64) -> Vec<String> {
         "--lazy-apps", // Import in the worker: threads that an import starts don't survive a fork.
         "--buffer-size", "65535",
         "--disable-logging", // The gateway logs requests.
+        "--close-on-exec", // A program that the app starts would keep an answer from its end.
         "--ignore-sigpipe",
         "--ignore-write-errors",
         "--disable-write-exception",

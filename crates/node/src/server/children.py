@@ -1,8 +1,18 @@
 
 
-# What the app starts is to meet signals as it would with no server around it. A server handles some in its
-# own way, in Python or, as uWSGI, below it, and a child that inherited that would not end by SIGTERM, which
-# pools of multiprocessing wait for.
+# What the app starts is to be as it would be with no server around it.
+#
+# Signals: a server handles some in its own way, in Python or, as uWSGI, below it, and a child that inherited
+# that would not end by SIGTERM, which pools of multiprocessing wait for.
+#
+# Connections: one ends when all who have it have closed it. A child that lasts longer than the request in
+# which it was forked, as a pool's, would keep the answer from its end.
+
+import socket
+
+# Where connections come from: the descriptor that the server inherits, and its address, which theirs is, too.
+LISTENER = 3
+ADDRESS = socket.fromfd(LISTENER, socket.AF_UNIX, socket.SOCK_STREAM).getsockname()
 
 # What servers handle, and what came of it before there was one.
 BEFORE_SERVER = dict(
@@ -57,8 +67,33 @@ def leave_server():
         is_servers = (getattr(handler, "__module__", None) or "").split(".")[0] in SERVERS
         signal.signal(number, before if is_servers or handler is None else handler)
     signal.set_wakeup_fd(-1)  # Else the server's event loop would hear of the child's signals.
+    leave_connections()
     # The end of a child is to wait for no thread of its parent's executors, one of which may be its own.
     getattr(sys.modules.get("concurrent.futures.thread"), "_threads_queues", {}).clear()
+
+
+def leave_connections():
+    """Lets go of the server's connections, in a child. Their descriptors stay taken, since objects of the server's may
+    close them once more."""
+    nowhere = os.open(os.devnull, os.O_RDWR)
+    for name in os.listdir("/proc/self/fd"):
+        if is_connection(int(name)):
+            os.dup2(nowhere, int(name))
+    os.close(nowhere)
+
+
+def is_connection(descriptor):
+    try:
+        found = socket.fromfd(descriptor, socket.AF_UNIX, socket.SOCK_STREAM)
+    except EnvironmentError:
+        return False  # What listed the descriptors is closed by now.
+    try:
+        listens = found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
+        return bool(ADDRESS) and not listens and found.getsockname() == ADDRESS
+    except EnvironmentError:
+        return False  # It's no socket.
+    finally:
+        found.close()
 
 
 def watch_forks():
