@@ -151,15 +151,23 @@ def makes_asgi(module, function, depth, index=None):
     if name and index is None and (name in MAKERS or name.partition(".")[0] in PACKAGES):
         return True
     made = module.find(function.id) if isinstance(function, ast.Name) else name
+    origin, made = followed(module, made)
+    if isinstance(made, ast.ClassDef):
+        return makes_asgi_objects(origin, made, depth)
+    if isinstance(made, ast.FunctionDef):
+        return returns_asgi(origin, made, depth, index)
+    # A class makes objects of its own by its methods, too.
+    origin, made = followed(module, name.rpartition(".")[0] if name else None)
+    return index is None and isinstance(made, ast.ClassDef) and makes_asgi_objects(origin, made, depth)
+
+
+def followed(module, made):
+    """Returns what `made`, which may be the origin of an import, is in the end, and the module that it is in."""
     for _ in range(DEPTH_MAX):
         if not isinstance(made, str):
             break
         module, made = imported(made) or (None, None)
-    if isinstance(made, ast.ClassDef):
-        return makes_asgi_objects(module, made, depth)
-    if isinstance(made, ast.FunctionDef):
-        return returns_asgi(module, made, depth, index)
-    return False
+    return module, made
 
 
 def makes_asgi_objects(module, made, depth):

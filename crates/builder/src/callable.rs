@@ -118,6 +118,7 @@ mod tests {
             ),
         ];
         is(true, "from shiny import App\n\napp = App()\n", &shiny);
+        is(true, "import shiny\napp = shiny._app.App.create()\n", &shiny);
         is(true, "import shiny\n\nclass Own(shiny.App): ...\n\napp = Own()\n", &shiny);
         let ready =
             [("served.py", "from starlette.applications import Starlette\napp = Starlette()\n")];
@@ -125,6 +126,7 @@ mod tests {
         let plain = [("plain.py", "class App:\n    def __call__(self, environ, start): ...\n")];
         is(false, "from plain import App\napp = App()\n", &plain);
         is(false, "from plain import *\napp = App()\n", &plain);
+        is(false, "import plain\napp = plain.App.create()\n", &plain);
     }
 
     #[test]
