@@ -15,13 +15,15 @@ use tempfile::TempDir;
 
 const DEADLINE: Duration = Duration::from_secs(120);
 
-/// Answers with the Python that it runs on and the package that it found there.
+/// Answers with the Python that it runs on and the package that it found there; `/end` ends its server.
 const INDEX: &str = "
-import sys
+import os, signal, sys
 from importlib import metadata
 
 
 def application(environ, start_response):
+    if environ['PATH_INFO'] == '/end':
+        os.kill(os.getppid(), signal.SIGKILL)
     start_response('200 OK', [('Content-Type', 'text/plain')])
     version = metadata.version('itsdangerous')
     return [('%s with %s' % (sys.base_prefix, version)).encode()]
@@ -160,6 +162,12 @@ fn an_app_is_rebuilt_for_an_upgraded_python_and_loses_no_request() -> Result<()>
         instances.len() == 2 && instances.iter().all(|it| it["release"] == status["release"])
     })?;
     assert_eq!(newest_cause(&engine)?["kind"], "rebuilt", "{status}");
+    assert_eq!(engine.get("shop", "/")?.text(), page);
+
+    home.upgrade("2020-04-04")?;
+    let _ = engine.get("shop", "/end");
+    let scaled = status["release"].as_u64();
+    status_with(&engine, "the rebuild after a crash", |now| now["release"].as_u64() > scaled)?;
     assert_eq!(engine.get("shop", "/")?.text(), page);
     Ok(())
 }

@@ -46,6 +46,9 @@ pub async fn watch(engine: Arc<Engine>) {
             tracing::warn!(%app, %instance, "{text}");
             journal::write(&engine.config, &app, &format!("instance {instance} {text}")).await;
             keep(&engine, &app, &what).await;
+            if matches!(what, Happening::InstanceEnded { .. }) {
+                engine.upgrades.look_now(); // Its Python may have gone under it.
+            }
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Notices that a Python of the machine's was upgraded or removed, and has the apps that run on it rebuilt.
 //!
-//! One app at a time is looked at, when the engine starts, then every few minutes, and when a Python was
-//! added. A rebuild is an operation like any other (see `operation`): the old release serves until the
+//! One app at a time is looked at, when the engine starts, then every few minutes, when a Python was
+//! added, and when an instance has ended by itself. A rebuild is an operation like any other (see `operation`): the old release serves until the
 //! new one is ready, and goes on where that fails.
 
 use std::collections::BTreeMap;
