@@ -200,8 +200,14 @@ impl FactLimits {
             let missing = || CommandError::Refused(format!("the engine has no limit named {name}"));
             limit.map(|limit| limit.value.as_str()).ok_or_else(missing)
         };
-        let size =
-            |name: &str| Ok::<_, CommandError>(text(name)?.parse().map_or(0, |Bytes(it)| it));
+        let unknown =
+            |name: &str| CommandError::Refused(format!("the limit named {name} makes no sense"));
+        let size = |name: &str| match text(name)?.parse() {
+            Ok(Bytes(size)) => Ok(size),
+            Err(_) => Err(unknown(name)),
+        };
+        let bandwidth = text("bandwidth")?.parse();
+        let BitRate(bandwidth) = bandwidth.map_err(|_| unknown("bandwidth"))?;
         Ok(Self {
             cpu: cores(text("cpu")?),
             memory: size("memory")?,
@@ -211,7 +217,7 @@ impl FactLimits {
             files: size("files")?,
             io: size("io")?,
             iops: size("iops")?,
-            bandwidth: text("bandwidth")?.parse().map_or(0, |BitRate(it)| it),
+            bandwidth,
             volume: app.volume.map_or(0, |volume| volume.0),
         })
     }
@@ -238,14 +244,17 @@ pub async fn clear(client: &Client) -> Result<(), CommandError> {
 
 /// The same at the end, when the engine may be away for a moment.
 pub async fn clear_patiently(client: &Client, screen: &Screen) -> Result<(), CommandError> {
-    let deadline = Instant::now() + RETURN_DEADLINE;
+    let (deadline, mut is_told) = (Instant::now() + RETURN_DEADLINE, false);
     loop {
         match clear(client).await {
             Err(CommandError::Client(ClientError::Refused(error))) => {
                 return Err(CommandError::Outcome(error));
             }
             Err(CommandError::Client(error)) if Instant::now() < deadline => {
-                screen.note(&format!("{error}; waiting for it, to clean up"));
+                if !is_told {
+                    screen.note(&format!("{error}; waiting for it, to clean up"));
+                }
+                is_told = true;
                 sleep(RETURN_PAUSE).await;
             }
             Err(CommandError::Client(_)) => {
