@@ -71,7 +71,7 @@ const WEIGHT_MAX: u64 = 64 << 20;
 const ENTRY_WEIGHT: u64 = 512;
 const DESCRIPTOR_WEIGHT: u64 = 64 << 10;
 
-/// The largest file that is kept in memory. To send what is there costs a third of reading it from the page
+/// The largest file that is kept in memory. To send what is there costs three fifths of reading it from the page
 /// cache first, which is why it's not smaller; and few clients ask for many of such a size.
 const SMALL_BYTES_MAX: u64 = 1 << 20;
 

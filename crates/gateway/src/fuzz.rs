@@ -3,6 +3,8 @@
 //! A guided fuzzer runs them for as long as one likes (the folder `fuzz` of the repository), the tests here
 //! for a moment, each on its seeds and on what is near them. Part of the crate only there.
 
+use tokio::runtime::{Builder, Runtime};
+
 mod apps;
 mod clients;
 mod frames;
@@ -15,10 +17,16 @@ pub use frames::http2;
 pub use heads::{headers, proxy};
 pub use paths::{path, rewriting};
 
-/// Runs `future` where nothing else runs.
+thread_local! {
+    static RUNTIME: Runtime = Builder::new_current_thread()
+        .enable_time()
+        .build()
+        .expect("a runtime of one thread needs nothing but memory");
+}
+
+/// Runs `future` on this thread.
 fn block_on<F: Future>(future: F) -> F::Output {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_time().build();
-    runtime.expect("a runtime of one thread needs nothing but memory").block_on(future)
+    RUNTIME.with(|runtime| runtime.block_on(future))
 }
 
 /// The lengths of pieces in which `bytes` may come, chosen by the first of them.

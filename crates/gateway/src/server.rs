@@ -332,8 +332,6 @@ impl Worker {
                 return tracing::debug!(%peer, causes, "a proxy's connection was refused");
             }
         };
-        // Answers go out when they are complete; holding back their last part only delays them.
-        _ = stream.set_nodelay(true);
         let Some(Spoken { is_http2, early }) = self.spoken(&mut stream, &state).await else {
             return tracing::debug!(client = %address, "a connection ended without a request");
         };
@@ -500,7 +498,23 @@ fn listen_beside_others(address: SocketAddr) -> io::Result<TcpListener> {
     let socket: OwnedFd = rustix::net::socket_with(family, SocketType::STREAM, flags, None)?;
     sockopt::set_socket_reuseaddr(&socket, true)?;
     sockopt::set_socket_reuseport(&socket, true)?;
+    // Answers go out when they are complete; holding back their last part only delays them. The connections
+    // that are accepted have this from here.
+    sockopt::set_tcp_nodelay(&socket, true)?;
     rustix::net::bind(&socket, &address)?;
     rustix::net::listen(&socket, BACKLOG)?;
     Ok(TcpListener::from(socket))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn what_is_accepted_does_not_wait_to_send() {
+        let listener = listen(([127, 0, 0, 1], 0).into(), 1).unwrap().remove(0);
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
+        assert!(listener.accept().await.unwrap().0.nodelay().unwrap());
+    }
 }
