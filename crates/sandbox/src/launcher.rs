@@ -17,7 +17,10 @@ use std::process::ExitCode;
 
 use ace_types::IdRange;
 use rustix::fs::Mode;
-use rustix::process::{Pid, Resource, Rlimit, getrlimit, setrlimit, setsid, umask};
+use rustix::process::{
+    Pid, Resource, Rlimit, getpriority_process, getrlimit, setpriority_process, setrlimit, setsid,
+    umask,
+};
 use rustix::system::sethostname;
 use rustix::thread::UnshareFlags;
 
@@ -147,10 +150,20 @@ fn set_process_attributes(spec: &ContainerSpec) -> io::Result<()> {
     } else if files.current.is_some_and(|current| current < wanted) {
         setrlimit(Resource::Nofile, Rlimit { current: Some(wanted), ..files })?;
     }
+    leave_priority()?;
     // Whose processes these are, for getlogin(3) inside and the host's audit. A kernel without audit
     // has no such file, and where an administrator has fixed it, it stays as it is.
     let _ = fs::write("/proc/self/loginuid", spec.ids.host_id(IdRange::APP).to_string());
     fs::write("/proc/self/oom_score_adj", OOM_SCORE_ADJUSTMENT)
+}
+
+/// The engine may go before others on this machine; a container does not.
+fn leave_priority() -> io::Result<()> {
+    sys::schedule_as_usual()?;
+    if getpriority_process(None)? < 0 {
+        setpriority_process(None, 0)?;
+    }
+    Ok(())
 }
 
 /// How many descriptors init may have open: two for each connection that it forwards, and its own.

@@ -172,6 +172,16 @@ pub fn kill_all_others() -> io::Result<()> {
     }
 }
 
+/// Gives up what this process may have of real-time scheduling and of a class of I/O of its own.
+pub fn schedule_as_usual() -> io::Result<()> {
+    const OF_PROCESS: c_int = 1; // IOPRIO_WHO_PROCESS
+    let none = libc::sched_param { sched_priority: 0 };
+    // SAFETY: `none` is a whole sched_param and outlives the call; 0 is this process.
+    errno_result(unsafe { libc::sched_setscheduler(0, libc::SCHED_OTHER, &raw const none) })?;
+    // SAFETY: the call takes numbers only; the last 0 is the class that follows the niceness.
+    errno_result(unsafe { libc::syscall(libc::SYS_ioprio_set, OF_PROCESS, 0, 0) }).map(drop)
+}
+
 /// Leaves the session's keyring for a new, empty one; see keyctl(2).
 pub fn join_new_keyring() -> io::Result<()> {
     let anonymous = ptr::null::<libc::c_char>();

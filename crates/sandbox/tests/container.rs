@@ -94,6 +94,26 @@ fn a_process_has_the_resource_limits_of_the_spec() {
     assert_eq!(kit.run_spec(&spec).stdout, "(77, 77) (1, 1) (65536, 65536) (123456, 123456)\n");
 }
 
+#[test]
+fn a_container_has_none_of_the_priority_of_its_engine() {
+    let Some(kit) = Kit::new() else { return };
+    rustix::process::setpriority_process(None, -5).expect("root may");
+    let said = kit.run(python(
+        "
+import os
+from resource import *
+print(os.getpriority(os.PRIO_PROCESS, 0), os.sched_getscheduler(0))
+print(*map(getrlimit, [RLIMIT_NICE, RLIMIT_RTPRIO]))
+for go_before in (lambda: os.nice(-1), lambda: os.sched_setscheduler(0, os.SCHED_RR, os.sched_param(1))):
+    try:
+        print('let through', go_before())
+    except OSError as error:
+        print(error.errno in (1, 13))
+",
+    ));
+    assert_eq!(said.stdout, "0 0\n(0, 0) (0, 0)\nTrue\nTrue\n", "{}", said.stderr);
+}
+
 /// At 0, the kernel would run the host's handler of core files, as root.
 #[test]
 fn the_limit_of_core_files_can_not_be_lowered_and_others_can() {

@@ -211,6 +211,9 @@ fn limits(spec: &ProcessSpec) -> Vec<(Resource, u64)> {
         (Resource::Nofile, u64::from(spec.open_files_max)),
         (Resource::Core, CORE_SIZE_OF_NONE),
         (Resource::Memlock, LOCKED_MEMORY_MAX_BYTES),
+        // The engine may have been given more than a user has.
+        (Resource::Nice, 0),
+        (Resource::Rtprio, 0),
     ];
     let file_size = spec.file_size_max.map(|max| (Resource::Fsize, max.0));
     always.into_iter().chain(file_size).collect()
