@@ -34,6 +34,8 @@
 //! | `POST /v1/down` | | [`Done`], and then the engine ends |
 //! | `GET /metrics` | | the OpenMetrics text format: see docs/METRICS.md |
 //!
+//! What is followed comes as server-sent events instead of lines, unless lines are what the client accepts.
+//!
 //! Events are [`DeployEvent`]s, one JSON document a line, until the end. Whoever closes the connection
 //! before the switch gives up what was asked for. What is asked of one app is done one after the
 //! other, in the order of asking.

@@ -33,6 +33,8 @@ pub const ANSWER_DEADLINE: Duration = Duration::from_secs(30);
 pub const STOP_DEADLINE: Duration = Duration::from_secs(300);
 /// Documents are lists of apps and reports of checks; nothing of them is larger.
 const DOCUMENT_MAX_BYTES: usize = 16 << 20;
+/// What an answer of lines is.
+const LINES: &str = "application/x-ndjson";
 /// One event or one line of a log; what apps print is cut long before.
 const LINE_MAX_BYTES: usize = 4 << 20;
 
@@ -180,7 +182,9 @@ impl Client {
         path: &str,
         body: RequestBody,
     ) -> Result<Lines, ClientError> {
-        let answer = self.send(request(method, path, body)?).await?;
+        let mut request = request(method, path, body)?;
+        request.headers_mut().insert(header::ACCEPT, HeaderValue::from_static(LINES));
+        let answer = self.send(request).await?;
         Ok(Lines { body: answer.into_body(), buffer: BytesMut::new() })
     }
 

@@ -15,6 +15,7 @@ mod page;
 mod request_id;
 mod route;
 mod settings;
+mod stream;
 mod target;
 mod tokens;
 
@@ -68,6 +69,7 @@ pub use document::Document;
 use page::PageQuery;
 pub use request_id::Refused;
 use route::Route;
+use stream::Form;
 pub use target::Target;
 
 /// Lines that a log begins with unless asked for otherwise.
@@ -252,6 +254,7 @@ fn routes() -> Vec<Route> {
         )
         .query::<builds::LogQuery>()
         .gives_lines::<BuildLine>()
+        .can_be_followed()
         .refuses(&[404]),
         Route::new(
             GET,
@@ -282,6 +285,7 @@ fn routes() -> Vec<Route> {
         )
         .query::<LogQuery>()
         .gives_lines::<LogLine>()
+        .can_be_followed()
         .refuses(&[404]),
         Route::new(
             POST,
@@ -301,6 +305,7 @@ fn routes() -> Vec<Route> {
         )
         .query::<events::EventsQuery>()
         .gives_lines::<Event>()
+        .can_be_followed()
         .refuses(&[410]),
         Route::new(
             GET,
@@ -466,6 +471,7 @@ struct LogQuery {
 async fn show_logs(
     State(engine): Shared,
     target: Target,
+    headers: HeaderMap,
     query: Result<Query<LogQuery>, QueryRejection>,
 ) -> Result<Response, Refusal> {
     let LogQuery { follow, tail, since, release, instance } = query?.0;
@@ -482,7 +488,7 @@ async fn show_logs(
     let request = LogRequest { app: app.clone(), filter, tail, follow };
     let found = logs::start(&engine, request).await;
     let found = found.ok_or_else(|| no_such_instance(&app, instance.as_ref()))?;
-    Ok(lines(found, |lines: Vec<LogLine>| lines.iter().flat_map(json_line).collect()))
+    Ok(stream::answer(Form::of(follow, &headers), found, |_| None))
 }
 
 async fn examine(State(engine): Shared) -> Result<Json<DoctorReport>, Refusal> {
@@ -598,7 +604,7 @@ fn lines<T: Send + 'static>(receiver: mpsc::Receiver<T>, render: fn(T) -> Vec<u8
         let bytes = Bytes::from(render(receiver.recv().await?));
         Some((Ok::<_, Infallible>(bytes), receiver))
     });
-    let headers = [(header::CONTENT_TYPE, "application/x-ndjson")];
+    let headers = [(header::CONTENT_TYPE, stream::LINES)];
     (headers, Body::from_stream(stream)).into_response()
 }
 

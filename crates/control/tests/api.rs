@@ -272,9 +272,13 @@ fn a_build_is_shown_with_what_it_said() {
 
     let log = machine.path("logs/builds").join(format!("{}.log", view.builds[2].id));
     std::fs::write(log, "one\ntwo\x1b\n").unwrap();
-    let said = get(&life.socket, "/v1/apps/shop/builds/1/log?follow=true");
-    let said = String::from_utf8_lossy(&said.body).into_owned();
-    assert_eq!(said, "{\"line\":\"one\"}\n{\"line\":\"two\\u001b\"}\n");
+    let said = |path: &str| {
+        let answer = get(&life.socket, &format!("/v1/apps/shop/builds/1/{path}"));
+        String::from_utf8_lossy(&answer.body).into_owned()
+    };
+    assert_eq!(said("log"), "{\"line\":\"one\"}\n{\"line\":\"two\\u001b\"}\n");
+    let events = "data: {\"line\":\"one\"}\n\ndata: {\"line\":\"two\\u001b\"}\n\n";
+    assert_eq!(said("log?follow=true"), events);
     let ask = |path: &str| get(&life.socket, path).refusal();
     assert_eq!(ask("/v1/apps/shop/builds/9"), refused(404, "no_such_build"));
     assert_eq!(ask("/v1/apps/shop/builds/9/log"), refused(404, "no_such_build"));

@@ -100,6 +100,8 @@ fn a_follower_hears_what_comes_and_can_take_up_where_it_left() {
         read_until(&mut restart, r#""event":"done""#).await;
         let told = read_until(&mut follow, "switched").await;
         assert!(told.contains("began") && !told.contains("app_created"), "{told}");
+        assert_eq!(follow.headers()["content-type"], "text/event-stream");
+        assert!(told.starts_with(&format!("id: {}\ndata: {{", seen + 1)), "{told}");
     });
     let later = all(&life, &format!("?after={seen}"));
     assert_eq!(names(&later), ["began", "switched"]);

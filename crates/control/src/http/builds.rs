@@ -10,16 +10,18 @@ use ace_types::{AppName, BuildId, ReleaseNumber, error_chain};
 use axum::Json;
 use axum::extract::rejection::{PathRejection, QueryRejection};
 use axum::extract::{Path, Query, State};
+use axum::http::HeaderMap;
 use axum::response::Response;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 use tokio::task::spawn_blocking;
 
+use super::Shared;
 use super::page::PageQuery;
 use super::settings::view_of;
+use super::stream::{self, Form};
 use super::target::Target;
-use super::{Shared, json_line, lines};
 use crate::build_log::BuildLogReader;
 use crate::engine::Engine;
 use crate::refusal::Refusal;
@@ -71,6 +73,7 @@ pub async fn log(
     State(engine): Shared,
     target: Target,
     path: ReleasePath,
+    headers: HeaderMap,
     query: Result<Query<LogQuery>, QueryRejection>,
 ) -> Result<Response, Refusal> {
     let LogQuery { follow } = query?.0;
@@ -80,9 +83,7 @@ pub async fn log(
     let (sender, found) = mpsc::channel(QUEUE);
     let reading = Reading { path: engine.config.build_log(&build), app, build, engine, sender };
     tokio::spawn(reading.run(follow));
-    Ok(lines(found, |lines: Vec<String>| {
-        lines.into_iter().flat_map(|line| json_line(&BuildLine { line })).collect()
-    }))
+    Ok(stream::answer(Form::of(follow, &headers), found, |_| None))
 }
 
 /// One client's way through a build's log.
@@ -91,7 +92,7 @@ struct Reading {
     app: AppName,
     build: BuildId,
     path: PathBuf,
-    sender: mpsc::Sender<Vec<String>>,
+    sender: mpsc::Sender<Vec<BuildLine>>,
 }
 
 impl Reading {
@@ -117,8 +118,11 @@ impl Reading {
                     return;
                 }
                 tokio::time::sleep(EVERY).await;
-            } else if self.sender.send(lines).await.is_err() {
-                return;
+            } else {
+                let lines = lines.into_iter().map(|line| BuildLine { line }).collect();
+                if self.sender.send(lines).await.is_err() {
+                    return;
+                }
             }
         }
     }

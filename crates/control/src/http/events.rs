@@ -8,14 +8,16 @@ use ace_types::AppName;
 use axum::Extension;
 use axum::extract::rejection::QueryRejection;
 use axum::extract::{Query, State};
+use axum::http::HeaderMap;
 use axum::response::Response;
 use jiff::Timestamp;
 use schemars::JsonSchema;
 use serde::Deserialize;
 use tokio::sync::mpsc;
 
+use super::Shared;
 use super::page::{LIMIT_MAX, limit_of};
-use super::{Shared, json_line, lines};
+use super::stream::{self, Form};
 use crate::caller::Caller;
 use crate::engine::Engine;
 use crate::events::KEPT;
@@ -47,9 +49,12 @@ pub struct EventsQuery {
 pub async fn list(
     State(engine): Shared,
     Extension(caller): Extension<Caller>,
+    headers: HeaderMap,
     query: Result<Query<EventsQuery>, QueryRejection>,
 ) -> Result<Response, Refusal> {
     let query = query?.0;
+    let form = Form::of(query.follow, &headers);
+    let query = EventsQuery { after: query.after.or_else(|| last_seen(form, &headers)), ..query };
     let limit = limit_of(query.limit)?;
     let filter = Filter { caller, app: query.app, since: query.since };
     let state = engine.records.state().await?;
@@ -81,7 +86,13 @@ pub async fn list(
             following.run().await;
         }
     });
-    Ok(lines(receiver, |events: Vec<Event>| events.iter().flat_map(json_line).collect()))
+    Ok(stream::answer(form, receiver, |event: &Event| Some(event.id)))
+}
+
+/// The last event of a stream that a browser takes up again by itself.
+fn last_seen(form: Form, headers: &HeaderMap) -> Option<u64> {
+    let value = headers.get("last-event-id").filter(|_| form == Form::Events)?;
+    value.to_str().ok()?.parse().ok()
 }
 
 /// Which events are asked for, and by whom.

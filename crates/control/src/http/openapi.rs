@@ -15,6 +15,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator};
 use serde_json::{Map, Value, json};
 
 use super::route::{Gives, Route, Takes};
+use super::stream;
 use crate::archive;
 use crate::caller::Access;
 
@@ -213,7 +214,11 @@ fn responses(route: &Route, schemas: &mut Schemas) -> Map<String, Value> {
         Gives::Lines(schema) => {
             let line = schema(&mut schemas.answers);
             let schema = json!({ "type": "string", "x-line": line });
-            (200, json!({ "application/x-ndjson": { "schema": schema } }))
+            let mut content = json!({ stream::LINES: { "schema": schema } });
+            if route.is_followed {
+                content[stream::EVENTS] = json!({});
+            }
+            (200, content)
         }
         Gives::Bytes(media_type) => (200, json!({ *media_type: {} })),
         Gives::Frames => (101, json!({})),

@@ -34,6 +34,8 @@ pub struct Route {
     pub query: Option<SchemaOf>,
     pub takes: Option<Takes>,
     pub gives: Gives,
+    /// What it gives goes on, as server-sent events, where the query asks to follow it.
+    pub is_followed: bool,
     /// Statuses of refusals besides those that every route may answer with.
     pub refusals: &'static [u16],
     handler: MethodRouter<Arc<Engine>>,
@@ -77,8 +79,20 @@ impl Route {
         let filter = MethodFilter::try_from(method.clone()).unwrap_or(MethodFilter::GET);
         let handler = on(filter, handler);
         let gives = Gives::Frames;
-        let (query, takes, refusals) = (None, None, [].as_slice());
-        Self { method, path, access, name, summary, query, takes, gives, refusals, handler }
+        let (query, takes, refusals, is_followed) = (None, None, [].as_slice(), false);
+        Self {
+            method,
+            path,
+            access,
+            name,
+            summary,
+            query,
+            takes,
+            gives,
+            is_followed,
+            refusals,
+            handler,
+        }
     }
 
     pub fn query<T: JsonSchema>(self) -> Self {
@@ -100,6 +114,10 @@ impl Route {
 
     pub fn gives_lines<T: JsonSchema>(self) -> Self {
         Self { gives: Gives::Lines(SchemaGenerator::subschema_for::<T>), ..self }
+    }
+
+    pub fn can_be_followed(self) -> Self {
+        Self { is_followed: true, ..self }
     }
 
     pub fn gives_bytes(self, media_type: &'static str) -> Self {
