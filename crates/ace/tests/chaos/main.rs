@@ -24,7 +24,7 @@ use serde_json::Value;
 /// How long an engine may take to be as it should be again.
 const SETTLED_WITHIN: Duration = Duration::from_secs(20);
 /// The first start after a crash waits a second, the one after it two, and so on.
-const RESTARTED_WITHIN: Duration = Duration::from_secs(30);
+const RESTARTED_WITHIN: Duration = Duration::from_secs(60);
 
 fn engine() -> Result<Engine> {
     Engine::start(env!("CARGO_BIN_EXE_ace"))
