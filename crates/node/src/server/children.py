@@ -6,7 +6,8 @@
 # that would not end by SIGTERM, which pools of multiprocessing wait for.
 #
 # Connections: one ends when all who have it have closed it. A child that lasts longer than the request in
-# which it was forked, as a pool's, would keep the answer from its end.
+# which it was forked, as a pool's, would keep the answer from its end. So it is with pipes, by whose end uWSGI's
+# threads learn that they are to end.
 
 import socket
 
@@ -67,31 +68,52 @@ def leave_server():
         is_servers = (getattr(handler, "__module__", None) or "").split(".")[0] in SERVERS
         signal.signal(number, before if is_servers or handler is None else handler)
     signal.set_wakeup_fd(-1)  # Else the server's event loop would hear of the child's signals.
-    leave_connections()
+    leave_files()
     # The end of a child is to wait for no thread of its parent's executors, one of which may be its own.
     getattr(sys.modules.get("concurrent.futures.thread"), "_threads_queues", {}).clear()
 
 
-def leave_connections():
-    """Lets go of the server's connections, in a child. Their descriptors stay taken, since objects of the server's may
-    close them once more."""
+def leave_files():
+    """Lets go of the server's connections and pipes, in a child. Their descriptors stay taken, since objects of the
+    server's may close them once more."""
     nowhere = os.open(os.devnull, os.O_RDWR)
-    for name in os.listdir("/proc/self/fd"):
-        if is_connection(int(name)):
-            os.dup2(nowhere, int(name))
+    for descriptor in server_pipes() + [number for number in descriptors() if is_connection(number)]:
+        os.dup2(nowhere, descriptor)
     os.close(nowhere)
 
 
-def is_connection(descriptor):
+def descriptors():
+    return [int(name) for name in os.listdir("/proc/self/fd")]
+
+
+def server_pipes():
+    """Returns both ends of the pipes that the server waits for where it waits for connections."""
+    watched = set()
+    for queue in descriptors():
+        if file_of(queue) == "anon_inode:[eventpoll]":
+            with open("/proc/self/fdinfo/%d" % queue) as info:
+                files = [file_of(int(number)) for number in re.findall(r"tfd:\s*([0-9]+)", info.read())]
+            watched.update(files if file_of(LISTENER) in files else ())
+    pipes = [(number, file_of(number)) for number in descriptors()]
+    return [number for number, file in pipes if file.startswith("pipe:") and file in watched]
+
+
+def file_of(descriptor):
     try:
-        found = socket.fromfd(descriptor, socket.AF_UNIX, socket.SOCK_STREAM)
+        return os.readlink("/proc/self/fd/%d" % descriptor)
     except EnvironmentError:
-        return False  # What listed the descriptors is closed by now.
+        return ""  # What listed the descriptors is closed by now.
+
+
+def is_connection(descriptor):
+    if not file_of(descriptor).startswith("socket:"):
+        return False
+    found = socket.fromfd(descriptor, socket.AF_UNIX, socket.SOCK_STREAM)
     try:
         listens = found.getsockopt(socket.SOL_SOCKET, socket.SO_ACCEPTCONN)
         return bool(ADDRESS) and not listens and found.getsockname() == ADDRESS
     except EnvironmentError:
-        return False  # It's no socket.
+        return False  # It's of another family.
     finally:
         found.close()
 

@@ -15,10 +15,12 @@ def as_elsewhere(app):
 
     def application(environ, start_response):
         # uWSGI's threads block all signals, and what the app started from one would inherit that: only SIGKILL
-        # could end it. The master's signals go to the worker's first thread nevertheless.
+        # could end it. The master's signals go to the worker's first thread nevertheless. So it is with pipes.
         if thread() not in unblocked:
             sigmask(SIG_SETMASK, ())
             unblocked.add(thread())
+            for pipe in server_pipes():
+                fcntl.fcntl(pipe, fcntl.F_SETFD, fcntl.FD_CLOEXEC)
 
         def start(status, headers, error=None):
             # uWSGI takes the app's own report of an error for a failure of this call.
