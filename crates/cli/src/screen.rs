@@ -101,7 +101,7 @@ impl Screen {
         match (self.json, self.out_terminal) {
             (true, _) => self.json_line(value),
             (false, true) => self.line(&format!("{ERASE}{}", text())),
-            (false, false) => self.line(&format!("{}\n", text())),
+            (false, false) => self.line(&text()).and_then(|()| self.line("")),
         }
     }
 
