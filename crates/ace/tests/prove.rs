@@ -46,8 +46,15 @@ fn every_wall_holds_and_nothing_is_left_of_the_attack() -> Result<()> {
 #[test]
 fn a_proof_that_is_given_up_or_killed_leaves_nothing() -> Result<()> {
     let engine = Engine::start(env!("CARGO_BIN_EXE_ace"))?;
+    let baits = AppFolder::empty()?;
+    let bait = || -> Result<usize> {
+        let names = std::fs::read_dir(baits.path())?
+            .filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        Ok(names.filter(|name| name.starts_with("ace-prove.")).count())
+    };
     let begin = || -> Result<_> {
         let mut prove = engine.command(&["prove", "--skip-neighbour"]);
+        prove.env("TMPDIR", baits.path());
         let child =
             prove.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null()).spawn()?;
         let deployed = || (names_of_apps(&engine).ok()?.len() == 2).then_some(());
@@ -57,8 +64,11 @@ fn a_proof_that_is_given_up_or_killed_leaves_nothing() -> Result<()> {
     let mut killed = begin()?;
     let second = engine.ace(&["prove", "--skip-neighbour"])?;
     ensure!(second.status == 1 && second.stderr.contains("already"), "{second:?}");
+    assert_eq!(bait()?, 1);
     killed.kill()?;
     killed.wait()?;
+    let is_gone = || bait().is_ok_and(|count| count == 0).then_some(());
+    eventually("the end of the bait", Duration::from_secs(60), is_gone)?;
     assert_eq!(names_of_apps(&engine)?.len(), 2, "a kill leaves its apps to the next one");
 
     let mut given_up = begin()?;

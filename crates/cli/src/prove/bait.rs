@@ -24,6 +24,8 @@ const CONTENT: &str = "this is the host's\n";
 const ADDRESSES_MAX: usize = 16;
 /// Visitors that are remembered.
 const VISITORS_MAX: usize = 100;
+/// The bait lives as long as its standard input, which is ours, and cleans up after a proof that was killed.
+const UNTIL_WE_END: &str = "cat; rm -rf -- \"$1\"";
 /// What nothing inside may change.
 const SETTINGS: [&str; 6] = [
     "kernel/hostname",
@@ -81,10 +83,11 @@ impl Bait {
         let (tcp, udp) = (TcpListener::bind(any).await?, UdpSocket::bind(any).await?);
         let bait_name = format!("ace-prove-bait-{nonce}");
         let name = UnixAddr::from_abstract_name(&bait_name)?;
-        let process = Command::new("sleep")
+        let process = Command::new("sh")
             .arg0(&bait_name)
-            .arg("3600")
-            .stdin(Stdio::null())
+            .args(["-c", UNTIL_WE_END, &bait_name])
+            .arg(folder.path())
+            .stdin(Stdio::piped())
             .stdout(Stdio::null())
             .spawn()?;
         let facts = HostFacts {
