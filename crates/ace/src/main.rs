@@ -15,6 +15,7 @@ mod server;
 use std::process::ExitCode;
 use std::sync::Arc;
 
+use ace_sandbox::volume::scratch::keep_mounts_apart;
 use clap::{CommandFactory, Parser, Subcommand};
 
 use offline::OfflineEngine;
@@ -70,6 +71,15 @@ fn main() -> ExitCode {
         return help();
     }
     let arguments = Arguments::parse();
+    // While there is one thread: the disks of builds are mounted for the engine alone, and go with it.
+    if matches!(arguments.command, Command::Server(_))
+        && rustix::process::geteuid().is_root()
+        && let Err(error) = keep_mounts_apart()
+    {
+        return fail(
+            &anyhow::Error::new(error).context("could not have mounts of the engine's own"),
+        );
+    }
     match start_runtime() {
         Ok(runtime) => runtime.block_on(run(arguments)),
         Err(error) => fail(&error.into()),

@@ -2,7 +2,7 @@
 //!
 //! | folder | what it holds | comes and goes |
 //! |---|---|---|
-//! | `DATA/builds/ID` | a build's scratch | with the build |
+//! | `DATA/builds/ID`, `DATA/builds/ID.img` | a build's scratch, and the disk that is mounted there | with the build |
 //! | `DATA/releases/APP/ID/code` | a release's code | by a rename; [`Builder::remove`] |
 //! | `DATA/environments/APP/HASH` | an environment and its lock ([`Kept`]) | by a rename; [`Builder::remove`] |
 //! | `DATA/caches/APP` | the installer's cache of an app | lent to each build; [`Caches`]; [`Builder::remove_app`] |
@@ -224,8 +224,8 @@ impl Inner {
         let log = Arc::new(BuildLog::new(lines, self.workshop.limits.log));
         let folder = self.builds().join(id.as_str());
         let workshop = Arc::clone(&self.workshop);
-        let bench = Bench::new(workshop, name, ids, network, folder.clone(), log);
-        let site = Site::make(folder, bench.user()).await?;
+        let site = Site::make(folder, self.caches.of(app), ids.host_id(IdRange::APP)).await?;
+        let bench = Bench::new(workshop, name, ids, network, site.clone(), log);
         let job = Job { id, app, bench: &bench, site: &site };
         let work = async {
             match &task {
@@ -528,8 +528,12 @@ impl Inner {
 
     /// Keeps the app's cache for its next build, and removes others that there is no room for any more.
     async fn keep_cache(&self, job: &Job<'_>) -> Result<(), BuildError> {
-        let (caches, made, app) = (Arc::clone(&self.caches), job.site.cache(), job.app.clone());
-        let surplus = blocking("keep the app's cache", move || caches.keep(&made, &app)).await?;
+        let (caches, site, app) = (Arc::clone(&self.caches), job.site.clone(), job.app.clone());
+        let keep = move || match site.let_go_of_cache()? {
+            Some(made) => caches.keep(&made, &app),
+            None => Ok(Vec::new()),
+        };
+        let surplus = blocking("keep the app's cache", keep).await?;
         let builds = self.builds();
         blocking("make room for caches", move || {
             surplus.iter().try_for_each(|cache| discard(cache, &builds))

@@ -1,4 +1,5 @@
-//! The installers' caches, one an app: `DATA/caches/APP`, as it was when the app's last build ended.
+//! The installers' caches, one an app: `DATA/caches/APP`, as it was when the app's last build ended. It's the image of
+//! that build's disk, or a folder on a machine whose builds have none.
 //!
 //! A build has its app's cache moved into its scratch folder, so that what lies here is in nobody's use.
 //! Together they take [`SHARE_MAX`] at most: those go first that were used the longest ago. A cache that is gone
@@ -7,6 +8,7 @@
 use std::collections::HashMap;
 use std::fs::{self, File};
 use std::io;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::SystemTime;
@@ -53,11 +55,12 @@ impl Caches {
     /// Keeps the cache `made` as that of `app`, unless it's too large, and returns which caches there is no room
     /// for any more. Nothing may write to it any more.
     pub fn keep(&self, made: &Path, app: &AppName) -> io::Result<Vec<PathBuf>> {
-        let size = match files::usage(made) {
-            Ok(usage) if usage.size <= CACHE_MAX => usage.size,
+        let size = match size_of(made) {
+            Ok(size) if size <= CACHE_MAX => size,
             Ok(_) | Err(_) => return Ok(Vec::new()),
         };
         let kept = self.of(app);
+        files::remove_tree(&kept)?; // Of the other kind, where there is one.
         fs::create_dir_all(&self.folder)?;
         File::open(made)?.set_modified(SystemTime::now())?; // See `Cache::used_at`.
         fs::rename(made, &kept)?;
@@ -77,13 +80,22 @@ impl Caches {
                 continue;
             };
             let known = sizes.get(&path).copied();
-            let Some(size) = known.or_else(|| Some(files::usage(&path).ok()?.size)) else {
+            let Some(size) = known.or_else(|| size_of(&path).ok()) else {
                 continue;
             };
             sizes.insert(path.clone(), size);
             caches.push(Cache { path, used_at, size });
         }
         Ok(caches)
+    }
+}
+
+/// What an image, or a folder, takes on disk.
+fn size_of(path: &Path) -> io::Result<Bytes> {
+    let metadata = path.symlink_metadata()?;
+    match metadata.is_file() {
+        true => Ok(Bytes(metadata.blocks().saturating_mul(512))),
+        false => Ok(files::usage(path)?.size),
     }
 }
 

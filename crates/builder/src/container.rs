@@ -18,6 +18,7 @@ use ace_sandbox::launch::{Handles, LaunchError, LauncherProgram, launch};
 use ace_sandbox::spec::{
     Bind, ExitRecord, NetworkSpec, OutputSpec, ProcessSpec, RootSpec, SignalTarget, Tmpfs,
 };
+use ace_sandbox::volume::scratch::Room;
 use ace_types::limits::TMP_INODES;
 use ace_types::{Bytes, IdRange, Limits};
 use rustix::pipe::{PipeFlags, pipe_with};
@@ -29,12 +30,13 @@ use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::files;
 use crate::log::BuildLog;
+use crate::site::{ENTRIES_MAX, SIZE_MAX, Site};
 
-/// What a build may take on disk. Checked every [`DISK_PAUSE`], so that a fast writer gets past it
-/// by what it writes in that time.
-const SCRATCH_MAX: Bytes = Bytes::gib(4);
-const SCRATCH_ENTRIES_MAX: u64 = 256 * 1024;
+/// How often a scratch folder is measured that has no disk of its own: a fast writer gets past its limit by what
+/// it writes in that time.
 const DISK_PAUSE: Duration = Duration::from_secs(2);
+/// With less room on its disk than this, a build has filled it.
+const ROOM_LEAST: Room = Room { bytes: 1 << 20, inodes: 16 };
 /// What a build leaves free of the disk that all share. A file that has no name any more is in no
 /// folder to be counted; this bounds what such files take.
 pub const FREE_LEAST: Bytes = Bytes::gib(1);
@@ -74,8 +76,7 @@ pub struct Bench {
     name: String,
     ids: IdRange,
     network: NetworkLease,
-    /// The folder whose size is watched.
-    scratch: PathBuf,
+    site: Site,
     deadline: Instant,
     log: Arc<BuildLog>,
     /// Held while a launcher runs, which can't be interrupted.
@@ -135,17 +136,12 @@ impl Bench {
         name: String,
         ids: IdRange,
         network: NetworkLease,
-        scratch: PathBuf,
+        site: Site,
         log: Arc<BuildLog>,
     ) -> Self {
         let deadline = Instant::now() + workshop.limits.timeout;
         let launching = Arc::default();
-        Self { workshop, name, ids, network, scratch, deadline, log, launching }
-    }
-
-    /// The user, on the host, that commands run as.
-    pub fn user(&self) -> u32 {
-        self.ids.host_id(IdRange::APP)
+        Self { workshop, name, ids, network, site, deadline, log, launching }
     }
 
     pub fn memory_max(&self) -> Bytes {
@@ -202,7 +198,7 @@ impl Bench {
     ) -> Result<Group, RunError> {
         let launching = Arc::clone(&self.launching).lock_owned().await;
         let workshop = Arc::clone(&self.workshop);
-        let (name, ids) = (self.name.clone(), self.ids);
+        let (name, ids, device) = (self.name.clone(), self.ids, self.site.device());
         let network = match command.network {
             true => self.network.spec.clone(),
             false => NetworkSpec::Loopback,
@@ -213,6 +209,10 @@ impl Bench {
             let cgroup =
                 workshop.cgroups.create(&name, &workshop.limits).map_err(RunError::Cgroup)?;
             let group = Group(cgroup);
+            if let Some(device) = device {
+                let throttled = workshop.cgroups.throttle_volume(&name, device, &workshop.limits);
+                throttled.map_err(RunError::Cgroup)?;
+            }
             let Command { stdin, argv, env, working_directory, binds, files, .. } = command;
             let process = process(argv, env, working_directory, &workshop.limits);
             let spec = ContainerSpec {
@@ -257,22 +257,38 @@ impl Bench {
         RunError::Exceeded(format!("the build took too long: its limit is {minutes} minutes"))
     }
 
-    /// Returns once the scratch folder is too large.
+    /// Returns once the build has no room left.
     async fn watch_disk(&self) -> RunError {
+        match self.site.device() {
+            Some(_) => self.watch_room().await,
+            None => self.measure_folder().await,
+        }
+    }
+
+    /// Returns once its disk is full. What fills it fails by itself; this says why.
+    async fn watch_room(&self) -> RunError {
+        loop {
+            // What can't be asked now can be at the next turn.
+            if let Some(Ok(room)) = self.site.room() {
+                if room.bytes < ROOM_LEAST.bytes {
+                    return too_much_disk();
+                }
+                if room.inodes < ROOM_LEAST.inodes {
+                    return too_many_files();
+                }
+            }
+            sleep(FREE_PAUSE).await;
+        }
+    }
+
+    /// Returns once a scratch folder without a disk of its own is too large.
+    async fn measure_folder(&self) -> RunError {
         loop {
             sleep(DISK_PAUSE).await;
-            let scratch = self.scratch.clone();
+            let scratch = self.site.folder().to_owned();
             match spawn_blocking(move || files::usage(&scratch)).await {
-                Ok(Ok(usage)) if usage.size > SCRATCH_MAX => {
-                    return RunError::Exceeded(format!(
-                        "the build took too much disk: its limit is {SCRATCH_MAX}"
-                    ));
-                }
-                Ok(Ok(usage)) if usage.entries > SCRATCH_ENTRIES_MAX => {
-                    return RunError::Exceeded(format!(
-                        "the build made too many files: its limit is {SCRATCH_ENTRIES_MAX}"
-                    ));
-                }
+                Ok(Ok(usage)) if usage.size > SIZE_MAX => return too_much_disk(),
+                Ok(Ok(usage)) if usage.entries > ENTRIES_MAX => return too_many_files(),
                 Ok(Err(error)) if error.kind() == io::ErrorKind::InvalidInput => {
                     return RunError::Exceeded(format!("the build can't go on: {error}"));
                 }
@@ -287,7 +303,8 @@ impl Bench {
     async fn watch_free_space(&self, least: Bytes) -> RunError {
         loop {
             // What can't be asked now can be at the next turn.
-            if files::free_space(&self.scratch).is_ok_and(|free| free < least) {
+            let builds = self.site.folder().parent().unwrap_or(Path::new("/"));
+            if files::free_space(builds).is_ok_and(|free| free < least) {
                 return RunError::Exceeded(format!(
                     "the server's disk is almost full: a build leaves {least} of it free"
                 ));
@@ -350,6 +367,14 @@ impl Command {
     }
 }
 
+fn too_much_disk() -> RunError {
+    RunError::Exceeded(format!("the build took too much disk: its limit is {SIZE_MAX}"))
+}
+
+fn too_many_files() -> RunError {
+    RunError::Exceeded(format!("the build made too many files: its limit is {ENTRIES_MAX}"))
+}
+
 /// A control group whose processes are killed when this is dropped.
 struct Group(Cgroup);
 
@@ -373,7 +398,7 @@ fn process(
         keep: None,
         socket: None,
         open_files_max: limits.files,
-        file_size_max: Some(SCRATCH_MAX),
+        file_size_max: Some(SIZE_MAX),
         signals: SignalTarget::Program,
     }
 }

@@ -4,8 +4,10 @@
 //! no more than [`DEPTH_MAX`] folders within each other are entered.
 
 use std::ffi::{CStr, CString};
+use std::fs::{DirBuilder, File, FileTimes, Permissions};
 use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
 use ace_types::Bytes;
@@ -68,6 +70,45 @@ pub fn hand_over(folder: &Path, owner: u32) -> io::Result<Usage> {
     rustix::fs::fchown(&root, Some(user), Some(group))?;
     rustix::fs::fchmod(&root, Mode::from_raw_mode(0o755))?;
     Ok(usage)
+}
+
+/// Copies `from`, which [`hand_over`] has gone over, to `to`, which is made: files with their modes and
+/// times, folders and links. Files of several names become several, and holes become zeros.
+///
+/// Errors: [`io::ErrorKind::FileTooLarge`] where all files together are longer than `most`; and of the
+/// file systems.
+pub fn copy_tree(from: &Path, to: &Path, most: Bytes) -> io::Result<()> {
+    let mut left = most.0;
+    copy_folder(from, to, &mut left)
+}
+
+fn copy_folder(from: &Path, to: &Path, left: &mut u64) -> io::Result<()> {
+    DirBuilder::new().mode(0o755).create(to)?;
+    for entry in std::fs::read_dir(from)? {
+        let entry = entry?;
+        let (source, target) = (entry.path(), to.join(entry.file_name()));
+        let kind = entry.file_type()?;
+        if kind.is_dir() {
+            copy_folder(&source, &target, left)?;
+        } else if kind.is_symlink() {
+            std::os::unix::fs::symlink(std::fs::read_link(&source)?, &target)?;
+        } else {
+            copy_file(&source, &target, left)?;
+        }
+    }
+    Ok(())
+}
+
+fn copy_file(from: &Path, to: &Path, left: &mut u64) -> io::Result<()> {
+    let mut source = File::open(from)?;
+    let metadata = source.metadata()?;
+    *left = left.checked_sub(metadata.len()).ok_or(io::ErrorKind::FileTooLarge)?;
+    let mode = metadata.mode() & 0o777;
+    let mut target = File::options().write(true).create_new(true).mode(mode).open(to)?;
+    io::copy(&mut source, &mut target)?;
+    // Byte code knows its source by the time that it was changed.
+    target.set_times(FileTimes::new().set_modified(metadata.modified()?))?;
+    target.set_permissions(Permissions::from_mode(mode)) // Whatever the umask is.
 }
 
 /// Removes `folder` and all in it, however deep it goes. It may be absent; what is added meanwhile
@@ -218,6 +259,26 @@ mod tests {
         assert!(!at("pipe").exists());
         assert_eq!(fs::metadata("/etc/passwd").unwrap().mode(), passwd.mode());
         assert_eq!(fs::metadata("/etc/passwd").unwrap().uid(), passwd.uid());
+    }
+
+    #[test]
+    fn a_copy_is_the_same_but_for_names_that_share_a_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (from, to) = (folder.path().join("from"), folder.path().join("to"));
+        fs::create_dir_all(from.join("sub")).unwrap();
+        fs::write(from.join("sub/tool"), "12345").unwrap();
+        fs::set_permissions(from.join("sub/tool"), fs::Permissions::from_mode(0o755)).unwrap();
+        fs::hard_link(from.join("sub/tool"), from.join("again")).unwrap();
+        symlink("/nowhere", from.join("link")).unwrap();
+        copy_tree(&from, &to, Bytes(10)).unwrap();
+        let metadata = |path: &Path| fs::metadata(path).unwrap();
+        let (old, new) = (metadata(&from.join("sub/tool")), metadata(&to.join("sub/tool")));
+        assert_eq!((new.mode(), new.mtime()), (old.mode(), old.mtime()));
+        assert_eq!(fs::read(to.join("again")).unwrap(), b"12345");
+        assert_eq!(fs::read_link(to.join("link")).unwrap(), Path::new("/nowhere"));
+        // Few blocks with many names must not become many blocks.
+        let refused = copy_tree(&from, &folder.path().join("more"), Bytes(9)).unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::FileTooLarge);
     }
 
     #[test]

@@ -6,6 +6,7 @@
 
 mod copy;
 mod loop_device;
+pub mod scratch;
 
 use std::fs::{self, File, OpenOptions};
 use std::io;
