@@ -66,7 +66,8 @@ pub async fn run_command(
 ) -> Result<Response, Refusal> {
     let asks_for_frames = asks_for_frames(request.headers());
     let upgrade = hyper::upgrade::on(&mut request);
-    let Document(asked) = Document::from_request(request, &()).await?;
+    let Document(asked): Document<RunRequest> = Document::from_request(request, &()).await?;
+    check(&asked.command)?;
     if !asks_for_frames {
         return Err(not_in_frames());
     }
@@ -114,25 +115,30 @@ async fn command(
     Ok(CommandSpec {
         like,
         name: name_of(&asked.command),
-        argv: arguments(asked.command)?,
+        argv: arguments(asked.command),
         env: terminal.map(|it| ("TERM".to_owned(), kind_of(it))).into_iter().collect(),
         terminal: terminal.map(|terminal| terminal.size),
         deadline: DEADLINE,
     })
 }
 
-fn arguments(command: RunCommand) -> Result<Vec<String>, Refusal> {
-    let arguments = match command {
+fn arguments(command: RunCommand) -> Vec<String> {
+    match command {
         RunCommand::Shell => ["sh", "-c", SHELL].map(str::to_owned).into(),
         RunCommand::Program(arguments) => arguments,
-    };
+    }
+}
+
+/// Whether it can be a command at all.
+fn check(command: &RunCommand) -> Result<(), Refusal> {
+    let RunCommand::Program(arguments) = command else { return Ok(()) };
     if arguments.first().is_none_or(String::is_empty) {
         return Err(Refusal::bad_request("a command begins with the name of a program"));
     }
     if arguments.iter().any(|argument| argument.contains('\0')) {
         return Err(Refusal::bad_request("an argument can't have a null byte in it"));
     }
-    Ok(arguments)
+    Ok(())
 }
 
 /// The terminal's `TERM`, which programs look up in folders.

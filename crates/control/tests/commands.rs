@@ -194,6 +194,8 @@ fn what_can_not_be_run_is_refused_before_the_upgrade() {
     }
     let plain = send(&life.socket, "POST", "/v1/apps/shop/run", r#"{"command": "shell"}"#);
     assert_eq!(plain.refusal(), (426, "upgrade_required".to_owned()));
+    let none = send(&life.socket, "POST", "/v1/apps/shop/run", r#"{"command": {"program": []}}"#);
+    assert_eq!(none.refusal().0, 400, "that no command is asked for is told before");
 }
 
 #[test]
