@@ -427,8 +427,20 @@ impl SmallDisk {
     fn mount_again(&self) -> Result<()> {
         let unmount = || run(Command::new("umount").arg(&self.path).stderr(Stdio::null())).ok();
         eventually("the disk without users", END_DEADLINE, unmount)?;
+        // Namespaces of killed processes keep it mounted for a moment more, and whoever mounted the image
+        // now would get that same file system again.
+        let image = self.path.with_extension("img");
+        eventually("the end of the disk", END_DEADLINE, || (!is_attached(&image)).then_some(()))?;
         self.attach()
     }
+}
+
+/// Whether a loop device shows `image`.
+fn is_attached(image: &Path) -> bool {
+    let devices = fs::read_dir("/sys/block").into_iter().flatten().flatten();
+    let mut shown =
+        devices.filter_map(|it| fs::read_to_string(it.path().join("loop/backing_file")).ok());
+    shown.any(|file| Path::new(file.trim_end()) == image)
 }
 
 fn run(command: &mut Command) -> Result<()> {

@@ -179,8 +179,11 @@ impl Rounds {
         let old = expected.remove(&target).unwrap_or_else(|| vec![None]);
         let new = if act.changes_answer() { vec![new] } else { old.clone() };
         // A release whose instances are killed in its first minute may be taken back.
+        let may_be_taken_back = blow == Blow::ContainersKilled && target == STEADY;
+        let before = may_be_taken_back.then(|| Some(self.before.clone()));
         let is_sure = acknowledged && blow != Blow::ContainersKilled;
-        expected.insert(target, if is_sure { new } else { [old, new].concat() });
+        let allowed = if is_sure { new } else { [old, new].concat() };
+        expected.insert(target, allowed.into_iter().chain(before).collect());
         Ok((expected, acknowledged))
     }
 
