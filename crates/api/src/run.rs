@@ -20,7 +20,7 @@
 //! that ends before its outcome ends the command.
 
 use ace_types::TerminalSize;
-use schemars::JsonSchema;
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use serde::{Deserialize, Serialize};
 
 use crate::http::ApiError;
@@ -49,9 +49,20 @@ pub struct RunRequest {
 #[serde(rename_all = "snake_case")]
 pub enum RunCommand {
     /// A program and its arguments.
-    Program(#[schemars(length(min = 1))] Vec<String>),
+    Program(#[schemars(schema_with = "program_schema")] Vec<String>),
     /// The best shell that there is.
     Shell,
+}
+
+/// The first is a program's name, and none has a null byte in it.
+fn program_schema(_: &mut SchemaGenerator) -> Schema {
+    const WITHOUT_NULL: &str = r"^[^\x00]*$";
+    json_schema!({
+        "type": "array",
+        "minItems": 1,
+        "prefixItems": [{ "type": "string", "minLength": 1, "pattern": WITHOUT_NULL }],
+        "items": { "type": "string", "pattern": WITHOUT_NULL },
+    })
 }
 
 /// A client's terminal.

@@ -127,8 +127,11 @@ fn fault_in(document: &Value, schema: &Value, value: &Value, is_part: bool) -> O
     }
     match value {
         Value::Array(all) => {
-            let items = schema.get("items")?;
-            all.iter().find_map(|item| fault(document, items, item))
+            let first = schema.get("prefixItems").and_then(Value::as_array);
+            let first = first.map_or(&[][..], Vec::as_slice);
+            let others = schema.get("items")?;
+            let schemas = first.iter().chain(std::iter::repeat(others));
+            all.iter().zip(schemas).find_map(|(item, schema)| fault(document, schema, item))
         }
         Value::Object(fields) => fault_of_fields(document, schema, fields, is_part),
         _ => None,
@@ -276,7 +279,10 @@ fn sample(document: &Value, schema: &Value) -> Value {
     match kind.unwrap_or("object") {
         "integer" => schema["minimum"].as_i64().unwrap_or(1).into(),
         "boolean" => false.into(),
-        "array" => json!([]),
+        "array" => {
+            let first = schema["prefixItems"].as_array().into_iter().flatten();
+            first.map(|item| sample(document, item)).collect()
+        }
         "string" => "a".into(),
         _ => {
             let names = schema["required"].as_array().into_iter().flatten();
