@@ -79,7 +79,7 @@ struct Proof<'a> {
 
 impl Proof<'_> {
     async fn go(&self) -> Result<Report, CommandError> {
-        stage::clear(self.client).await?; // What a killed one has left.
+        stage::clear_patiently(self.client, self.screen).await?; // What a killed one has left.
         let stage = Stage::set(self.client, self.screen, &self.bait, self.options.gateway).await?;
         self.screen.note("probing the walls from inside");
         let mut probes = inside::probe(self.client, &stage).await?;

@@ -224,7 +224,7 @@ impl FactLimits {
 }
 
 /// Destroys what an earlier run has left.
-pub async fn clear(client: &Client) -> Result<(), CommandError> {
+async fn clear(client: &Client) -> Result<(), CommandError> {
     for app in [ATTACKER, NEIGHBOUR] {
         let path = format!("/v1/apps/{app}");
         let view: AppView = match client.get(&path).await {
@@ -242,20 +242,21 @@ pub async fn clear(client: &Client) -> Result<(), CommandError> {
     Ok(())
 }
 
-/// The same at the end, when the engine may be away for a moment.
+/// The same when the engine may be away for a moment.
 pub async fn clear_patiently(client: &Client, screen: &Screen) -> Result<(), CommandError> {
     let (deadline, mut is_told) = (Instant::now() + RETURN_DEADLINE, false);
     loop {
         match clear(client).await {
-            Err(CommandError::Client(ClientError::Refused(error))) => {
-                return Err(CommandError::Outcome(error));
-            }
+            // Also where it refuses: an app that is on its way out is gone a moment later.
             Err(CommandError::Client(error)) if Instant::now() < deadline => {
                 if !is_told {
                     screen.note(&format!("{error}; waiting for it, to clean up"));
                 }
                 is_told = true;
                 sleep(RETURN_PAUSE).await;
+            }
+            Err(CommandError::Client(ClientError::Refused(error))) => {
+                return Err(CommandError::Outcome(error));
             }
             Err(CommandError::Client(_)) => {
                 return Err(CommandError::Refused(format!(
