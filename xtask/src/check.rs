@@ -34,6 +34,9 @@ pub fn run() -> Result<bool> {
     let mut tally = Tally::default();
     step("tests", tests(&mut tally, &mut left_out));
 
+    for test in &tally.flaky {
+        println!("failed, then passed (find out why): {test}");
+    }
     for what in &left_out {
         println!("left out: {what}");
     }

@@ -3,22 +3,28 @@
 use std::fmt;
 
 /// A count of tests.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Tally {
     pub passed: u64,
     pub failed: u64,
     pub skipped: u64,
+    /// Names of those that passed at a second try alone; they are in `passed`, too.
+    pub flaky: Vec<String>,
 }
 
 impl Tally {
     /// The count that `line` tells, or nothing.
     ///
-    /// Known are nextest's `Summary […] 3 tests run: 2 passed, 1 failed, 0 skipped` and cargo
-    /// test's `test result: ok. 2 passed; 1 failed; 0 ignored; …`. Indented, the latter is what
+    /// Known are nextest's `Summary […] 3 tests run: 2 passed, 1 failed, 0 skipped` and
+    /// `FLAKY 2/2 […] package::file test`, and cargo test's `test result: ok. 2 passed; 1 failed; 0 ignored; …`. Indented, the latter is what
     /// nextest quotes of a test that failed, and is in its summary, too.
     pub fn of_line(line: &str) -> Self {
         let line = without_colours(line);
         let line = line.trim_end();
+        if line.trim_start().starts_with("FLAKY ") {
+            let test = line.rsplit_once([']', ')']).map_or(line, |(_, test)| test);
+            return Self { flaky: vec![test.trim().to_owned()], ..Self::default() };
+        }
         if !line.trim_start().starts_with("Summary [") && !line.starts_with("test result: ") {
             return Self::default();
         }
@@ -32,6 +38,7 @@ impl Tally {
             passed: count(&["passed"]),
             failed: count(&["failed", "timed"]),
             skipped: count(&["skipped", "ignored"]),
+            flaky: Vec::new(),
         }
     }
 
@@ -39,6 +46,9 @@ impl Tally {
         self.passed += other.passed;
         self.failed += other.failed;
         self.skipped += other.skipped;
+        let unknown = other.flaky.into_iter().filter(|test| !self.flaky.contains(test));
+        let unknown: Vec<String> = unknown.collect();
+        self.flaky.extend(unknown);
     }
 }
 
@@ -68,13 +78,23 @@ mod tests {
     use super::*;
 
     fn tally(passed: u64, failed: u64, skipped: u64) -> Tally {
-        Tally { passed, failed, skipped }
+        Tally { passed, failed, skipped, flaky: Vec::new() }
     }
 
     #[test]
     fn nextest_is_understood() {
         let line = "     Summary [   0.185s] 53 tests run: 50 passed (1 slow), 2 failed, 1 timed out, 4 skipped\n";
         assert_eq!(Tally::of_line(line), tally(50, 3, 4));
+    }
+
+    #[test]
+    fn a_second_try_is_told() {
+        let mut sum = Tally::default();
+        let line = "   FLAKY 2/2 [   0.003s] (3/9) ace::deploy an_app_answers\n";
+        sum.add(Tally::of_line(line));
+        sum.add(Tally::of_line("       FLAKY 2/2 [   0.003s] ace::deploy an_app_answers"));
+        assert_eq!(sum.flaky, ["ace::deploy an_app_answers"]);
+        assert_eq!(sum.passed, 0);
     }
 
     #[test]

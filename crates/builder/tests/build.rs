@@ -198,7 +198,9 @@ async fn an_environment_can_not_become_a_link_to_something_of_the_hosts() {
         ])
         .await;
     let reason = outcome.rejection();
-    assert!(reason.contains("removed the virtual environment"), "{reason}: {:?}", outcome.log);
+    // uv starts several Pythons; one that starts after the swap finds none, and uv gives up first.
+    let expected = ["removed the virtual environment", "requirements could not be installed"];
+    assert!(expected.iter().any(|end| reason.contains(end)), "{reason}: {:?}", outcome.log);
 }
 
 #[tokio::test]
