@@ -286,7 +286,7 @@ impl ClientStream {
             return Poll::Ready(Ok(Received::End));
         }
         self.held.extend_from_slice(part.filled());
-        self.checked = match self.framing.feed(&self.held) {
+        self.checked = match self.framing.feed(&mut self.held) {
             Ok(passed) => passed,
             Err(Refused::Head { at, failure }) => {
                 self.shared.refuse(failure);

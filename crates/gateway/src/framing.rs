@@ -86,7 +86,9 @@ impl Framing {
 
     /// Takes the next bytes of the stream. Returns how many of them may pass: all but an
     /// incomplete head at their end, which is to be fed again, together with what comes after it.
-    pub fn feed(&mut self, bytes: &[u8]) -> Result<usize, Refused> {
+    ///
+    /// A later version of HTTP/1 becomes the one that is spoken here.
+    pub fn feed(&mut self, bytes: &mut [u8]) -> Result<usize, Refused> {
         let mut at = 0;
         while at < bytes.len() {
             match &mut self.state {
@@ -107,7 +109,7 @@ impl Framing {
                         .take_line(bytes, at)
                         .map_err(|()| self.refuse(|| Refused::Chunk { at }))?;
                 }
-                State::Between | State::Head => match self.take_head(&bytes[at..]) {
+                State::Between | State::Head => match self.take_head(&mut bytes[at..]) {
                     Ok(Some(count)) => at += count,
                     Ok(None) => break,
                     Err(_) if self.heads == 0 && is_strange(&bytes[at..]) => {
@@ -147,7 +149,7 @@ impl Framing {
     }
 
     /// Takes a whole head from the beginning of `bytes`; returns how long it is, if it is whole.
-    fn take_head(&mut self, bytes: &[u8]) -> Result<Option<usize>, Failure> {
+    fn take_head(&mut self, bytes: &mut [u8]) -> Result<Option<usize>, Failure> {
         let begin = empty_lines(bytes);
         let end = head_end(bytes, self.scanned.max(begin))?;
         if end.unwrap_or(bytes.len()) > HEAD_BYTES_MAX {
@@ -166,6 +168,7 @@ impl Framing {
             self.state = if has_begun { State::Head } else { State::Between };
             return Ok(None);
         };
+        lower_version(&mut bytes[begin..end]);
         self.state = check_head(&bytes[begin..end])?;
         self.scanned = 0;
         self.heads += 1;
@@ -224,6 +227,19 @@ fn head_end(bytes: &[u8], from: usize) -> Result<Option<usize>, Failure> {
     Ok(None)
 }
 
+/// Has a request of HTTP/1.2 or later be one of HTTP/1.1, which is what it is taken for.
+///
+/// Source: RFC 9110, section 2.5. hyper knows the versions that there are.
+fn lower_version(head: &mut [u8]) {
+    let Some(end) = head.iter().position(|byte| *byte == b'\r') else { return };
+    if let Some((minor, before)) = head[..end].split_last_mut()
+        && before.ends_with(b" HTTP/1.")
+        && (b'2'..=b'9').contains(minor)
+    {
+        *minor = b'1';
+    }
+}
+
 /// Checks a whole head; returns what follows it.
 fn check_head(head: &[u8]) -> Result<State, Failure> {
     let mut fields = [const { MaybeUninit::uninit() }; HEADERS_MAX];
@@ -233,7 +249,9 @@ fn check_head(head: &[u8]) -> Result<State, Failure> {
         Ok(httparse::Status::Partial) => return Err(Failure::BadRequest("its head has no end")),
         Err(error) => return Err(malformed(error, head)),
     }
-    check_target(request.method.unwrap_or_default(), request.path.unwrap_or_default())?;
+    let method = request.method.unwrap_or_default();
+    check_method(method)?;
+    check_target(method, request.path.unwrap_or_default())?;
     let mut framing = BodyFraming::default();
     for field in request.headers.iter() {
         framing.note(field)?;
@@ -269,11 +287,16 @@ fn is_version(word: &[u8]) -> bool {
         if major.is_ascii_digit() && minor.is_ascii_digit())
 }
 
-/// Refuses methods that are too long, and targets that hyper would not parse, or not as a whole.
-fn check_target(method: &str, target: &str) -> Result<(), Failure> {
-    if method.len() > METHOD_BYTES_MAX {
-        return Err(Failure::BadRequest(LONG_METHOD));
+/// Refuses methods that are too long, in any version.
+pub fn check_method(method: &str) -> Result<(), Failure> {
+    match method.len() > METHOD_BYTES_MAX {
+        true => Err(Failure::BadRequest(LONG_METHOD)),
+        false => Ok(()),
     }
+}
+
+/// Refuses targets that hyper would not parse, or not as a whole.
+fn check_target(method: &str, target: &str) -> Result<(), Failure> {
     if method == "CONNECT" {
         let allow = "GET, HEAD, POST, PUT, PATCH, DELETE, OPTIONS";
         return Err(Failure::Method { allow });
@@ -371,6 +394,10 @@ mod tests {
 
     use super::*;
 
+    fn feed(framing: &mut Framing, text: &str) -> Result<usize, Refused> {
+        framing.feed(&mut text.as_bytes().to_vec())
+    }
+
     #[test]
     fn requests_follow_each_other() {
         let text = concat!(
@@ -379,7 +406,7 @@ mod tests {
             "POST / HTTP/1.1\r\ntransfer-encoding: chunked\r\n\r\n3;a=b\r\n\n\n\n\r\n0\r\nA: b\r\n\r\n",
         );
         let mut framing = Framing::new();
-        let passed = framing.feed(format!("{text}GET / HTTP/1.1\r\nHo").as_bytes());
+        let passed = feed(&mut framing, &format!("{text}GET / HTTP/1.1\r\nHo"));
         assert_eq!(passed.ok(), Some(text.len()));
         assert_eq!(framing.heads(), 3);
         assert!(framing.is_in_head());
@@ -387,13 +414,22 @@ mod tests {
 
     #[test]
     fn a_head_passes_when_it_is_whole() {
-        let head = b"\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n";
+        let head = "\r\nGET / HTTP/1.1\r\nHost: a\r\n\r\n";
         let mut framing = Framing::new();
         for end in 1..head.len() {
-            assert_eq!(framing.feed(&head[..end]).ok(), Some(0), "{end} bytes");
+            assert_eq!(feed(&mut framing, &head[..end]).ok(), Some(0), "{end} bytes");
             assert_eq!(framing.is_in_head(), end > 2, "{end} bytes");
         }
-        assert_eq!(framing.feed(head).ok(), Some(head.len()));
+        assert_eq!(feed(&mut framing, head).ok(), Some(head.len()));
+    }
+
+    #[test]
+    fn a_later_version_of_http_1_is_taken_for_the_last_one_known() {
+        for (version, becomes) in [("1.2", "1.1"), ("1.9", "1.1"), ("1.1", "1.1"), ("1.0", "1.0")] {
+            let mut head = format!("GET / HTTP/{version}\r\nHost: a\r\n\r\n").into_bytes();
+            assert_eq!(Framing::new().feed(&mut head).ok(), Some(head.len()));
+            assert!(head.starts_with(format!("GET / HTTP/{becomes}\r\n").as_bytes()));
+        }
     }
 
     #[test]
@@ -407,7 +443,7 @@ mod tests {
             ("GET shop HTTP/1.1 \r\n\r\n", false),
             ("GET  / HTTP/1.1\r\n\r\n", false),
         ] {
-            let refused = Framing::new().feed(text.as_bytes()).unwrap_err();
+            let refused = feed(&mut Framing::new(), text).unwrap_err();
             assert_eq!(matches!(refused, Refused::Stranger { at: 0 }), is_strange, "{text:?}");
         }
     }
@@ -426,7 +462,7 @@ mod tests {
             ("GET / HTTP/1.1\r\nExpect: tea\r\n\r\n", 417),
         ] {
             let mut framing = Framing::new();
-            match framing.feed(format!("{good}{bad}").as_bytes()) {
+            match feed(&mut framing, &format!("{good}{bad}")) {
                 Err(Refused::Head { at, failure }) => {
                     assert_eq!((at, failure.status().as_u16()), (good.len(), status), "{bad:.60}");
                 }
@@ -456,7 +492,7 @@ mod tests {
             ("3\r\nabc\r\n0\r\n", "A: b\n"),
             ("0\r\n", "\n"),
         ] {
-            let result = Framing::new().feed(format!("{head}{lines}{bad}").as_bytes());
+            let result = feed(&mut Framing::new(), &format!("{head}{lines}{bad}"));
             let expected = head.len() + lines.len();
             assert!(matches!(result, Err(Refused::Chunk { at }) if at == expected), "{bad:?}");
         }
@@ -465,12 +501,12 @@ mod tests {
     #[test]
     fn a_body_comes_after_the_head() {
         let mut framing = Framing::new();
-        let mut feed = |text: &str| {
-            assert_eq!(framing.feed(text.as_bytes()).ok(), Some(text.len()));
+        let mut is_in_body_after = |text: &str| {
+            assert_eq!(feed(&mut framing, text).ok(), Some(text.len()));
             framing.is_after_head()
         };
-        assert!(feed("POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nab"));
-        assert!(!feed("c"));
+        assert!(is_in_body_after("POST / HTTP/1.1\r\nContent-Length: 3\r\n\r\nab"));
+        assert!(!is_in_body_after("c"));
     }
 
     /// What passes of `pieces` as they come, and whether something was refused.
@@ -478,7 +514,7 @@ mod tests {
         let (mut framing, mut held, mut passed) = (Framing::new(), Vec::new(), Vec::new());
         for piece in pieces {
             held.extend_from_slice(piece);
-            match framing.feed(&held) {
+            match framing.feed(&mut held) {
                 Ok(count) => passed.extend(held.drain(..count)),
                 Err(Refused::Head { at, .. }) => {
                     passed.extend(held.drain(..at));

@@ -101,7 +101,8 @@ impl Service {
             }
         };
         // A stream of HTTP/2 can end in between, a connection can't: what is left would be the next request.
-        let unread = body.filter(|body| !is_http2 && !body.is_end_stream());
+        let ends = response.headers().contains_key(CONNECTION); // As after a request that has no sense.
+        let unread = body.filter(|body| !is_http2 && !ends && !body.is_end_stream());
         let is_dirty = match unread {
             Some(unread) => waits_to_send || !discard(unread).await,
             None => false,

@@ -183,6 +183,10 @@ async fn requests_that_mean_two_things_are_refused() {
     };
     for (request, status) in [
         (with("host", "other.localhost"), 400),
+        (with("host", "shop.localhost, other"), 400),
+        (with("a", " b"), 400),
+        (with("a", "b\t"), 400),
+        (request(Method::from_bytes(&[b'A'; 65]).unwrap(), "/"), 400),
         (with("expect", "tea"), 417),
         (get(&format!("/{}", "a".repeat(17_000))), 414),
         (with("a", &"b".repeat(62_000)), 431),
@@ -192,6 +196,9 @@ async fn requests_that_mean_two_things_are_refused() {
         let said = said.get(..200).unwrap_or(&said).to_owned();
         assert_eq!(client.ask(request).await.status().as_u16(), status, "{said}");
     }
+    let mut twice = with("host", "shop.localhost");
+    twice.headers_mut().append("host", "shop.localhost".parse().unwrap());
+    assert_eq!(client.ask(twice).await.status(), 400);
     let mut many = get("/");
     (0..101).for_each(|_| _ = many.headers_mut().append("a", "b".parse().unwrap()));
     assert_eq!(client.ask(many).await.status(), 431);

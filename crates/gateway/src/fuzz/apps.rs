@@ -126,9 +126,9 @@ fn counted(bytes: &[u8]) -> (&[u8], &[u8]) {
 
 /// What we send is what we would let pass ourselves, and names the same host and path.
 fn check_http(head: &AppHead) {
-    let Ok(bytes) = head.encode(Protocol::Http, true) else { return };
+    let Ok(mut bytes) = head.encode(Protocol::Http, true) else { return };
     let mut framing = Framing::new();
-    match framing.feed(&bytes) {
+    match framing.feed(&mut bytes) {
         Ok(passed) => assert_eq!((passed, framing.heads()), (bytes.len(), 1)),
         // Ours come on top of as many as may be.
         Err(Refused::Head { failure: Failure::HeadTooLarge, .. }) => return,

@@ -53,7 +53,7 @@ pub fn pass<'a>(pieces: impl IntoIterator<Item = &'a [u8]>) -> Option<Passed> {
     let (mut framing, mut held, mut bytes) = (Framing::new(), Vec::new(), Vec::new());
     for piece in pieces {
         held.extend_from_slice(piece);
-        match framing.feed(&held) {
+        match framing.feed(&mut held) {
             Ok(count) => bytes.extend(held.drain(..count)),
             Err(Refused::Head { at, .. }) => {
                 bytes.extend(held.drain(..at));

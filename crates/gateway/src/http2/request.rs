@@ -12,13 +12,13 @@ use http::header::{
 };
 use http::request::Parts;
 use http::uri::PathAndQuery;
-use http::{HeaderValue, Method, Response, StatusCode, Uri, Version};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version};
 use hyper::ext::Protocol;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::body::Content;
 use crate::failure::Failure;
-use crate::framing::{HEADERS_MAX, NOT_ESCAPED, TARGET_BYTES_MAX};
+use crate::framing::{HEADERS_MAX, NOT_ESCAPED, TARGET_BYTES_MAX, check_method};
 
 /// Whether `request`, as it came, asks for a WebSocket. Source: RFC 8441.
 pub fn is_websocket(request: &Parts) -> bool {
@@ -32,6 +32,8 @@ pub fn adopt(request: &mut Parts) -> Result<(), Failure> {
     if request.headers.len() > HEADERS_MAX {
         return Err(Failure::HeadTooLarge);
     }
+    check_method(request.method.as_str())?;
+    check_values(&request.headers)?;
     check_expectation(request)?;
     adopt_host(request)?;
     let is_websocket = is_websocket(request);
@@ -63,6 +65,17 @@ pub fn answer_websocket(
     Ok(response)
 }
 
+/// White space around a value is part of it here, and was none to those who read HTTP/1.
+/// Source: RFC 9113, section 8.2.1.
+fn check_values(headers: &HeaderMap) -> Result<(), Failure> {
+    let is_space = |byte: Option<&u8>| matches!(byte, Some(b' ' | b'\t'));
+    let is_padded = |value: &[u8]| is_space(value.first()) || is_space(value.last());
+    match headers.values().any(|value| is_padded(value.as_bytes())) {
+        true => Err(Failure::BadRequest("a header's value begins or ends with white space")),
+        false => Ok(()),
+    }
+}
+
 fn check_expectation(request: &Parts) -> Result<(), Failure> {
     let mut values = request.headers.get_all(EXPECT).iter();
     match values.all(|value| value.as_bytes().eq_ignore_ascii_case(b"100-continue")) {
@@ -77,8 +90,12 @@ fn adopt_host(request: &mut Parts) -> Result<(), Failure> {
     let not_one = |_| Failure::BadRequest("the request's host is not one");
     let host = HeaderValue::from_str(authority.as_str()).map_err(not_one)?;
     let mut fields = request.headers.get_all(HOST).iter();
-    if fields.any(|field| !field.as_bytes().eq_ignore_ascii_case(host.as_bytes())) {
-        return Err(Failure::BadRequest("the request's target and its Host differ"));
+    match (fields.next(), fields.next()) {
+        (Some(_), Some(_)) => return Err(Failure::BadRequest("the request names two hosts")),
+        (Some(field), None) if !field.as_bytes().eq_ignore_ascii_case(host.as_bytes()) => {
+            return Err(Failure::BadRequest("the request's target and its Host differ"));
+        }
+        _ => {}
     }
     request.headers.insert(HOST, host);
     Ok(())
