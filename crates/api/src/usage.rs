@@ -51,8 +51,29 @@ pub struct InstanceUsage {
     pub shm: Option<SpaceUsage>,
     /// What stands in `/ace/data`, where it has a volume.
     pub volume: Option<SpaceUsage>,
+    /// Bytes a second from or to a disk; `None` where the kernel does not count it, and so with the next two.
+    pub io: Option<FlowUsage>,
+    /// Operations a second, likewise.
+    pub iops: Option<FlowUsage>,
+    /// Bits a second to or from the network.
+    pub bandwidth: Option<FlowUsage>,
+    /// How often packets waited or were dropped because `bandwidth` was used up.
+    pub packets_held_back: u64,
     /// Lines of output that its log had no room for.
     pub log_lines_dropped: u64,
+}
+
+/// How fast something flows, for which there is a limit a second: of all ways, and all disks, the one that comes
+/// nearest to it, since the limit is of each.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FlowUsage {
+    /// Over the last seconds.
+    pub per_second: u64,
+    pub limit_per_second: u64,
+    /// How long it has been as fast as it may be, as far as the engine that runs has seen.
+    pub at_limit_usec: u64,
+    /// How much of that was in the last minute.
+    pub at_limit_last_minute_usec: u64,
 }
 
 /// A process that the kernel ended for want of memory.
@@ -79,6 +100,11 @@ pub struct AppUsage {
     pub memory_kills: u64,
     pub pids_refused: u64,
     pub log_lines_dropped: u64,
+    /// How long an instance was at each of these limits.
+    pub io_at_limit_usec: u64,
+    pub iops_at_limit_usec: u64,
+    pub bandwidth_at_limit_usec: u64,
+    pub packets_held_back: u64,
     /// How often an instance was started again after it had ended by itself.
     pub restarts: u64,
     /// How often an instance ended by itself, by [`EndReason::code`](crate::EndReason::code).

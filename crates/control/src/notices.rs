@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ace_api::event::Happening;
-use ace_api::{InstanceState, InstanceStatus, InstanceUsage, NodeUsage, SpaceUsage};
+use ace_api::{FlowUsage, InstanceState, InstanceStatus, InstanceUsage, NodeUsage, SpaceUsage};
 use ace_types::{AppName, Bytes, InstanceId};
 use jiff::Timestamp;
 use tokio::time::sleep;
@@ -92,6 +92,8 @@ struct Told {
     memory_kills: Count,
     pids_refused: Count,
     held_back: Option<Instant>,
+    /// When it was last told to be at each limit a second; see [`flows`].
+    at_limit: [Option<Instant>; 3],
     /// When each place was last told to be full; see [`places`].
     full: [Option<Instant>; 3],
     /// Since when it was in the last bad state that was told.
@@ -190,6 +192,21 @@ impl Told {
             );
             texts.push(("cpu", text));
         }
+        for (told, Flow { key, what, limit, at_limit_usec }) in
+            self.at_limit.iter_mut().zip(flows(usage))
+        {
+            if at_limit_usec >= HELD_BACK_USEC && is_due(*told, now) {
+                *told = Some(now);
+                let seconds = at_limit_usec / 1_000_000;
+                texts.push((
+                    key,
+                    format!(
+                        "was at its limit for {seconds} s in the last minute: it may {what} \
+                         {limit} a second ({key})"
+                    ),
+                ));
+            }
+        }
         for (told, (place, key, space)) in self.full.iter_mut().zip(places(usage)) {
             if let Some(size) = space.filter(is_full).map(|space| Bytes(space.size_bytes))
                 && is_due(*told, now)
@@ -246,6 +263,32 @@ fn killed(count: u64, usage: &InstanceUsage) -> String {
     format!("lost {processes} for lack of memory: the limit is {limit} (memory){last}")
 }
 
+/// How long it was at a limit a second in the last minute.
+struct Flow {
+    key: &'static str,
+    /// What is limited.
+    what: &'static str,
+    limit: String,
+    at_limit_usec: u64,
+}
+
+fn flows(usage: &InstanceUsage) -> [Flow; 3] {
+    let flow = |key, what, flow: Option<FlowUsage>, show: fn(u64) -> String| {
+        let FlowUsage { limit_per_second, at_limit_last_minute_usec, .. } =
+            flow.unwrap_or_default();
+        Flow { key, what, limit: show(limit_per_second), at_limit_usec: at_limit_last_minute_usec }
+    };
+    [
+        flow("io", "read from a disk, and write to it,", usage.io, |bytes| {
+            Bytes(bytes).to_string()
+        }),
+        flow("iops", "ask a disk for", usage.iops, |n| format!("{n} reads, and as many writes,")),
+        flow("bandwidth", "send, and get,", usage.bandwidth, |bits| {
+            format!("{}M bits", bits / 1_000_000)
+        }),
+    ]
+}
+
 /// Where it can write, and the limit's name.
 fn places(usage: &InstanceUsage) -> [(&'static str, &'static str, Option<SpaceUsage>); 3] {
     [
@@ -300,6 +343,34 @@ mod tests {
         assert_eq!(look(4, 60), [lost("3 processes")]);
         assert_eq!(look(4, 120), [""; 0]);
         assert_eq!(look(1, 180), [lost("a process")], "a new container counts anew");
+    }
+
+    #[test]
+    fn what_its_disk_or_network_held_back_is_told_with_the_limit() {
+        let (id, statuses) = running();
+        let (mut watch, start) = (Watch::default(), Instant::now());
+        let mut look = |seconds_at_limit: u64, seconds| {
+            let flow = |limit_per_second| FlowUsage {
+                limit_per_second,
+                at_limit_last_minute_usec: seconds_at_limit * 1_000_000,
+                ..FlowUsage::default()
+            };
+            let (io, bandwidth) = (Some(flow(20 << 20)), Some(flow(50_000_000)));
+            let used = InstanceUsage { io, bandwidth, ..InstanceUsage::default() };
+            texts(watch.look(&statuses, &usage(&id, used), start + SECOND * seconds))
+        };
+        assert_eq!(look(5, 0), [""; 0], "a little is usual");
+        let told = look(12, 5);
+        assert_eq!(
+            told,
+            [
+                "was at its limit for 12 s in the last minute: it may read from a disk, and write \
+                 to it, 20M a second (io)",
+                "was at its limit for 12 s in the last minute: it may send, and get, 50M bits a \
+                 second (bandwidth)",
+            ]
+        );
+        assert_eq!(look(30, 40), [""; 0]);
     }
 
     #[test]

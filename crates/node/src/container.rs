@@ -259,10 +259,16 @@ impl Container {
     }
 
     /// What there is to see of it; call that off the event loop.
-    pub fn look(&self, folder: &InstanceFolder) -> impl FnOnce() -> Reading + Send + 'static {
+    pub fn look(
+        &self,
+        folder: &InstanceFolder,
+        host_interface: String,
+    ) -> impl FnOnce() -> Reading + Send + 'static {
         let (process, cgroup, log) = (self.process, self.cgroup.clone(), folder.log());
         move || Reading {
             kernel: cgroup.usage(),
+            disks: cgroup.disk_traffic(),
+            wire: network::wire_traffic(&host_interface, process).ok().flatten(),
             tmp: space_at(process, "/tmp"),
             shm: space_at(process, "/dev/shm"),
             volume: space_at(process, "/ace/data"),

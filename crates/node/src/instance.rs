@@ -11,7 +11,7 @@ use std::time::Duration;
 use ace_api::{
     EndReason, InstanceSpec, InstanceState, InstanceStatus, InstanceUsage, MemoryKill, Program,
 };
-use ace_sandbox::listeners;
+use ace_sandbox::{listeners, network};
 use ace_types::error_chain;
 use ace_upstream::{ProbeOutcome, probe};
 use jiff::Timestamp;
@@ -202,9 +202,9 @@ impl Instance {
     /// Asks the kernel what the container uses, and what was done to it. Returns whether there is
     /// news.
     async fn look(&mut self) -> bool {
-        let Some(look) = self.container.as_ref().map(|it| it.look(&self.folder)) else {
-            return false;
-        };
+        let Some(container) = &self.container else { return false };
+        let wire = network::veth_name(&self.world.engine, self.spec.id.as_str());
+        let look = container.look(&self.folder, wire);
         let reading = blocking(look).await;
         let (limits, now) = (&self.spec.limits, std::time::Instant::now());
         let (usage, growth) = self.gauge.take(reading, limits, now, Timestamp::now());

@@ -3,13 +3,18 @@
 //! An instance's task reads what the kernel counts ([`Reading`]) and has its [`Gauge`] make of it
 //! what an operator asks for; [`Meters`] keeps that for all. Time is an argument.
 
-use std::collections::VecDeque;
+mod flow;
+
+use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ace_api::{AppUsage, EndReason, InstanceUsage, NodeUsage, SpaceUsage};
-use ace_sandbox::cgroup;
+use ace_api::{AppUsage, EndReason, FlowUsage, InstanceUsage, NodeUsage, SpaceUsage};
+use ace_sandbox::cgroup::{self, DiskTraffic};
+use ace_sandbox::disk::Device;
+use ace_sandbox::network::WireTraffic;
 use ace_types::{AppName, InstanceId, Limits};
+use flow::Flow;
 use jiff::Timestamp;
 
 /// Over how long processor time is averaged.
@@ -30,12 +35,27 @@ pub struct Gauge {
     counted: Option<Counts>,
     lines_dropped: u64,
     lines_counted: Option<u64>,
+    io: Flow<(Device, Way)>,
+    iops: Flow<(Device, Way)>,
+    bandwidth: Flow<Way>,
+    /// How long it has been at its limits, as far as the app's sums have it.
+    at_limit_counted: AtLimit,
+}
+
+/// Each limit a second is of one way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+enum Way {
+    In,
+    Out,
 }
 
 /// What there is to see of a container at one time.
-#[derive(Debug, Clone, Copy, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Reading {
     pub kernel: cgroup::Usage,
+    /// `None` where the kernel does not count it, and so with the next.
+    pub disks: Option<BTreeMap<Device, DiskTraffic>>,
+    pub wire: Option<WireTraffic>,
     pub tmp: Option<SpaceUsage>,
     pub shm: Option<SpaceUsage>,
     pub volume: Option<SpaceUsage>,
@@ -48,6 +68,15 @@ pub struct Reading {
 pub struct Growth {
     kernel: Counts,
     log_lines_dropped: u64,
+    at_limit: AtLimit,
+}
+
+/// How long an instance has been as fast as its limits allow.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct AtLimit {
+    io_usec: u64,
+    iops_usec: u64,
+    bandwidth_usec: u64,
 }
 
 /// What only grows while a container is there.
@@ -57,6 +86,7 @@ struct Counts {
     throttled_usec: u64,
     memory_kills: u64,
     pids_refused: u64,
+    packets_held_back: u64,
 }
 
 #[derive(Debug, Clone, Copy)]
@@ -75,12 +105,16 @@ impl Meters {
         let mut all = self.lock();
         all.instances.insert(instance.clone(), usage);
         let sum = all.apps.entry(app.clone()).or_default();
-        let Growth { kernel, log_lines_dropped } = growth;
+        let Growth { kernel, log_lines_dropped, at_limit } = growth;
         sum.cpu_usec += kernel.cpu_usec;
         sum.throttled_usec += kernel.throttled_usec;
         sum.memory_kills += kernel.memory_kills;
         sum.pids_refused += kernel.pids_refused;
+        sum.packets_held_back += kernel.packets_held_back;
         sum.log_lines_dropped += log_lines_dropped;
+        sum.io_at_limit_usec += at_limit.io_usec;
+        sum.iops_at_limit_usec += at_limit.iops_usec;
+        sum.bandwidth_at_limit_usec += at_limit.bandwidth_usec;
     }
 
     /// `instance` has no container any more.
@@ -116,7 +150,16 @@ impl Gauge {
     /// For an instance whose container is still to be made.
     pub fn new() -> Self {
         let (counted, lines_counted) = (Some(Counts::default()), Some(0));
-        Self { past: VecDeque::new(), counted, lines_dropped: 0, lines_counted }
+        Self {
+            past: VecDeque::new(),
+            counted,
+            lines_dropped: 0,
+            lines_counted,
+            io: Flow::new(),
+            iops: Flow::new(),
+            bandwidth: Flow::new(),
+            at_limit_counted: AtLimit::default(),
+        }
     }
 
     /// For an instance whose container an engine before has made.
@@ -127,6 +170,9 @@ impl Gauge {
     /// A new container is made, and the kernel counts from zero.
     pub fn container_made(&mut self) {
         self.past.clear();
+        self.io.container_made();
+        self.iops.container_made();
+        self.bandwidth.container_made();
         self.counted = Some(Counts::default());
     }
 
@@ -138,32 +184,44 @@ impl Gauge {
         now: Instant,
         at: Timestamp,
     ) -> (InstanceUsage, Growth) {
-        let counts = Counts::of(&reading.kernel);
+        let counts = Counts::of(&reading);
         self.past.push_back(Past { at: now, counts });
         while self.past.get(1).is_some_and(|second| now.duration_since(second.at) >= KEPT) {
             self.past.pop_front();
         }
         self.lines_dropped = reading.log_lines_dropped.unwrap_or(self.lines_dropped);
-        let growth = self.growth(counts);
-        (self.usage(reading, limits, now, at), growth)
+        let usage = self.usage(reading, limits, now, at);
+        let growth = self.growth(counts, AtLimit::of(&usage));
+        (usage, growth)
     }
 
-    fn growth(&mut self, counts: Counts) -> Growth {
+    fn growth(&mut self, counts: Counts, at_limit: AtLimit) -> Growth {
         let kernel = self.counted.map_or(Counts::default(), |counted| counts.since(counted));
         let lines = self.lines_counted.map_or(0, |lines| self.lines_dropped.saturating_sub(lines));
         self.counted = Some(counts);
         self.lines_counted = Some(self.lines_dropped);
-        Growth { kernel, log_lines_dropped: lines }
+        let counted = std::mem::replace(&mut self.at_limit_counted, at_limit);
+        Growth { kernel, log_lines_dropped: lines, at_limit: at_limit.since(counted) }
     }
 
     fn usage(
-        &self,
+        &mut self,
         reading: Reading,
         limits: &Limits,
         now: Instant,
         at: Timestamp,
     ) -> InstanceUsage {
-        let Reading { kernel, tmp, shm, volume, log_lines_dropped: _ } = reading;
+        let Reading { kernel, disks, wire, tmp, shm, volume, log_lines_dropped: _ } = reading;
+        let of_disks = |ways: fn(&DiskTraffic) -> [(Way, u64); 2]| {
+            let disks = disks.as_ref()?.iter();
+            let counts = disks.flat_map(|(disk, it)| ways(it).map(|(way, n)| ((*disk, way), n)));
+            Some(counts.collect::<BTreeMap<_, _>>())
+        };
+        let bytes = of_disks(|it| [(Way::In, it.read_bytes), (Way::Out, it.written_bytes)]);
+        let operations = of_disks(|it| [(Way::In, it.reads), (Way::Out, it.writes)]);
+        let bits = wire.map(|it| {
+            BTreeMap::from([(Way::In, it.received_bytes * 8), (Way::Out, it.sent_bytes * 8)])
+        });
         InstanceUsage {
             at,
             cpu_millicores: self.cpu_millicores(now),
@@ -182,6 +240,11 @@ impl Gauge {
             tmp,
             shm,
             volume,
+            io: bytes.map(|it| self.io.take(it, limits.io.0, now)),
+            iops: operations.map(|it| self.iops.take(it, limits.iops.into(), now)),
+            bandwidth: bits
+                .map(|it| self.bandwidth.take(it, limits.bandwidth.bytes_per_second() * 8, now)),
+            packets_held_back: wire.map_or(0, |it| it.held_back),
             log_lines_dropped: self.lines_dropped,
         }
     }
@@ -206,9 +269,11 @@ impl Gauge {
 }
 
 impl Counts {
-    fn of(usage: &cgroup::Usage) -> Self {
-        let cgroup::Usage { cpu_usec, throttled_usec, memory_kills, pids_refused, .. } = *usage;
-        Self { cpu_usec, throttled_usec, memory_kills, pids_refused }
+    fn of(reading: &Reading) -> Self {
+        let cgroup::Usage { cpu_usec, throttled_usec, memory_kills, pids_refused, .. } =
+            reading.kernel;
+        let packets_held_back = reading.wire.map_or(0, |wire| wire.held_back);
+        Self { cpu_usec, throttled_usec, memory_kills, pids_refused, packets_held_back }
     }
 
     fn since(self, then: Self) -> Self {
@@ -217,6 +282,26 @@ impl Counts {
             throttled_usec: self.throttled_usec.saturating_sub(then.throttled_usec),
             memory_kills: self.memory_kills.saturating_sub(then.memory_kills),
             pids_refused: self.pids_refused.saturating_sub(then.pids_refused),
+            packets_held_back: self.packets_held_back.saturating_sub(then.packets_held_back),
+        }
+    }
+}
+
+impl AtLimit {
+    fn of(usage: &InstanceUsage) -> Self {
+        let usec = |flow: Option<FlowUsage>| flow.map_or(0, |flow| flow.at_limit_usec);
+        Self {
+            io_usec: usec(usage.io),
+            iops_usec: usec(usage.iops),
+            bandwidth_usec: usec(usage.bandwidth),
+        }
+    }
+
+    fn since(self, then: Self) -> Self {
+        Self {
+            io_usec: self.io_usec.saturating_sub(then.io_usec),
+            iops_usec: self.iops_usec.saturating_sub(then.iops_usec),
+            bandwidth_usec: self.bandwidth_usec.saturating_sub(then.bandwidth_usec),
         }
     }
 }

@@ -9,11 +9,12 @@
 //!
 //! Weights are the kernel's defaults, so containers that want more than there is share alike.
 //! Which trees there are is in [`hierarchy`]; systemd's part is in [`scope`]; what is read and
-//! written is bound by [`throttle`].
+//! written is bound by [`throttle`] and counted by [`traffic`].
 
 mod hierarchy;
 mod scope;
 mod throttle;
+mod traffic;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -31,6 +32,7 @@ pub use hierarchy::{Controller, Version};
 use hierarchy::{Hierarchy, choose, parse_mountinfo};
 use scope::{KEEPER, Scope, ScopeError};
 use throttle::Root;
+pub use traffic::DiskTraffic;
 
 use crate::disk::{self, Device};
 
@@ -345,12 +347,12 @@ impl Cgroup {
     /// Its disks are no longer throttled: what it has still to write would hold up its end.
     pub fn kill(&self) -> io::Result<()> {
         self.lift_throttles();
-        if self.kill_by_kernel()? {
-            // On a hybrid machine a launcher that was cut short may stand in v1 trees alone.
-            return self.kill_members();
+        if !self.kill_by_kernel()? {
+            self.freeze()?;
         }
-        self.freeze()?;
+        // On a hybrid machine a launcher that was cut short may stand in v1 trees alone.
         let killed = self.kill_members();
+        // Whoever has frozen them: version 1 lets none end that is frozen.
         self.thaw()?;
         killed
     }
@@ -453,12 +455,29 @@ impl Cgroup {
         }
     }
 
+    /// What the tenant has read from each disk and written to it; `None` where no tree counts that.
+    pub fn disk_traffic(&self) -> Option<BTreeMap<Device, DiskTraffic>> {
+        let folder = self.with(Controller::Io)?;
+        let app = folder.path.join(APP);
+        let mut all = traffic::of_group(folder.version, &app);
+        if let Some(root) = folder.root_of_v1() {
+            let late = traffic::of_group(folder.version, root);
+            let volumes = throttle::devices(folder.version, &app);
+            for device in volumes.into_iter().filter(|it| it.is_loop()) {
+                let (sum, late) = (all.entry(device).or_default(), late.get(&device));
+                let late = late.copied().unwrap_or_default();
+                sum.written_bytes += late.written_bytes;
+                sum.writes += late.writes;
+            }
+        }
+        Some(all)
+    }
+
     /// Lets its processes, which are to end, read and write as fast as the disk can.
     pub fn lift_throttles(&self) {
         let Some(folder) = self.with(Controller::Io) else { return };
         let app = folder.path.join(APP);
-        // Below the tree's root stand the engine's groups, and below those this one.
-        if let (Version::V1, Some(root)) = (folder.version, folder.path.ancestors().nth(2)) {
+        if let Some(root) = folder.root_of_v1() {
             let devices = throttle::devices(folder.version, &app);
             let root = Root(root.to_owned());
             devices.into_iter().filter(|it| it.is_loop()).for_each(|device| root.lift(device));
@@ -496,9 +515,14 @@ impl Cgroup {
         Ok(())
     }
 
+    /// Lets all go on that is frozen, in the groups below as well.
     fn thaw(&self) -> io::Result<()> {
-        let mut freezing = self.folders.iter().filter(|folder| folder.freezes());
-        freezing.try_for_each(|folder| folder.set_frozen(false).map(drop))
+        for folder in self.folders.iter().filter(|folder| folder.freezes()) {
+            for group in children(&folder.path)?.into_iter().chain([folder.path.clone()]) {
+                Folder { path: group, ..folder.clone() }.set_frozen(false)?;
+            }
+        }
+        Ok(())
     }
 
     fn kill_members(&self) -> io::Result<()> {
@@ -532,6 +556,11 @@ impl Cgroup {
 }
 
 impl Folder {
+    /// The root of its tree, where that is of version 1: below it stand the engine's groups, and below those this one.
+    fn root_of_v1(&self) -> Option<&Path> {
+        self.path.ancestors().nth(2).filter(|_| self.version == Version::V1)
+    }
+
     fn freezes(&self) -> bool {
         self.version == Version::V2 || self.controllers.contains(&Controller::Freezer)
     }

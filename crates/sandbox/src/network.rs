@@ -16,7 +16,7 @@ mod rate;
 use std::fs;
 use std::io;
 use std::net::Ipv4Addr;
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsFd, AsRawFd};
 use std::path::{Path, PathBuf};
 
 use ace_types::{BitRate, EngineId};
@@ -27,8 +27,11 @@ use netlink_packet_route::link::{
     AfSpecInet6, AfSpecUnspec, In6AddrGenMode, InfoData, InfoKind, InfoVeth, LinkAttribute,
     LinkInfo, LinkMessage,
 };
-use rate::{has_rate, limit_rate};
+use rate::{Sent, has_rate, limit_rate, sent};
+use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
+
+use crate::process::ProcessRef;
 
 /// The container's end.
 const INSIDE: &str = "eth0";
@@ -128,6 +131,46 @@ pub fn mend_way_out(wire: &Wire) -> Result<WayOut, NetworkError> {
     }
     let can_bound = set_up_outside(&host, wire).map_err(link_error("set up", name))?;
     Ok(if has_route && !can_bound { WayOut::Whole } else { WayOut::Mended })
+}
+
+/// What has passed a container's wire since it was made, as the limits at its two ends count it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct WireTraffic {
+    pub sent_bytes: u64,
+    pub received_bytes: u64,
+    /// Packets, or bundles of them, that had to wait for their turn or were dropped.
+    pub held_back: u64,
+}
+
+/// What has passed the wire of the container of `init`, whose end here is `host_interface`; `None` where this
+/// kernel doesn't bound the bandwidth.
+///
+/// Errors: the process is gone, or one of the interfaces is.
+pub fn wire_traffic(host_interface: &str, init: ProcessRef) -> io::Result<Option<WireTraffic>> {
+    let outside = sent_by(host_interface)?;
+    let namespace = fs::File::open(format!("/proc/{}/ns/net", init.pid))?;
+    // Looked at once the namespace is held: then it is that of no later process of that id.
+    if ProcessRef::of(init.pid)? != init {
+        return Err(io::ErrorKind::NotFound.into());
+    }
+    // A thread of its own, for it can't be sure to come back from there.
+    let look = move || {
+        move_into_link_name_space(namespace.as_fd(), Some(LinkNameSpaceType::Network))?;
+        sent_by(INSIDE)
+    };
+    let looked = std::thread::Builder::new().spawn(look)?.join();
+    let inside =
+        looked.map_err(|_| io::Error::other("the thread that looked inside panicked"))??;
+    Ok(inside.zip(outside).map(|(inside, outside)| WireTraffic {
+        sent_bytes: inside.bytes,
+        received_bytes: outside.bytes,
+        held_back: inside.held_back + outside.held_back,
+    }))
+}
+
+fn sent_by(interface: &str) -> io::Result<Option<Sent>> {
+    let here = Netlink::open()?;
+    sent(&here, here.link(interface)?.header.index)
 }
 
 /// Brings up `lo` in the calling thread's network namespace.

@@ -18,7 +18,9 @@ use ace_sandbox::claims::{self, Claim};
 use ace_sandbox::disk::Device;
 use ace_sandbox::network::{
     HostNetlink, WayOut, Wire, connect_veth, mend_way_out, remove_leftover_veths, veth_name,
+    wire_traffic,
 };
+use ace_sandbox::process::ProcessRef;
 use ace_sandbox::survey::{Grade, survey};
 use ace_sandbox::{disk, firewall, volume};
 use ace_types::{BitRate, Bytes, EngineId, IdRange, Limits};
@@ -89,6 +91,34 @@ fn a_volume_is_throttled_for_as_long_as_it_is_attached() {
     drop(attached);
     groups.tree.release_devices();
     assert!(!bound(lines_of(&root)));
+}
+
+#[test]
+fn what_is_written_to_a_volume_is_counted_now_or_later() {
+    let Some(groups) = Groups::new("z") else { return };
+    let group = groups.create("one", &small());
+    if group.disk_traffic().is_none() {
+        return skip("no tree counts what goes to disks");
+    }
+    let Some(disk) = Disk::new() else { return };
+    let attached = volume::attach(&disk.image).unwrap();
+    groups.tree.throttle_volume("one", attached.number, &small()).unwrap();
+    let written = || {
+        let all = group.disk_traffic().unwrap();
+        all.get(&attached.number).map_or((0, 0), |disk| (disk.written_bytes, disk.writes))
+    };
+    let write = |how: &str| {
+        let to = attached.device.display();
+        let script = format!("exec dd if=/dev/zero of={to} bs=64k count=16 {how} 2>/dev/null");
+        assert!(start_in(&group, "app", &script).wait().unwrap().success());
+    };
+    let (before, _) = written();
+    write("oflag=direct");
+    let (at_once, operations) = written();
+    assert!(at_once - before >= 1 << 20 && operations > 0, "{before} {at_once} {operations}");
+    // What goes through the kernel's memory it writes itself.
+    write("conv=fsync");
+    assert!(written().0 - at_once >= 1 << 20, "{at_once} {:?}", written());
 }
 
 #[test]
@@ -166,6 +196,29 @@ fn without_cgroup_kill_a_fork_bomb_is_frozen_and_killed() {
     alone.remove(SOON).unwrap();
     bomb.wait().unwrap();
     wait_for("all have ended", || both.is_empty().unwrap());
+}
+
+/// By what every tree can: version 1's freezer ends nobody who is frozen.
+#[test]
+fn a_frozen_or_stopped_group_is_removed_all_the_same() {
+    let Some(groups) = Groups::new("w") else { return };
+    for frozen in ["", "init", "app"] {
+        let group = groups.create("one", &small());
+        let mut ends: Vec<Child> =
+            ["init", "app"].map(|child| start_in(&group, child, "kill -STOP $$")).into();
+        wait_for("both are stopped", || ends.iter().all(|child| state(child.id()) == Some('T')));
+        let freezers = ["freezer.state", "cgroup.freeze"].map(|file| {
+            let at = |folder: &Folder| {
+                Some(folder.path.join(frozen).join(file)).filter(|it| it.exists())
+            };
+            group.folders.iter().find_map(at)
+        });
+        for (freezer, value) in freezers.iter().zip(["FROZEN", "1"]) {
+            freezer.iter().for_each(|freezer| fs::write(freezer, value).unwrap());
+        }
+        group.remove(SOON).unwrap();
+        assert!(ends.iter_mut().all(|child| child.wait().unwrap().signal() == Some(9)));
+    }
 }
 
 #[test]
@@ -281,6 +334,40 @@ fn both_ends_of_a_wire_have_a_bound_that_is_set_again() {
     );
     assert_eq!(mend_way_out(&wire).unwrap(), WayOut::Mended);
     assert!(bound(&name).contains("rate 80Mbit"));
+}
+
+#[test]
+fn what_passes_a_wire_is_counted_each_way() {
+    if !is_root() {
+        return;
+    }
+    let (engine, claim) = (engine("k"), Claim::new(58).unwrap());
+    let (name, address) = (veth_name(&engine, "aaaaaaaa"), claim.address(100).unwrap());
+    let inside = Namespace::connected(&name, address, claim.gateway());
+    let mut holder = inside.run(|| Command::new("sleep").arg("100").spawn().unwrap());
+    let init = ProcessRef::of(holder.id()).unwrap();
+    let count = || wire_traffic(&name, init).unwrap();
+    let Some(before) = count() else {
+        holder.kill().unwrap();
+        holder.wait().unwrap();
+        return skip("this kernel bounds no bandwidth");
+    };
+    let send = |to: Ipv4Addr, datagrams: u32| {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        // Those that find no place in the queue are dropped, which is fine.
+        (0..datagrams).for_each(|_| _ = socket.send_to(&[0; 1400], (to, 9)));
+    };
+    inside.run(|| send(claim.gateway(), 50));
+    wait_for("what was sent", || count().unwrap().sent_bytes - before.sent_bytes >= 50 * 1400);
+    send(address, 2000);
+    wait_for("what was received", || {
+        count().unwrap().received_bytes - before.received_bytes >= 100 * 1400
+    });
+    assert!(count().unwrap().held_back > before.held_back, "{before:?} {:?}", count());
+    let earlier = ProcessRef { start_time: init.start_time - 1, ..init };
+    assert!(wire_traffic(&name, earlier).is_err());
+    holder.kill().unwrap();
+    holder.wait().unwrap();
 }
 
 #[test]
@@ -786,6 +873,12 @@ fn start_in(group: &Cgroup, child: &str, script: &str) -> Child {
     let mut shell = Command::new("sh");
     shell.arg("-c").arg(format!("{enter}\n{script}")).arg("sh").args(files);
     shell.stdin(Stdio::null()).stderr(Stdio::null()).spawn().unwrap()
+}
+
+/// The letter of its state; see proc(5).
+fn state(pid: u32) -> Option<char> {
+    let stat = fs::read_to_string(format!("/proc/{pid}/stat")).ok()?;
+    stat.rsplit_once(") ")?.1.chars().next()
 }
 
 fn wait_for(what: &str, mut done: impl FnMut() -> bool) {

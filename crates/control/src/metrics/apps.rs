@@ -143,6 +143,10 @@ fn sum_usage(mut a: AppUsage, b: AppUsage) -> AppUsage {
         memory_kills: a.memory_kills + b.memory_kills,
         pids_refused: a.pids_refused + b.pids_refused,
         log_lines_dropped: a.log_lines_dropped + b.log_lines_dropped,
+        io_at_limit_usec: a.io_at_limit_usec + b.io_at_limit_usec,
+        iops_at_limit_usec: a.iops_at_limit_usec + b.iops_at_limit_usec,
+        bandwidth_at_limit_usec: a.bandwidth_at_limit_usec + b.bandwidth_at_limit_usec,
+        packets_held_back: a.packets_held_back + b.packets_held_back,
         restarts: a.restarts + b.restarts,
         ends: a.ends,
     }

@@ -111,6 +111,27 @@ pub const FAMILIES: &[Family] = &[
         samples: |all| seconds(all, |app| app.usage.throttled_usec),
     },
     Family {
+        name: "ace_app_io_at_limit_seconds_total",
+        kind: Kind::Counter,
+        labels: &["app"],
+        help: "How long instances read from a disk, or wrote to it, as many bytes as they may.",
+        samples: |all| seconds(all, |app| app.usage.io_at_limit_usec),
+    },
+    Family {
+        name: "ace_app_iops_at_limit_seconds_total",
+        kind: Kind::Counter,
+        labels: &["app"],
+        help: "How long instances had as many reads, or writes, of a disk as they may.",
+        samples: |all| seconds(all, |app| app.usage.iops_at_limit_usec),
+    },
+    Family {
+        name: "ace_app_bandwidth_at_limit_seconds_total",
+        kind: Kind::Counter,
+        labels: &["app"],
+        help: "How long instances sent, or got, as much by the network as they may.",
+        samples: |all| seconds(all, |app| app.usage.bandwidth_at_limit_usec),
+    },
+    Family {
         name: "ace_app_memory_bytes",
         kind: Kind::Gauge,
         labels: &["app"],

@@ -49,7 +49,9 @@ fn used(key: LimitKey, app: &AppRow, observed: &Observed) -> Option<String> {
         LimitKey::Connections => {
             observed.traffic.apps.get(&app.name).map(|traffic| traffic.under_way.to_string())
         }
-        LimitKey::Io | LimitKey::Iops | LimitKey::Bandwidth => None,
+        LimitKey::Io => most(|it| Some(it.io?.per_second)).map(size),
+        LimitKey::Iops => most(|it| Some(it.iops?.per_second)).map(|used| used.to_string()),
+        LimitKey::Bandwidth => most(|it| Some(it.bandwidth?.per_second)).map(bits),
         LimitKey::Files | LimitKey::Log | LimitKey::Body | LimitKey::Timeout => None,
     }
 }
@@ -58,6 +60,10 @@ fn used(key: LimitKey, app: &AppRow, observed: &Observed) -> Option<String> {
 fn met(key: LimitKey, app: &AppRow, observed: &Observed) -> Option<LimitMet> {
     let usage = observed.usage.apps.get(&app.name);
     let refused = observed.traffic.apps.get(&app.name).map(|traffic| traffic.refused);
+    let counts = |of: fn(&InstanceUsage) -> bool| {
+        let of_app = observed.statuses.iter().filter(|(_, status)| status.app == app.name);
+        of_app.filter_map(|(id, _)| observed.usage.instances.get(id)).any(of)
+    };
     let (count, what) = match key {
         LimitKey::Cpu => (usage?.throttled_usec / 1_000_000, "seconds held back"),
         LimitKey::Memory => (usage?.memory_kills, "processes ended"),
@@ -66,6 +72,15 @@ fn met(key: LimitKey, app: &AppRow, observed: &Observed) -> Option<LimitMet> {
         LimitKey::Connections => (refused?.connections, "requests refused"),
         LimitKey::Body => (refused?.body, "requests refused"),
         LimitKey::Timeout => (refused?.timeout, "requests given up"),
+        LimitKey::Io if counts(|it| it.io.is_some()) => {
+            (usage?.io_at_limit_usec / 1_000_000, "seconds at the limit")
+        }
+        LimitKey::Iops if counts(|it| it.iops.is_some()) => {
+            (usage?.iops_at_limit_usec / 1_000_000, "seconds at the limit")
+        }
+        LimitKey::Bandwidth if counts(|it| it.bandwidth.is_some()) => {
+            (usage?.packets_held_back, "packets held back")
+        }
         LimitKey::Io | LimitKey::Iops | LimitKey::Bandwidth => return None,
         LimitKey::Tmp | LimitKey::Shm | LimitKey::Files => return None,
     };
@@ -81,13 +96,22 @@ fn size(bytes: u64) -> String {
     }
 }
 
+/// The same of bits, in powers of 1,000.
+fn bits(bits: u64) -> String {
+    match bits {
+        1_000_000.. => format!("{}M", bits / 1_000_000),
+        0 => "0".to_owned(),
+        _ => format!("{}K", bits.div_ceil(1000)),
+    }
+}
+
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
-    use ace_api::{AppTraffic, AppUsage, InstanceState, NodeUsage, Traffic};
+    use ace_api::{AppTraffic, AppUsage, FlowUsage, InstanceState, NodeUsage, Traffic};
 
     use super::*;
     use crate::testing::{Rows, deploy, name, status};
@@ -99,7 +123,14 @@ mod tests {
         let (id, status) = status("shop", 1, InstanceState::Running);
         let usage =
             InstanceUsage { memory_bytes: 120 << 20, cpu_millicores: 250, ..Default::default() };
-        let sum = AppUsage { memory_kills: 3, ..AppUsage::default() };
+        let flow = |per_second| Some(FlowUsage { per_second, ..FlowUsage::default() });
+        let usage = InstanceUsage { io: flow(3 << 20), bandwidth: flow(49_900_000), ..usage };
+        let sum = AppUsage {
+            memory_kills: 3,
+            io_at_limit_usec: 7_900_000,
+            packets_held_back: 40,
+            ..AppUsage::default()
+        };
         let mut traffic = AppTraffic { under_way: 7, ..AppTraffic::default() };
         traffic.refused.body = 2;
         let observed = Observed {
@@ -126,6 +157,12 @@ mod tests {
         assert_eq!(of("connections").0.as_deref(), Some("7"));
         assert_eq!(of("body"), (None, Some((2, "requests refused".to_owned()))));
         assert_eq!(of("files"), (None, None));
+        let io = Some((7, "seconds at the limit".to_owned()));
+        assert_eq!(of("io"), (Some("3M".to_owned()), io));
+        let bandwidth = Some((40, "packets held back".to_owned()));
+        assert_eq!(of("bandwidth"), (Some("49M".to_owned()), bandwidth));
+        // A kernel that doesn't count it has it told so.
+        assert_eq!(of("iops"), (None, None));
     }
 
     #[test]

@@ -10,7 +10,7 @@ use std::io;
 use ace_types::BitRate;
 use netlink_packet_core::{DefaultNla, NLM_F_CREATE, NLM_F_ECHO, NLM_F_REPLACE, Nla};
 use netlink_packet_route::RouteNetlinkMessage;
-use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage, TcOption};
+use netlink_packet_route::tc::{TcAttribute, TcHandle, TcMessage, TcOption, TcStats2};
 use rustix::io::Errno;
 
 use super::netlink::Netlink;
@@ -64,19 +64,51 @@ pub fn limit_rate(netlink: &Netlink, index: u32, rate: BitRate) -> io::Result<bo
 
 /// Whether the link number `index` has just the limit that [`limit_rate`] sets.
 pub fn has_rate(netlink: &Netlink, index: u32, rate: BitRate) -> io::Result<bool> {
+    let wanted = Bucket::of(rate);
+    Ok(found(netlink, index)?.is_some_and(|found| wanted.stands_in(&found)))
+}
+
+/// What one end of a wire has sent, as its limit counts it.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Sent {
+    pub bytes: u64,
+    /// How often what was to be sent had to wait for its turn, or was dropped for want of room to wait.
+    pub held_back: u64,
+}
+
+/// What the link number `index` has sent; `None` where it has no limit that counts.
+pub fn sent(netlink: &Netlink, index: u32) -> io::Result<Option<Sent>> {
+    let Some(found) = found(netlink, index)? else { return Ok(None) };
+    let is_ours = found.attributes.contains(&TcAttribute::Kind(KIND.to_owned()));
+    Ok(is_ours.then(|| {
+        let all = found.attributes.iter().filter_map(|attribute| match attribute {
+            TcAttribute::Stats2(stats) => Some(stats),
+            _ => None,
+        });
+        all.flatten().fold(Sent::default(), |sent, stat| match stat {
+            TcStats2::Basic(basic) => Sent { bytes: basic.bytes, ..sent },
+            TcStats2::Queue(queue) => {
+                Sent { held_back: u64::from(queue.overlimits) + u64::from(queue.drops), ..sent }
+            }
+            _ => sent,
+        })
+    }))
+}
+
+/// What stands at the link number `index` where [`limit_rate`] sets its limit.
+fn found(netlink: &Netlink, index: u32) -> io::Result<Option<TcMessage>> {
     let message = RouteNetlinkMessage::GetQueueDiscipline(of_link(index)?);
     // Without being asked to echo, the kernel tells only those who listen to all changes.
     let answers = match netlink.request(message, NLM_F_ECHO) {
         // It has none by that handle.
         Err(error) if error.kind() == io::ErrorKind::InvalidInput || is_unknown(&error) => {
-            return Ok(false);
+            return Ok(None);
         }
         answers => answers?,
     };
-    let wanted = Bucket::of(rate);
-    Ok(answers.iter().any(|answer| match answer {
-        RouteNetlinkMessage::NewQueueDiscipline(found) => wanted.stands_in(found),
-        _ => false,
+    Ok(answers.into_iter().find_map(|answer| match answer {
+        RouteNetlinkMessage::NewQueueDiscipline(found) => Some(found),
+        _ => None,
     }))
 }
 

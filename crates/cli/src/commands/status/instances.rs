@@ -106,6 +106,13 @@ fn remarks(instance: &InstanceView, now: Timestamp) -> Vec<String> {
         1 => say("was refused a process or thread (pids)".to_owned()),
         n => say(format!("was refused {n} processes or threads (pids)")),
     }
+    let flows = [("io", usage.io), ("iops", usage.iops), ("bandwidth", usage.bandwidth)];
+    for (key, flow) in flows {
+        let last_minute = flow.map_or(0, |flow| flow.at_limit_last_minute_usec);
+        if last_minute > 0 {
+            say(format!("was at its limit for {} of the last minute ({key})", span(last_minute)));
+        }
+    }
     match usage.log_lines_dropped {
         0 => {}
         1 => say("printed a line more than its log takes (log)".to_owned()),
