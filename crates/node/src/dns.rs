@@ -5,22 +5,22 @@
 //! reach. Then containers ask the gateway's address, and the forwarder passes each query on as it
 //! is. It parses nothing: bytes go out, bytes come back.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, SocketAddrV4};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use tokio::io::copy_bidirectional;
 use tokio::net::{TcpListener, TcpStream, UdpSocket};
-use tokio::sync::Semaphore;
 use tokio::time::{sleep, timeout};
 
 const DNS_PORT: u16 = 53;
 /// Queries under way at once; more are dropped, and their clients ask again.
-const QUERIES_MAX: usize = 256;
+const QUERIES_MAX: Most = Most { of_all: 1024, of_one: 64 };
 /// TCP connections at once.
-const CONNECTIONS_MAX: usize = 64;
+const CONNECTIONS_MAX: Most = Most { of_all: 128, of_one: 8 };
 /// How long a server may take to answer.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 /// How long one TCP connection may last.
@@ -98,17 +98,17 @@ fn bind_free(address: SocketAddrV4, kind: SocketType) -> io::Result<std::os::fd:
 
 async fn forward_datagrams(socket: UdpSocket, upstream: SocketAddr) {
     let socket = Arc::new(socket);
-    let room = Arc::new(Semaphore::new(QUERIES_MAX));
+    let room = Room::new(QUERIES_MAX);
     let mut buffer = vec![0; DATAGRAM_MAX];
     loop {
         let Ok((length, client)) = socket.recv_from(&mut buffer).await else {
             sleep(FAILURE_PAUSE).await;
             continue;
         };
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
+        let Some(place) = room.place(client.ip()) else { continue };
         let (socket, query) = (Arc::clone(&socket), buffer[..length].to_vec());
         tokio::spawn(async move {
-            let _permit = permit;
+            let _place = place;
             if let Ok(Ok(answer)) = timeout(ANSWER_DEADLINE, ask(&query, upstream)).await {
                 let _ = socket.send_to(&answer, client).await; // The client asks again.
             }
@@ -131,21 +131,73 @@ async fn ask(query: &[u8], upstream: SocketAddr) -> io::Result<Vec<u8>> {
 }
 
 async fn forward_streams(listener: TcpListener, upstream: SocketAddr) {
-    let room = Arc::new(Semaphore::new(CONNECTIONS_MAX));
+    let room = Room::new(CONNECTIONS_MAX);
     loop {
-        let Ok((mut client, _)) = listener.accept().await else {
+        let Ok((mut client, from)) = listener.accept().await else {
             sleep(FAILURE_PAUSE).await;
             continue;
         };
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
+        let Some(place) = room.place(from.ip()) else { continue };
         tokio::spawn(async move {
-            let _permit = permit;
+            let _place = place;
             let relay = async {
                 let mut server = TcpStream::connect(upstream).await?;
                 copy_bidirectional(&mut client, &mut server).await
             };
             let _ = timeout(CONNECTION_DEADLINE, relay).await; // The client sees the close.
         });
+    }
+}
+
+/// How much may be under way at once. A container whose names nobody answers holds up no other's.
+#[derive(Debug, Clone, Copy)]
+struct Most {
+    of_all: usize,
+    of_one: usize,
+}
+
+/// What is under way, by who asked for it.
+#[derive(Debug)]
+struct Room {
+    most: Most,
+    taken: Mutex<HashMap<IpAddr, usize>>,
+}
+
+/// A part of a [`Room`], given back when dropped.
+#[derive(Debug)]
+struct Place {
+    room: Arc<Room>,
+    client: IpAddr,
+}
+
+impl Room {
+    fn new(most: Most) -> Arc<Self> {
+        Arc::new(Self { most, taken: Mutex::default() })
+    }
+
+    /// A place for `client`; `None` where it has all that it may have, or there is none left.
+    fn place(self: &Arc<Self>, client: IpAddr) -> Option<Place> {
+        let mut taken = self.taken();
+        let of_one = taken.get(&client).copied().unwrap_or(0);
+        if of_one >= self.most.of_one || taken.values().sum::<usize>() >= self.most.of_all {
+            return None;
+        }
+        taken.insert(client, of_one + 1);
+        Some(Place { room: Arc::clone(self), client })
+    }
+
+    fn taken(&self) -> MutexGuard<'_, HashMap<IpAddr, usize>> {
+        self.taken.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Drop for Place {
+    fn drop(&mut self) {
+        let mut taken = self.room.taken();
+        match taken.get_mut(&self.client) {
+            Some(count) if *count > 1 => *count -= 1,
+            _ => drop(taken.remove(&self.client)),
+        }
     }
 }
 
@@ -174,6 +226,19 @@ mod tests {
     fn a_host_without_servers_has_none_to_give() {
         let found = Resolvers::choose("", GATEWAY);
         assert_eq!(found, Resolvers { nameservers: vec![], forward_to: None });
+    }
+
+    #[test]
+    fn who_asks_for_much_leaves_room_for_others() {
+        let room = Room::new(Most { of_all: 3, of_one: 2 });
+        let [one, two, three] = [1, 2, 3].map(|n| IpAddr::from([198, 18, 0, n]));
+        let mut places = vec![room.place(one), room.place(one)];
+        assert!(room.place(one).is_none(), "it has all that it may have");
+        places.push(room.place(two));
+        assert!(places.iter().all(Option::is_some));
+        assert!(room.place(three).is_none(), "none is left");
+        places.clear();
+        assert!(room.place(one).is_some() && room.taken().is_empty());
     }
 
     #[tokio::test]

@@ -19,7 +19,7 @@ use crate::tool::{Tool, ToolError};
 
 const NFT: Tool = Tool::new("nft", "nftables");
 const DEADLINE: Duration = Duration::from_secs(20);
-/// Connections that one container may have with the world at once. Each takes a place in a table of
+/// Connections that one container may have with the world and the host at once. Each takes a place in a table of
 /// the kernel's that all share; Debian's default has 65,536 on a machine of 4 GiB.
 const CONNECTIONS_MAX: u32 = 4096;
 /// The part of that table that all containers of an engine may fill.
@@ -118,6 +118,7 @@ fn render(engine: &EngineId, subnet: Subnet, dns: &[Ipv4Addr]) -> Value {
     commands.push(table.base_chain("forward", "filter", "forward", 0));
     commands.push(table.base_chain("input", "filter", "input", 0));
     commands.push(table.base_chain("postrouting", "nat", "postrouting", 100));
+    commands.push(table.chain("allowed"));
     commands.push(table.chain("from_container"));
     commands.push(table.chain("to_world"));
     commands.push(table.chain("to_host"));
@@ -140,17 +141,19 @@ fn render(engine: &EngineId, subnet: Subnet, dns: &[Ipv4Addr]) -> Value {
         ("to_world", vec![to_network(LINK_LOCAL), drop_it()]),
         // An address whose container is gone must not leave by the default route.
         ("to_world", vec![to_network(ALL_ENGINES), drop_it()]),
-        ("to_world", vec![in_state(&["new"]), each_has_over(CONNECTIONS_MAX), drop_it()]),
-        ("to_world", vec![in_state(&["new"]), all_have_over(connections_of_all()), drop_it()]),
-        ("to_world", vec![accept()]),
+        ("to_world", vec![jump("allowed")]),
         ("to_host", vec![jump("from_container")]),
         ("to_host", vec![in_state(&["established", "related"]), accept()]),
-        ("to_host", vec![to_address(subnet.gateway()), echo_request(), accept()]),
+        ("to_host", vec![to_address(subnet.gateway()), echo_request(), jump("allowed")]),
+        // Queries and echoes take places in the kernel's table as well.
+        ("allowed", vec![in_state(&["new"]), each_has_over(CONNECTIONS_MAX), drop_it()]),
+        ("allowed", vec![in_state(&["new"]), all_have_over(connections_of_all()), drop_it()]),
+        ("allowed", vec![accept()]),
     ];
     commands.extend(rules.into_iter().map(|(chain, rule)| table.rule(chain, rule)));
     for server in dns {
         for protocol in ["udp", "tcp"] {
-            let rule = vec![to_address(*server), to_port(protocol, 53), accept()];
+            let rule = vec![to_address(*server), to_port(protocol, 53), jump("allowed")];
             commands.push(table.rule("to_host", rule));
         }
     }
@@ -343,6 +346,19 @@ mod tests {
         let to_host = rules(&rendered(&[gateway]), "to_host");
         assert_eq!(to_host.iter().filter(|rule| rule.contains("dport")).count(), 2);
         assert_eq!(to_host.last().unwrap(), r#"[{"drop":null}]"#);
+    }
+
+    #[test]
+    fn nothing_new_passes_uncounted() {
+        let ruleset = rendered(&[Claim::new(1).unwrap().gateway()]);
+        let is_lenient =
+            |rule: &String| rule.contains("\"accept\"") && !rule.contains("established");
+        for chain in ["to_world", "to_host", "from_container"] {
+            assert!(!rules(&ruleset, chain).iter().any(is_lenient), "{chain}");
+        }
+        let counted = rules(&ruleset, "allowed");
+        assert_eq!(counted.iter().filter(|rule| rule.contains("ct count")).count(), 2);
+        assert_eq!(counted.last().unwrap(), r#"[{"accept":null}]"#);
     }
 
     #[test]

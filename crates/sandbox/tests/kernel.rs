@@ -341,7 +341,7 @@ fn what_passes_a_wire_is_counted_each_way() {
     if !is_root() {
         return;
     }
-    let (engine, claim) = (engine("k"), Claim::new(58).unwrap());
+    let (engine, claim) = (engine("s"), Claim::new(58).unwrap());
     let (name, address) = (veth_name(&engine, "aaaaaaaa"), claim.address(100).unwrap());
     let inside = Namespace::connected(&name, address, claim.gateway());
     let mut holder = inside.run(|| Command::new("sleep").arg("100").spawn().unwrap());
@@ -491,6 +491,17 @@ fn one_container_cant_take_all_connections_of_the_host() {
     let passed = lab.containers[0].run(|| (0..2 * MOST).take_while(|_| arrives()).count());
     assert!((MOST..2 * MOST).contains(&passed), "{passed}");
     assert!(lab.containers[1].run(arrives), "the other container");
+
+    // Queries for names go to the host, and count as much.
+    let server = UdpSocket::bind((lab.claim.gateway(), 53)).unwrap();
+    server.set_read_timeout(Some(NEVER)).unwrap();
+    let is_asked = || {
+        let socket = UdpSocket::bind("0.0.0.0:0").unwrap();
+        socket.send_to(b"hello", (lab.claim.gateway(), 53)).unwrap();
+        server.recv(&mut [0; 16]).is_ok()
+    };
+    assert!(lab.containers[1].run(is_asked), "the other container");
+    assert!(!lab.containers[0].run(is_asked), "beyond its connections");
 }
 
 #[test]
