@@ -31,4 +31,6 @@ pub use gateway::{Backend, Gateway, InstanceSocket, Route, RouteTable};
 pub use node::{InstanceSpec, InstanceState, InstanceStatus, KeptLog, Node, VolumeSpec};
 pub use serving::{Program, Runtime, Serving};
 pub use traffic::{AppTraffic, InstanceTraffic, Recent, Traffic};
-pub use usage::{AppUsage, FlowUsage, InstanceUsage, MemoryKill, NodeUsage, SpaceUsage};
+pub use usage::{
+    AppUsage, FlowUsage, InstanceUsage, MemoryKill, NodeUsage, SpaceUsage, WrittenFiles,
+};

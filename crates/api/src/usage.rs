@@ -61,6 +61,34 @@ pub struct InstanceUsage {
     pub packets_held_back: u64,
     /// Lines of output that its log had no room for.
     pub log_lines_dropped: u64,
+    /// What it has written beside its code and would lose with its container, as far as that is known.
+    pub written: Option<WrittenFiles>,
+}
+
+/// Files that go with their container.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct WrittenFiles {
+    /// The first of them, below `/ace/code`. Chosen by the app; fit to be shown.
+    pub names: Vec<String>,
+    /// How many there are.
+    pub count: u64,
+    /// What `keep` in `app.yaml` would name for those in `names`.
+    pub keep: Vec<String>,
+}
+
+impl WrittenFiles {
+    /// What they are and how they can be kept, in a sentence. Where the app has no volume, that is told, too.
+    pub fn told(&self, has_volume: bool) -> String {
+        let more = self.count.saturating_sub(self.names.len() as u64);
+        let more = if more == 0 { String::new() } else { format!(" and {more} more") };
+        let volume = if has_volume { "" } else { "\"volume: 1G\" and " };
+        let keep = if self.keep.is_empty() { "…".to_owned() } else { self.keep.join(", ") };
+        format!(
+            "written beside the code, and gone with the container, as at a restart: {}{more}; to keep it, \
+             add {volume}\"keep: [{keep}]\" to app.yaml",
+            self.names.join(", ")
+        )
+    }
 }
 
 /// How fast something flows, for which there is a limit a second: of all ways, and all disks, the one that comes

@@ -369,6 +369,8 @@ impl Lock {
         source_hash: &str,
     ) -> Option<Self> {
         let text = String::from_utf8(printed.to_vec()).ok()?;
+        let trusted = Requirements::trusted_hosts(requirements.lines());
+        let trusted: String = trusted.map(|host| format!("--trusted-host {host}\n")).collect();
         Some(match requirements {
             // What it names may be a folder of the source.
             Requirements::Pylock => {
@@ -379,9 +381,9 @@ impl Lock {
                 Self::parse(options.clone() + &text, source_hash)
             }
             Requirements::Text { hashes, .. } => {
-                Self { hashes: hashes.clone(), ..Self::parse(text, source_hash) }
+                Self { hashes: hashes.clone(), ..Self::parse(trusted + &text, source_hash) }
             }
-            _ => Self::parse(text, source_hash),
+            _ => Self::parse(trusted + &text, source_hash),
         })
     }
 
@@ -410,6 +412,10 @@ impl Lock {
             let line = line.trim();
             line.is_empty() || line.starts_with('#') || line.starts_with("--")
         })
+    }
+
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     pub fn form(&self) -> Form {

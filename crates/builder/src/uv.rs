@@ -41,7 +41,7 @@ impl Uv {
         if let Requirements::File { prereleases: true, .. } = requirements {
             words.extend(["--prerelease", "allow"]);
         }
-        let mut command = self.in_source(python, &words);
+        let mut command = trusting(self.in_source(python, &words), requirements.lines());
         if let Requirements::Project { .. } = requirements {
             command = command.env("UV_INDEX_STRATEGY", "first-index"); // As uv has it.
         }
@@ -78,7 +78,7 @@ impl Uv {
         }
         words.extend(compiles(python).then_some("--compile-bytecode"));
         words.extend(further.iter().map(String::as_str));
-        self.in_source(python, &words)
+        trusting(self.in_source(python, &words), lock.text())
     }
 
     /// Installs the hashed requirements at [`PIP_LOCK`] beside what the environment has.
@@ -127,6 +127,12 @@ impl Uv {
             .env("NO_COLOR", "1")
             .online()
     }
+}
+
+/// Has the hosts that requirements in `text` trust taken at their word. uv does not read that there.
+fn trusting(command: Command, text: &str) -> Command {
+    let hosts: Vec<&str> = Requirements::trusted_hosts(text).collect();
+    if hosts.is_empty() { command } else { command.env("UV_INSECURE_HOST", hosts.join(" ")) }
 }
 
 /// Whether uv can compile to byte code for it.

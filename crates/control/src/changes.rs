@@ -33,7 +33,9 @@ use arrival::{arrived, candidates, promoted};
 pub use ceilings::check_built;
 pub use domains::change_domains;
 pub use rebuild::{Rebuilt, begin_rebuild};
-pub use wish::{Begun, Wish, bad_config, bad_limits, begin, check_scale, started_by};
+pub use wish::{
+    Begun, Wish, bad_config, bad_limits, begin, check_scale, refuse_retreat, started_by,
+};
 
 /// Releases that are kept for each app besides those in use.
 const RELEASES_KEPT: usize = 10;

@@ -13,7 +13,7 @@ mod build;
 mod ready;
 mod rebuild;
 
-use ace_api::ErrorCode;
+use ace_api::{ErrorCode, InstanceStatus};
 use std::panic::AssertUnwindSafe;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
@@ -247,11 +247,17 @@ impl Operation {
 
     /// Begins `wish`.
     async fn grant(&self, wish: &Wish) -> Result<(Begun, Revision), Refusal> {
-        let rebuilt = match self.outdated(wish).await? {
+        let outdated = self.outdated(wish).await;
+        let asked = self.asked()?;
+        if let Err(refusal) = &outdated {
+            let error = &refusal.error;
+            let change = |state: &_| Ok((changes::refuse_retreat(state, &asked, wish, error), ()));
+            self.engine.records.transact(change).await?;
+        }
+        let rebuilt = match outdated? {
             Some(outdated) => Some(self.rebuild(wish, outdated).await?),
             None => None,
         };
-        let asked = self.asked()?;
         let change = |state: &_| changes::begin(state, &asked, wish, rebuilt.as_ref());
         self.engine.records.transact(change).await
     }
@@ -278,7 +284,7 @@ impl Operation {
         let seconds = self.asked.elapsed().as_secs_f64();
         tracing::info!(app = %self.app, %release, seconds, "{} done", self.work.name());
         self.write_journal(release).await;
-        let (url, note) = (self.engine.config.url(&self.app), self.note(release));
+        let (url, note) = (self.engine.config.url(&self.app), self.note(release).await);
         self.tell(DeployEvent::Done { app: self.app.clone(), release, url, seconds, note }).await;
         tokio::select! {
             ended = self.end() => {
@@ -291,14 +297,25 @@ impl Operation {
         }
     }
 
-    /// What a developer may not know of an app that runs, by the worst of its first answers.
-    fn note(&self, release: ReleaseNumber) -> Option<String> {
+    /// What a developer may not know of an app that runs, by the worst of its first answers, and by what it has
+    /// written at its start.
+    async fn note(&self, release: ReleaseNumber) -> Option<String> {
+        let state = self.engine.records.state().await.ok()?;
+        let has_volume = state.release(&self.app, release)?.built.app_yaml.volume.is_some();
+        let usage = self.engine.node.usage().instances;
         let statuses = self.engine.node.statuses();
         let statuses = statuses.borrow();
-        let own = statuses.values().filter(|it| it.app == self.app && it.release == release);
-        let status = own.filter_map(|it| it.first_answer).max()?;
-        let host = self.engine.config.host(&self.app).ok()?;
-        hints::of_first_answer(status, &self.app, &host)
+        let is_own = |it: &InstanceStatus| it.app == self.app && it.release == release;
+        let own = statuses.iter().filter(|(_, status)| is_own(status));
+        let written = own.clone().find_map(|(id, _)| usage.get(id)?.written.as_ref());
+        let worst = own.filter_map(|(_, status)| status.first_answer).max();
+        let answer = worst.and_then(|status| {
+            let host = self.engine.config.host(&self.app).ok()?;
+            hints::of_first_answer(status, &self.app, &host)
+        });
+        let lost = written.map(|written| written.told(has_volume));
+        let notes: Vec<String> = answer.into_iter().chain(lost).collect();
+        (!notes.is_empty()).then(|| notes.join("; "))
     }
 
     /// Says in the app's log what it is now.

@@ -238,6 +238,12 @@ impl AppRow {
 }
 
 impl ReleaseRow {
+    /// Whether it is `release` as it was built anew for `python`.
+    pub fn is_rebuilt(&self, release: &Self, python: &Interpreter) -> bool {
+        let of_it = matches!(self.cause, ReleaseCause::Rebuilt { of, .. } if of == release.number);
+        of_it && self.built.serving.runtime().is_some_and(|runtime| runtime.python == *python)
+    }
+
     /// What the keys of an app's releases begin with.
     pub fn prefix(app: &AppName) -> String {
         format!("{}{app}/", Self::FOLDER)

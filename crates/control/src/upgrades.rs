@@ -18,6 +18,8 @@ use tokio::time::{Instant, sleep, timeout};
 use crate::engine::Engine;
 use crate::operation;
 use crate::records::RecordsError;
+use crate::rows::ReleaseRow;
+use crate::state::State;
 
 /// How long the machine's Pythons may take to say what they are.
 const ASKED_WITHIN: Duration = Duration::from_secs(60);
@@ -133,10 +135,33 @@ async fn look_at(engine: &Arc<Engine>, name: &AppName) -> Result<(), RecordsErro
         Ok(PythonState::Replaced(python)) if is_due(last.as_ref(), &python) => {
             rebuild(engine, name, release.number, python, last).await;
         }
-        // Its pause is not over, or a Python takes its time: the next look will tell.
-        Ok(PythonState::Replaced(_)) | Err(_) => {}
+        // Its pause is not over.
+        Ok(PythonState::Replaced(python)) => {
+            if let (Some(last), Some(error)) = (last, end_of_rebuilt(&state, release, &python)) {
+                let retry_at = at(engine, last.again_at);
+                let version = python.version;
+                let trouble = PythonTrouble::NotRebuilt { version, error, retry_at };
+                engine.upgrades.note(name, release.number, Some(trouble), Some(last));
+            }
+        }
+        // A Python takes its time: the next look will tell.
+        Err(_) => {}
     }
     Ok(())
+}
+
+/// How `release`, which serves, as it was built anew for `python` came to be taken back, if it was.
+fn end_of_rebuilt(state: &State, release: &ReleaseRow, python: &Interpreter) -> Option<String> {
+    let mut newest_first = state.releases_of(&release.app).rev();
+    newest_first.find_map(|row| {
+        let withdrawn = row.withdrawn.as_ref().filter(|_| row.is_rebuilt(release, python))?;
+        Some(format!("release {}, built for it, died {}", row.number, withdrawn.reason))
+    })
+}
+
+fn at(engine: &Engine, instant: Instant) -> Timestamp {
+    let left = instant.saturating_duration_since(Instant::now());
+    engine.now().saturating_add(left).unwrap_or(Timestamp::MAX)
 }
 
 /// Rebuilds `release` for what its Python has become.
@@ -149,8 +174,8 @@ async fn rebuild(
 ) {
     let version = python.version.clone();
     let result = operation::rebuild(engine, app.clone()).await;
-    let (attempt, pause) = next_attempt(last, python);
-    let retry_at = engine.now().saturating_add(pause).unwrap_or(Timestamp::MAX);
+    let attempt = next_attempt(last, python);
+    let retry_at = at(engine, attempt.again_at);
     let trouble = result.err().map(|error| PythonTrouble::NotRebuilt {
         version,
         error: error.message,
@@ -163,13 +188,12 @@ fn is_due(last: Option<&Attempt>, python: &Interpreter) -> bool {
     last.is_none_or(|last| last.python != *python || Instant::now() >= last.again_at)
 }
 
-/// What is remembered of an attempt for `python` that has just ended, after `last`; and the pause until the
-/// next one.
-fn next_attempt(last: Option<Attempt>, python: Interpreter) -> (Attempt, Duration) {
+/// What is remembered of an attempt for `python` that has just ended, after `last`.
+fn next_attempt(last: Option<Attempt>, python: Interpreter) -> Attempt {
     let before = last.filter(|last| last.python == python).map_or(0, |last| last.count);
     let pause = FIRST_PAUSE.saturating_mul(1 << before.min(16)).min(LONGEST_PAUSE);
     let again_at = Instant::now() + pause;
-    (Attempt { python, count: before + 1, again_at }, pause)
+    Attempt { python, count: before + 1, again_at }
 }
 
 #[cfg(test)]
@@ -188,21 +212,21 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn the_same_rebuild_is_tried_again_after_a_pause_that_doubles() {
-        let (first, pause) = next_attempt(None, python(1));
-        assert_eq!(pause, FIRST_PAUSE);
+        let first = next_attempt(None, python(1));
         assert!(!is_due(Some(&first), &python(1)));
         tokio::time::advance(FIRST_PAUSE).await;
         assert!(is_due(Some(&first), &python(1)));
-        let (second, pause) = next_attempt(Some(first), python(1));
-        assert_eq!(pause, FIRST_PAUSE * 2);
+        let second = next_attempt(Some(first), python(1));
+        assert_eq!(second.again_at - Instant::now(), FIRST_PAUSE * 2);
         let many = Attempt { count: 40, ..second };
-        assert_eq!(next_attempt(Some(many), python(1)).1, LONGEST_PAUSE);
+        let next = next_attempt(Some(many), python(1));
+        assert_eq!(next.again_at - Instant::now(), LONGEST_PAUSE);
     }
 
     #[tokio::test(start_paused = true)]
     async fn a_further_upgrade_is_tried_at_once() {
-        let (first, _) = next_attempt(None, python(1));
+        let first = next_attempt(None, python(1));
         assert!(is_due(Some(&first), &python(2)));
-        assert_eq!(next_attempt(Some(first), python(2)).1, FIRST_PAUSE);
+        assert_eq!(next_attempt(Some(first), python(2)).count, 1);
     }
 }

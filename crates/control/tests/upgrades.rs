@@ -7,7 +7,8 @@ mod common;
 use std::sync::atomic::Ordering::SeqCst;
 
 use ace_api::http::{
-    AppState, AppView, PythonTrouble, PythonView, ReleaseCause, ReleaseView, ReleasesView,
+    AppState, AppView, DeployKind, PythonTrouble, PythonView, ReleaseCause, ReleaseView,
+    ReleasesView,
 };
 use ace_types::ReleaseNumber;
 use common::client::{ask, deploy, done, failure, get, noted};
@@ -155,18 +156,48 @@ fn a_python_that_is_gone_is_told_and_nothing_starts_on_it() {
 }
 
 #[test]
-fn a_rebuilt_release_that_dies_gives_way_to_the_one_before_built_anew() {
+fn a_rebuilt_release_that_dies_gives_way_to_the_one_before_with_what_it_had() {
     let machine = Machine::new();
     let life = machine.live();
     deploy(&life.socket, "shop", "run");
+    let before = machine.node.specs(1)[0].runtime.environment.clone();
     machine.builder.upgrade("3.13.2");
     eventually("the rebuild", || runs_on(&life, "3.13.2"));
     assert_sound(&machine, &life);
     machine.node.crash(2);
-    // What the one before was made with is no longer there.
-    eventually("the rollback", || shop(&life).release == Some(ReleaseNumber(3)));
+    eventually("the way back", || shop(&life).release == Some(ReleaseNumber(1)));
     assert_sound(&machine, &life);
-    assert!(runs_on(&life, "3.13.2"));
+    assert_eq!(machine.node.specs(1)[0].runtime.environment, before);
     let withdrawn = shop(&life).withdrawn.unwrap();
-    assert_eq!((withdrawn.release, withdrawn.to), (ReleaseNumber(2), ReleaseNumber(3)));
+    assert_eq!((withdrawn.release, withdrawn.to), (ReleaseNumber(2), ReleaseNumber(1)));
+    eventually("it's told", || shop(&life).python_trouble.is_some());
+    let Some(PythonTrouble::NotRebuilt { version, error, .. }) = shop(&life).python_trouble else {
+        panic!("{:?}", shop(&life).python_trouble)
+    };
+    assert_eq!(version, "3.13.2");
+    assert!(error.starts_with("release 2, built for it, died after 0 s"), "{error}");
+
+    machine.builder.upgrade("3.13.3");
+    eventually("the next upgrade is tried at once", || runs_on(&life, "3.13.3"));
+    assert_sound(&machine, &life);
+    assert_eq!(shop(&life).python_trouble, None);
+}
+
+#[test]
+fn a_release_whose_python_is_gone_is_built_once_for_the_one_in_its_place() {
+    let machine = Machine::new();
+    let life = machine.live();
+    deploy(&life.socket, "shop", "run");
+    machine.builder.replace("/usr/local/bin/python3");
+    eventually("the rebuild", || shop(&life).release == Some(ReleaseNumber(2)));
+    assert_sound(&machine, &life);
+    machine.node.crash(2);
+    eventually("it's told that there is no way back", || {
+        let last = shop(&life).last_deploy.unwrap();
+        matches!(last.kind, DeployKind::Retreat { .. })
+            && last
+                .error
+                .is_some_and(|error| error.contains("gone from /usr/bin/python3, and release 2"))
+    });
+    assert_eq!(shop(&life).release, Some(ReleaseNumber(2)));
 }

@@ -33,6 +33,7 @@ use crate::old_logs::OldLogs;
 use crate::record::{InstanceFolder, Record};
 use crate::shape::{self, Surroundings};
 use crate::victims::Victims;
+use crate::written;
 
 /// What all instances of a node share.
 pub struct World {
@@ -258,13 +259,15 @@ impl Container {
         process::signal(self.pidfd.get_ref(), Signal::TERM)
     }
 
-    /// What there is to see of it; call that off the event loop.
+    /// What there is to see of it, with its source in `code`; call that off the event loop.
     pub fn look(
         &self,
         folder: &InstanceFolder,
+        code: &Path,
         host_interface: String,
     ) -> impl FnOnce() -> Reading + Send + 'static {
         let (process, cgroup, log) = (self.process, self.cgroup.clone(), folder.log());
+        let code = code.to_owned();
         move || Reading {
             kernel: cgroup.usage(),
             disks: cgroup.disk_traffic(),
@@ -273,6 +276,7 @@ impl Container {
             shm: space_at(process, "/dev/shm"),
             volume: space_at(process, "/ace/data"),
             log_lines_dropped: ace_sandbox::lines_dropped(&log).ok(),
+            written: written::look(&log, &code),
         }
     }
 

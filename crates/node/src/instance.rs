@@ -204,7 +204,7 @@ impl Instance {
     async fn look(&mut self) -> bool {
         let Some(container) = &self.container else { return false };
         let wire = network::veth_name(&self.world.engine, self.spec.id.as_str());
-        let look = container.look(&self.folder, wire);
+        let look = container.look(&self.folder, &self.spec.code, wire);
         let reading = blocking(look).await;
         let (limits, now) = (&self.spec.limits, std::time::Instant::now());
         let (usage, growth) = self.gauge.take(reading, limits, now, Timestamp::now());

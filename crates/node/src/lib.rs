@@ -25,6 +25,7 @@ mod server;
 mod shape;
 mod streams;
 mod victims;
+mod written;
 
 pub use addresses::{AddressLease, AddressPool};
 pub use node::{ContainerNode, NodeConfig, NodeError};

@@ -9,7 +9,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
-use ace_api::{AppUsage, EndReason, FlowUsage, InstanceUsage, NodeUsage, SpaceUsage};
+use ace_api::{AppUsage, EndReason, FlowUsage, InstanceUsage, NodeUsage, SpaceUsage, WrittenFiles};
 use ace_sandbox::cgroup::{self, DiskTraffic};
 use ace_sandbox::disk::Device;
 use ace_sandbox::network::WireTraffic;
@@ -61,6 +61,8 @@ pub struct Reading {
     pub volume: Option<SpaceUsage>,
     /// `None` where none has been, or it can't be read.
     pub log_lines_dropped: Option<u64>,
+    /// What goes with the container.
+    pub written: Option<WrittenFiles>,
 }
 
 /// By how much counts have grown between two readings.
@@ -211,7 +213,8 @@ impl Gauge {
         now: Instant,
         at: Timestamp,
     ) -> InstanceUsage {
-        let Reading { kernel, disks, wire, tmp, shm, volume, log_lines_dropped: _ } = reading;
+        let Reading { kernel, disks, wire, tmp, shm, volume, log_lines_dropped: _, written } =
+            reading;
         let of_disks = |ways: fn(&DiskTraffic) -> [(Way, u64); 2]| {
             let disks = disks.as_ref()?.iter();
             let counts = disks.flat_map(|(disk, it)| ways(it).map(|(way, n)| ((*disk, way), n)));
@@ -246,6 +249,7 @@ impl Gauge {
                 .map(|it| self.bandwidth.take(it, limits.bandwidth.bytes_per_second() * 8, now)),
             packets_held_back: wire.map_or(0, |it| it.held_back),
             log_lines_dropped: self.lines_dropped,
+            written,
         }
     }
 

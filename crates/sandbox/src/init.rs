@@ -264,9 +264,13 @@ impl Init {
         if self.log.is_none() || !self.lookout.is_due(Instant::now()) {
             return;
         }
-        let written = self.written();
-        self.lookout.looked(!written.is_empty(), Instant::now());
-        if let (Some(log), false) = (&mut self.log, written.is_empty()) {
+        let (written, now) = (self.written(), Instant::now());
+        let is_early = self.lookout.is_early(now);
+        self.lookout.looked(!written.is_empty(), now);
+        if let Some(log) = &self.log {
+            log.note(&written.to_note());
+        }
+        if let (Some(log), false) = (&mut self.log, written.is_empty() || is_early) {
             let text = format!(
                 "written beside the code, and gone when this container ends: {written}; {WAY_TO_KEEP}"
             );

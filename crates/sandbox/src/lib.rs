@@ -34,7 +34,9 @@ mod sys;
 mod sys_kernel;
 mod tool;
 pub mod volume;
+mod written;
 
 pub use launch::{Launched, launch};
 pub use log::lines_dropped;
 pub use spec::ContainerSpec;
+pub use written::{WrittenNote, written};

@@ -17,6 +17,7 @@ use rustix::fs::{CWD, FileType, Mode, OFlags, fstat, ftruncate, openat, renameat
 use rustix::io::{Errno, pread, read, write};
 
 use crate::spec::LogSpec;
+use crate::written::{self, WrittenNote};
 use bucket::TokenBucket;
 pub use lines::LineSplitter;
 
@@ -99,6 +100,11 @@ impl LogWriter {
     /// Takes a line of init's own, however much came before it.
     pub fn remark(&mut self, text: &str, at: Timestamp) {
         self.append(Stream::Ace, text.as_bytes(), at);
+    }
+
+    /// Notes what has been written beside the code. A disk that refuses this takes the next note.
+    pub fn note(&self, written: &WrittenNote) {
+        _ = written::note(&self.folder, written);
     }
 
     /// Writes what is pending, and says what was dropped if that has come to an end.

@@ -191,6 +191,8 @@ impl LogSpec {
     pub const CURRENT: &str = "current";
     /// The file that says how many lines have been dropped.
     pub const DROPPED: &str = "dropped";
+    /// The file that says what has been written beside the code; see [`crate::written`].
+    pub const WRITTEN: &str = "written";
 }
 
 /// How a container ended: one JSON line that init writes to [`crate::launch::Handles::exit`].

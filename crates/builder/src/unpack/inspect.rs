@@ -43,7 +43,7 @@ pub fn inspect(tree: &Tree, source_hash: String) -> Result<Inspection, UnpackErr
         ));
     }
     let app_yaml = read_app_yaml(root)?;
-    let Needs { requirements, ignored, python, undescribed } = needs::find(root)?;
+    let Needs { requirements, ignored, python, undescribed } = needs::find(root, &app_yaml.env)?;
     let manage_py = is_file(root, "manage.py");
     if let Some(entry) = &app_yaml.entry {
         // With requirements, the module may come from a package that they install.

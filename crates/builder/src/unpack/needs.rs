@@ -8,6 +8,7 @@ mod pipfile;
 mod poetry;
 mod requirements_txt;
 
+use std::collections::BTreeMap;
 use std::io;
 use std::os::fd::OwnedFd;
 use std::path::Path;
@@ -42,6 +43,8 @@ const CONDA: [&str; 2] = ["environment.yml", "environment.yaml"];
 /// How many files that don't count are told.
 const UNREAD_MAX: usize = 6;
 const PYPI: [&str; 2] = ["https://pypi.org/simple", "https://pypi.python.org/simple"];
+/// What names a host whose certificate is not to be checked.
+const TRUSTED_HOST: &str = "--trusted-host";
 /// How a `setup.py` or a `setup.cfg` asks for packages.
 const SETUP_REQUIRES: [&str; 2] = ["install_requires", "ext_modules"];
 
@@ -95,14 +98,34 @@ pub enum Requirements {
     },
 }
 
-/// Reads what the source below `root` needs.
+impl Requirements {
+    /// The hosts that requirements in `text` have taken at their word, as `HOST` or `HOST:PORT`.
+    pub fn trusted_hosts(text: &str) -> impl Iterator<Item = &str> {
+        text.lines().filter_map(|line| {
+            let rest = line.trim().strip_prefix(TRUSTED_HOST)?;
+            Some(rest.strip_prefix(['=', ' '])?.trim())
+        })
+    }
+
+    /// Lines of a `requirements.txt` that say how indexes are asked, and more.
+    pub fn lines(&self) -> &str {
+        match self {
+            Self::None | Self::Pylock => "",
+            Self::File { rewritten, .. } => rewritten.as_deref().unwrap_or_default(),
+            Self::UvLock { options } | Self::Project { options } => options,
+            Self::Locked { requirements, .. } | Self::Text { requirements, .. } => requirements,
+        }
+    }
+}
+
+/// Reads what the source below `root` needs, where installers have the variables `env`.
 ///
 /// Errors: a file that is not what it is called, with its place.
-pub fn find(root: &OwnedFd) -> Result<Needs, UnpackError> {
+pub fn find(root: &OwnedFd, env: &BTreeMap<String, String>) -> Result<Needs, UnpackError> {
     let project = read_toml(root, "pyproject.toml")?.unwrap_or_default();
     let pipfile = read_toml(root, "Pipfile")?;
     let requirements = if is_file(root, requirements_txt::NAME) {
-        requirements_txt::requirements(root)?
+        requirements_txt::requirements(root, env)?
     } else if is_file(root, "uv.lock") && !project.is_empty() {
         let lock = read_toml(root, "uv.lock")?.unwrap_or_default();
         Requirements::UvLock { options: indexes_of_lock(&lock) }
@@ -115,7 +138,7 @@ pub fn find(root: &OwnedFd) -> Result<Needs, UnpackError> {
             (Requirements::None, Some(pipfile)) => pipfile::requirements(pipfile),
             (Requirements::None, None) => match of_setup(root)? {
                 Requirements::None if is_file(root, requirements_txt::INPUT) => {
-                    requirements_txt::input(root)?
+                    requirements_txt::input(root, env)?
                 }
                 requirements => requirements,
             },
@@ -221,6 +244,7 @@ fn of_project(root: &OwnedFd, project: &Table) -> Result<Requirements, UnpackErr
     }
     let options = indexes_of_uv(project) + &poetry::indexes(project);
     let Some((source, lock)) = lock else { return Ok(text("pyproject.toml", &lines, &options)) };
+    let lines: Vec<String> = lines.into_iter().map(|line| poetry::at_commit(line, &lock)).collect();
     Ok(Requirements::Text {
         source: source.to_owned(),
         requirements: options + &lines.join("\n"),
@@ -300,6 +324,17 @@ fn index_lines<'a>(places: impl Iterator<Item = &'a str>) -> String {
     lines.concat()
 }
 
+/// A line for the host of an index whose certificate is not to be checked.
+fn trusted_line(index: &str) -> String {
+    let host = index.split_once("://").map_or(index, |(_, rest)| rest);
+    let host = host.split(['/', '?', '#']).next().unwrap_or(host);
+    let host = host.rsplit_once('@').map_or(host, |(_, host)| host);
+    match host.is_empty() || host.contains(char::is_whitespace) {
+        true => String::new(),
+        false => format!("{TRUSTED_HOST} {host}\n"),
+    }
+}
+
 /// The Pythons that a project asks for; `None` also where that can't be said as a range.
 fn python_of(project: &Table) -> Option<String> {
     match lookup(project, &["project", "requires-python"]) {
@@ -345,7 +380,8 @@ mod tests {
             fs::create_dir_all(path.parent().unwrap()).unwrap();
             fs::write(path, content).unwrap();
         }
-        find(&rustix::fs::open(folder.path(), OFlags::PATH, Mode::empty()).unwrap())
+        let root = rustix::fs::open(folder.path(), OFlags::PATH, Mode::empty()).unwrap();
+        find(&root, &BTreeMap::new())
     }
 
     fn requirements(files: &[(&str, &str)]) -> Requirements {

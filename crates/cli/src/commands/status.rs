@@ -71,6 +71,7 @@ fn render(app: &AppView, screen: &Screen, now: Timestamp) -> String {
         parts.push(commands(&app.commands, screen, now));
     }
     parts.extend(app.withdrawn.as_ref().map(|withdrawn| withdrawn_text(withdrawn, screen, now)));
+    parts.extend(unkept(app));
     // A rebuild that failed is told below, with what follows.
     let told =
         |deploy: &&DeployView| app.python_trouble.is_some() && deploy.kind == DeployKind::Rebuild;
@@ -141,6 +142,13 @@ pub fn withdrawn_text(withdrawn: &WithdrawnView, screen: &Screen, now: Timestamp
         screen::escape(reason),
         ago(*at, now)
     )
+}
+
+/// What an instance would lose with its container; others of the app write the same.
+fn unkept(app: &AppView) -> Option<String> {
+    let usages = app.instances.iter().filter_map(|instance| instance.usage.as_ref());
+    let written = usages.filter_map(|usage| usage.written.as_ref()).max_by_key(|it| it.count)?;
+    Some(screen::escape(&written.told(app.volume.is_some())))
 }
 
 /// What is wrong with the Python of the release that serves.

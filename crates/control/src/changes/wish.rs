@@ -1,7 +1,7 @@
 //! What can be wanted of an app besides a deploy, and how each begins.
 
 use ace_api::ErrorCode;
-use ace_api::http::{DeployKind, ReleaseCause};
+use ace_api::http::{ApiError, DeployKind, ReleaseCause};
 use ace_store::Op;
 use ace_types::{
     AppName, ConfigChange, ConfigError, InstanceId, LimitChange, LimitError, ReleaseNumber,
@@ -71,8 +71,7 @@ pub enum Begun {
     Switched { release: ReleaseNumber },
 }
 
-/// The release whose contents `wish` would start anew, if it starts any. Further instances of one that runs
-/// are like the others, and what the engine turns back to is what it was.
+/// The release whose contents `wish` would start anew, if it starts any.
 pub fn started_by<'a>(state: &'a State, name: &AppName, wish: &Wish) -> Option<&'a ReleaseRow> {
     let app = state.app(name).filter(|app| !app.destroying)?;
     let serving = app.serving?;
@@ -124,6 +123,28 @@ pub fn begin(
     }?;
     ops.extend(rebuilt.into_iter().flat_map(|rebuilt| rebuilt.ended(state, asked)));
     Ok((ops, begun))
+}
+
+/// What is noted where `wish` is to turn an app back and can't even begin, because of `error`. It isn't tried again.
+pub fn refuse_retreat(state: &State, asked: &Asked, wish: &Wish, error: &ApiError) -> Vec<Op> {
+    let (Wish::Retreat { from, .. }, Some(app)) = (wish, state.app(&asked.app)) else {
+        return Vec::new();
+    };
+    let Some(trial) = app.trial.as_ref().filter(|_| app.serving == Some(*from)) else {
+        return Vec::new();
+    };
+    let (code, told) = (error.code.clone(), error.message.clone());
+    let deploy = DeployRow {
+        app: app.name.clone(),
+        tenant: app.tenant.clone(),
+        kind: wish.kind(),
+        by: asked.by.clone(),
+        release: trial.serving,
+        build: None,
+        started_at: asked.now,
+        state: DeployState::Failed { ended_at: asked.now, code, error: told },
+    };
+    vec![put_deploy(state, &deploy), app.replace(&AppRow { trial: None, ..AppRow::clone(app) })]
 }
 
 /// Whether so many instances can be wanted.

@@ -28,21 +28,29 @@ pub struct Outdated {
 impl Operation {
     /// The release that `wish` would start, if that has to be built anew for it.
     ///
-    /// Errors: its Python is gone.
+    /// Errors: its Python is gone, or what was built anew of it has died.
     pub(super) async fn outdated(&self, wish: &Wish) -> Result<Option<Outdated>, Refusal> {
         let state = self.engine.records.state().await?;
         let Some(release) = changes::started_by(&state, &self.app, wish) else { return Ok(None) };
         let asked = timeout(ASKED_WITHIN, self.engine.builder.python_of(&release.built)).await;
-        match asked.map_err(|error| Refusal::engine("ask every Python in time", &error))? {
-            PythonState::Same => Ok(None),
-            PythonState::Replaced(python) => {
-                Ok(Some(Outdated { release: release.clone(), python }))
+        let python =
+            match asked.map_err(|error| Refusal::engine("ask every Python in time", &error))? {
+                PythonState::Same => return Ok(None),
+                PythonState::Replaced(python) => python,
+                PythonState::Gone(reason) => return Err(cannot_start(release, &reason)),
+            };
+        if let Wish::Retreat { from, .. } = wish {
+            // What was upgraded in its place runs the environment that there is, which has worked; one
+            // made anew may be what has died.
+            if is_in_place(release, &python) {
+                return Ok(None);
             }
-            PythonState::Gone(reason) => {
-                let message = format!("release {} can't start: {reason}", release.number);
-                Err(Refusal::new(ErrorCode::PythonGone, message))
+            let from = state.release(&self.app, *from);
+            if let Some(died) = from.filter(|from| from.is_rebuilt(release, &python)) {
+                return Err(cannot_start(release, &died_in_place(release, died, &python)));
             }
         }
+        Ok(Some(Outdated { release: release.clone(), python }))
     }
 
     /// Has `outdated` built anew, for `wish` to start.
@@ -90,6 +98,32 @@ impl Operation {
         drop(room);
         Ok(Rebuilt { of, release: begun.release, build, built })
     }
+}
+
+fn cannot_start(release: &ReleaseRow, reason: &str) -> Refusal {
+    let message = format!("release {} can't start: {reason}", release.number);
+    Refusal::new(ErrorCode::PythonGone, message)
+}
+
+/// Whether `python` is the program that `release` was built with, upgraded.
+fn is_in_place(release: &ReleaseRow, python: &Interpreter) -> bool {
+    let runtime = release.built.serving.runtime();
+    runtime.is_some_and(|runtime| runtime.python.program == python.program)
+}
+
+fn died_in_place(release: &ReleaseRow, died: &ReleaseRow, python: &Interpreter) -> String {
+    let runtime = release.built.serving.runtime();
+    let gone = runtime.map_or(String::new(), |runtime| {
+        format!(
+            "Python {} is gone from {}",
+            runtime.python.version,
+            runtime.python.program.display()
+        )
+    });
+    format!(
+        "{gone}, and release {}, the same built for Python {}, has died",
+        died.number, python.version
+    )
 }
 
 fn rebuild_failed(what: &str, error: &BuildError) -> Refusal {

@@ -260,6 +260,11 @@ impl FakeBuilder {
         *self.upgraded.lock().unwrap() = Some(upgraded(version));
     }
 
+    /// Lets its only Python be another program.
+    pub fn replace(&self, program: &str) {
+        *self.upgraded.lock().unwrap() = Some(interpreter(program));
+    }
+
     fn python(&self) -> Interpreter {
         let now = self.upgraded.lock().unwrap().clone();
         now.unwrap_or_else(|| interpreter("/usr/bin/python3"))

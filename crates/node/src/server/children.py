@@ -9,6 +9,7 @@
 # which it was forked, as a pool's, would keep the answer from its end. So it is with pipes, by whose end uWSGI's
 # threads learn that they are to end.
 
+import select
 import socket
 
 # Where connections come from: the descriptor that the server inherits, and its address, which theirs is, too.
@@ -152,4 +153,43 @@ def watch_forks():
         os.fork, os.forkpty = watched(os.fork), watched(os.forkpty)
 
 
+# How long a program may take to begin, once it has a process: longer only where another child, forked at the
+# same moment, keeps the pipe by which its begin shows.
+BEGINS_WITHIN_S = 1.0
+
+
+def watch_spawns():
+    """Has multiprocessing wait until what it spawns runs its program, as subprocess does: a signal that comes
+    before would meet the server's handler, and be lost with it. From Python 3.10 on signals are blocked in between."""
+    try:
+        import _posixsubprocess
+    except ImportError:
+        return  # Python 2 forks, and spawns nothing.
+    fork_exec = _posixsubprocess.fork_exec
+    kept, reader, writer = 3, 12, 13  # Arguments of it: descriptors to keep, and a pipe that is closed at the begin.
+
+    def waiting(*args):
+        if args[writer] in args[kept]:
+            return fork_exec(*args)  # Whoever calls keeps it, to wait itself.
+        args, ends = list(args), os.pipe()
+        args[kept] = tuple(sorted(tuple(args[kept]) + ends[1:]))
+        args[reader], args[writer] = ends
+        try:
+            child = fork_exec(*args)
+        except BaseException:
+            os.close(ends[0])
+            raise
+        finally:
+            os.close(ends[1])
+        poll = select.poll()
+        poll.register(ends[0], 0)  # It asks for nothing: that the other end is closed is told anyway.
+        poll.poll(BEGINS_WITHIN_S * 1000)
+        os.close(ends[0])
+        return child
+
+    _posixsubprocess.fork_exec = waiting
+
+
 watch_forks()
+if sys.version_info < (3, 10):
+    watch_spawns()

@@ -10,6 +10,7 @@ use rustix::pipe::{PipeFlags, pipe_with};
 
 use crate::log::{LineSplitter, LogWriter, Stream};
 use crate::spec::LogSpec;
+use crate::written::WrittenNote;
 
 /// Read from a pipe at once; what a pipe holds by default.
 const CHUNK_BYTES: usize = 64 << 10;
@@ -111,6 +112,11 @@ impl LogPump {
         let at = Timestamp::now();
         self.writer.remark(text, at);
         self.writer.finish(at);
+    }
+
+    /// Notes what the tenant has written beside its code.
+    pub fn note(&self, written: &WrittenNote) {
+        self.writer.note(written);
     }
 
     /// Reads a chunk of each pipe; returns whether any had one. A pipe that has ended is let go.

@@ -1,4 +1,5 @@
-//! What a program has written to a layer, which is gone with its container: told at its end, and once before.
+//! What a program has written to a layer, which is gone with its container: told at its end, and once before; in
+//! between the engine finds it noted, as it is by then.
 //!
 //! Init is unprivileged and reads names alone, in the folder that holds what was written. A folder
 //! that it may not read it names instead of what is in it.
@@ -14,6 +15,8 @@ use std::time::{Duration, Instant};
 use rustix::fs::{Dir, FileType, Mode, OFlags, openat};
 use rustix::io;
 
+use crate::written::WrittenNote;
+
 /// How many names are told.
 const TOLD: usize = 5;
 /// What is told of one, in characters.
@@ -21,7 +24,9 @@ const NAME_MAX: usize = 200;
 /// How deep is looked, with a descriptor for each level.
 const DEPTH_MAX: usize = 24;
 
-/// After so much time is looked for the first time, and after twice as long each time until there is something.
+/// How often is looked before anything is told, since much of what a program writes at its start it removes again.
+const EARLY_PAUSE: Duration = Duration::from_millis(500);
+/// After so much time may something be told for the first time, and after twice as long each time until there is something.
 const FIRST_PAUSE: Duration = Duration::from_secs(10);
 /// The longest such pause.
 const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
@@ -29,6 +34,7 @@ const LONGEST_PAUSE: Duration = Duration::from_secs(3600);
 /// When to look at what a program writes.
 #[derive(Debug)]
 pub struct Lookout {
+    begin: Instant,
     pause: Duration,
     /// `None` once there was something.
     due: Option<Instant>,
@@ -44,7 +50,7 @@ pub struct Written {
 
 impl Lookout {
     pub fn new(now: Instant) -> Self {
-        Self { pause: FIRST_PAUSE, due: Some(now + FIRST_PAUSE) }
+        Self { begin: now, pause: FIRST_PAUSE, due: Some(now + EARLY_PAUSE) }
     }
 
     pub fn due(&self) -> Option<Instant> {
@@ -56,8 +62,17 @@ impl Lookout {
         self.due.is_some_and(|due| now >= due)
     }
 
+    /// Whether what is found now is not to be told yet.
+    pub fn is_early(&self, now: Instant) -> bool {
+        now < self.begin + FIRST_PAUSE
+    }
+
     /// Somebody has looked, and found something or not.
     pub fn looked(&mut self, found: bool, now: Instant) {
+        if self.is_early(now) {
+            self.due = Some((now + EARLY_PAUSE).min(self.begin + FIRST_PAUSE));
+            return;
+        }
         self.pause = (self.pause * 2).min(LONGEST_PAUSE);
         self.due = (!found).then(|| now + self.pause);
     }
@@ -74,13 +89,19 @@ impl Written {
         self.count == 0
     }
 
+    /// The same for the engine.
+    pub fn to_note(&self) -> WrittenNote {
+        WrittenNote { names: self.names.iter().cloned().collect(), count: self.count }
+    }
+
     fn add_entries(&mut self, folder: &OwnedFd, path: &Path, depth: usize) -> io::Result<()> {
         for entry in Dir::read_from(folder)? {
             let entry = entry?;
             let name = OsStr::from_bytes(entry.file_name().to_bytes());
             let path = path.join(name);
             match entry.file_type() {
-                _ if name == "." || name == ".." => {}
+                // Byte code is made again.
+                _ if name == "." || name == ".." || name == "__pycache__" => {}
                 FileType::RegularFile => self.add(path.to_string_lossy().into_owned()),
                 FileType::Directory => match open_folder(folder, name, depth) {
                     Ok(inside) => self.add_entries(&inside, &path, depth - 1)?,
@@ -147,6 +168,8 @@ mod tests {
         fs::write(folder.path().join("b/c/d"), "").unwrap();
         fs::write(folder.path().join("z\x1b[31m"), "").unwrap();
         std::os::unix::fs::symlink("/etc", folder.path().join("a")).unwrap();
+        fs::create_dir(folder.path().join("__pycache__")).unwrap();
+        fs::write(folder.path().join("__pycache__/a.pyc"), "").unwrap();
         assert_eq!(told(folder.path()), "b/c/d, z\u{fffd}[31m");
         (0..8).for_each(|n| fs::write(folder.path().join(format!("y{n}")), "").unwrap());
         assert_eq!(told(folder.path()), "b/c/d, y0, y1, y2, y3 and 5 more");
@@ -157,7 +180,11 @@ mod tests {
         let begin = Instant::now();
         let after = |seconds| begin + Duration::from_secs(seconds);
         let mut lookout = Lookout::new(begin);
+        assert!(lookout.is_due(after(1)) && lookout.is_early(after(9)));
+        lookout.looked(true, after(9));
+        lookout.looked(true, begin + Duration::from_millis(9600));
         assert!(!lookout.is_due(after(9)) && lookout.is_due(after(10)));
+        assert!(!lookout.is_early(after(10)));
         lookout.looked(false, after(10));
         assert_eq!(lookout.due(), Some(after(30)));
         (0..20).for_each(|_| lookout.looked(false, after(30)));

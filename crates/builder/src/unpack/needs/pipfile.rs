@@ -8,7 +8,7 @@ use serde::Deserialize;
 
 use toml::{Table, Value};
 
-use super::{Requirements, index_lines, lookup, poetry, text};
+use super::{Requirements, index_lines, lookup, poetry, text, trusted_line};
 use crate::unpack::UnpackError;
 
 /// What of a `Pipfile.lock` counts; its packages for development don't.
@@ -28,6 +28,12 @@ struct Meta {
 #[derive(Deserialize)]
 struct Source {
     url: String,
+    #[serde(default = "checked")]
+    verify_ssl: bool,
+}
+
+fn checked() -> bool {
+    true
 }
 
 #[derive(Deserialize)]
@@ -56,7 +62,10 @@ pub fn of_lock(text: &[u8]) -> Result<Requirements, UnpackError> {
     if lock.default.is_empty() {
         return Ok(Requirements::None);
     }
-    let options = index_lines(lock.meta.sources.iter().map(|source| source.url.as_str()));
+    let sources = lock.meta.sources.iter();
+    let trusted = sources.clone().filter(|source| !source.verify_ssl);
+    let trusted: String = trusted.map(|source| trusted_line(&source.url)).collect();
+    let options = index_lines(sources.map(|source| source.url.as_str())) + &trusted;
     let lines: Vec<String> =
         lock.default.iter().map(|(name, package)| package.line(name)).collect();
     let source = "Pipfile.lock";
@@ -80,7 +89,16 @@ pub fn requirements(pipfile: &Table) -> Requirements {
     }
     let sources = pipfile.get("source").and_then(Value::as_array).cloned().unwrap_or_default();
     let urls = sources.iter().filter_map(|source| source.get("url")?.as_str());
-    text("Pipfile", &lines, &index_lines(urls))
+    let options = index_lines(urls) + &unchecked(&sources);
+    text("Pipfile", &lines, &options)
+}
+
+/// Lines for those of the tables `sources` that have `verify_ssl = false`.
+pub fn unchecked(sources: &[Value]) -> String {
+    let is_unchecked =
+        |source: &&Value| source.get("verify_ssl").and_then(Value::as_bool) == Some(false);
+    let urls = sources.iter().filter(is_unchecked).filter_map(|source| source.get("url")?.as_str());
+    urls.map(trusted_line).collect()
 }
 
 /// The Python that a `Pipfile` is for.
@@ -133,7 +151,8 @@ mod tests {
     fn every_kind_of_package_becomes_a_line() {
         let lock = r#"{
             "_meta": {"sources": [{"url": "https://pypi.org/simple/", "name": "pypi"},
-                                  {"url": "https://packages.example/simple", "name": "own"}]},
+                                  {"url": "https://me:secret@packages.example:8443/simple", "name": "own",
+                                   "verify_ssl": false}]},
             "default": {
                 "flask": {"version": "==3.0.1", "hashes": ["sha256:aa", "sha256:bb"],
                           "markers": "python_version >= '3.8'", "extras": ["async"]},
@@ -150,7 +169,8 @@ mod tests {
         assert_eq!(
             requirements.lines().collect::<Vec<_>>(),
             [
-                "--extra-index-url https://packages.example/simple",
+                "--extra-index-url https://me:secret@packages.example:8443/simple",
+                "--trusted-host packages.example:8443",
                 "far @ https://h/far-1.zip",
                 "flask[async]==3.0.1 ; python_version >= '3.8' --hash=sha256:aa --hash=sha256:bb",
                 "kit @ git+https://h/kit@abc",
@@ -178,7 +198,7 @@ mod tests {
     #[test]
     fn a_pipfile_alone_will_do() {
         let pipfile: Table = concat!(
-            "[[source]]\nurl = 'https://own.test/simple'\n",
+            "[[source]]\nurl = 'https://own.test/simple'\nverify_ssl = false\n",
             "[packages]\na = '*'\nb = '~=1.4'\n",
             "c = {version = '==2', extras = ['x'], markers = \"os_name == 'posix'\"}\n",
             "[dev-packages]\npytest = '*'\n[requires]\npython_version = '3.8'\n",
@@ -186,7 +206,7 @@ mod tests {
         .parse()
         .unwrap();
         let lines = ["a", "b~=1.4", "c[x]==2 ; (os_name == 'posix')"].map(str::to_owned);
-        let options = "--extra-index-url https://own.test/simple\n";
+        let options = "--extra-index-url https://own.test/simple\n--trusted-host own.test\n";
         assert_eq!(requirements(&pipfile), text("Pipfile", &lines, options));
         assert_eq!(python(&pipfile).as_deref(), Some("==3.8.*"));
         assert_eq!(requirements(&Table::new()), Requirements::None);

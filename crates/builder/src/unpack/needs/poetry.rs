@@ -8,6 +8,7 @@ use std::os::fd::OwnedFd;
 
 use toml::{Table, Value};
 
+use super::pipfile::unchecked;
 use super::{index_lines, lookup, read_toml, strings};
 use crate::unpack::UnpackError;
 
@@ -31,9 +32,10 @@ pub fn python(project: &Table) -> Option<String> {
 /// The indexes that Poetry's or PDM's own table names.
 pub fn indexes(project: &Table) -> String {
     let list = |tool| lookup(project, &["tool", tool, "source"]).and_then(Value::as_array).cloned();
-    let sources = [list("poetry"), list("pdm")].into_iter().flatten().flatten();
-    let urls: Vec<Value> = sources.filter_map(|source| source.get("url").cloned()).collect();
-    index_lines(urls.iter().filter_map(Value::as_str))
+    let sources: Vec<Value> =
+        [list("poetry"), list("pdm")].into_iter().flatten().flatten().collect();
+    let urls = sources.iter().filter_map(|source| source.get("url")?.as_str());
+    index_lines(urls) + &unchecked(&sources)
 }
 
 /// The lock beside a project, with its name. Both kinds list their packages alike.
@@ -60,6 +62,30 @@ pub fn hashes(lock: &Table) -> String {
         format!("{name}=={version}{hashes}\n")
     };
     packages.map(line).collect()
+}
+
+/// `line`, where it asks for a repository's branch, with the commit that the lock has of it.
+pub fn at_commit(line: String, lock: &Table) -> String {
+    let Some((name, rest)) = line.split_once(" @ git+") else { return line };
+    let plain = name.split('[').next().unwrap_or(name).trim();
+    let Some(commit) = commit_of(lock, plain) else { return line };
+    let end = rest.find(['#', ' ', ';']).unwrap_or(rest.len());
+    let (url, further) = rest.split_at(end);
+    let path = url.rfind('/').map_or(0, |slash| slash + 1);
+    let url = url[path..].find('@').map_or(url, |at| &url[..path + at]);
+    format!("{name} @ git+{url}@{commit}{further}")
+}
+
+/// The commit of the package `name`, as Poetry writes it or PDM.
+fn commit_of<'a>(lock: &'a Table, name: &str) -> Option<&'a str> {
+    let normal = |name: &str| name.to_ascii_lowercase().replace(['_', '.'], "-");
+    let packages = lock.get("package")?.as_array()?.iter().filter_map(Value::as_table);
+    let mut named = packages
+        .filter(|package| text(package, "name").is_some_and(|it| normal(it) == normal(name)));
+    let package = named.next()?;
+    let of_poetry = lookup(package, &["source", "resolved_reference"]).and_then(Value::as_str);
+    let commit = of_poetry.or_else(|| text(package, "revision"))?;
+    commit.bytes().all(|byte| byte.is_ascii_hexdigit()).then_some(commit)
 }
 
 /// A package of a lock.
@@ -280,6 +306,28 @@ mod tests {
         let twice = format!("{new}[[package]]\nname = 'a'\nversion = '1'\nextras = ['x']\n");
         for lock in [new, old, &twice] {
             assert_eq!(hashes(&lock.parse().unwrap()), "a==1 --hash=sha256:aa\n", "{lock}");
+        }
+    }
+
+    #[test]
+    fn a_repository_is_at_the_commit_of_the_lock() {
+        let poetry = "[[package]]\nname = 'own-kit'\nversion = '1'\n[package.source]\ntype = 'git'\n\
+                      url = 'https://h/kit.git'\nreference = 'main'\nresolved_reference = 'abc1'\n";
+        let pdm = "[[package]]\nname = 'own-kit'\nversion = '1'\ngit = 'https://h/kit.git'\n\
+                   ref = 'main'\nrevision = 'abc1'\n";
+        for lock in [poetry, pdm] {
+            let lock: Table = lock.parse().unwrap();
+            for (line, expected) in [
+                ("own_kit[x] @ git+https://h/kit.git", "own_kit[x] @ git+https://h/kit.git@abc1"),
+                (
+                    "own-kit @ git+ssh://git@h/kit.git@main#subdirectory=a ; python_version > '3'",
+                    "own-kit @ git+ssh://git@h/kit.git@abc1#subdirectory=a ; python_version > '3'",
+                ),
+                ("other @ git+https://h/other@v1", "other @ git+https://h/other@v1"),
+                ("own-kit==1", "own-kit==1"),
+            ] {
+                assert_eq!(at_commit(line.to_owned(), &lock), expected);
+            }
         }
     }
 

@@ -5,10 +5,11 @@
 //! Files that it includes are read with it. Source:
 //! <https://pip.pypa.io/en/stable/reference/requirements-file-format/>.
 
+use std::collections::BTreeMap;
 use std::os::fd::OwnedFd;
 use std::path::{Component, Path, PathBuf};
 
-use super::{FILE_MAX, Requirements};
+use super::{FILE_MAX, Requirements, TRUSTED_HOST};
 use crate::unpack::inspect::{is_folder, read_text};
 use crate::unpack::{CODE, UnpackError};
 
@@ -21,23 +22,30 @@ const FILES_MAX: usize = 50;
 const INCLUDES: [&str; 2] = ["--requirement", "-r"];
 /// What names a file of versions to keep to.
 const CONSTRAINTS: [&str; 2] = ["--constraint", "-c"];
+/// What names a source that is used where it lies.
+const EDITABLE: [&str; 2] = ["--editable", "-e"];
+/// What names a host that need not prove who it is. It has no short form.
+const TRUSTS: [&str; 2] = [TRUSTED_HOST; 2];
 /// What names a folder or a page of packages.
 const FIND_LINKS: [&str; 2] = ["--find-links", "-f"];
 
 /// The lines of a file and of those that it includes, in their order.
-#[derive(Default)]
-struct Lines {
+struct Lines<'a> {
     files: usize,
     all: Vec<String>,
     /// Whether uv would take them for something else as they stand in their files.
     is_foreign: bool,
+    /// What `${NAME}` stands for.
+    env: &'a Env,
 }
+
+type Env = BTreeMap<String, String>;
 
 /// What the `requirements.txt` below `root` asks for.
 ///
 /// Errors: some of its packages have hashes and others have none, which pip refuses as well.
-pub fn requirements(root: &OwnedFd) -> Result<Requirements, UnpackError> {
-    let Lines { all, is_foreign, .. } = Lines::read(root, NAME)?;
+pub fn requirements(root: &OwnedFd, env: &Env) -> Result<Requirements, UnpackError> {
+    let Lines { all, is_foreign, .. } = Lines::read(root, NAME, env)?;
     let wants_hashes = |line: &String| line == "--require-hashes" || line.contains(" --hash");
     if !all.iter().any(wants_hashes) {
         let prereleases = all.iter().any(|line| line == "--pre");
@@ -56,14 +64,14 @@ pub fn requirements(root: &OwnedFd) -> Result<Requirements, UnpackError> {
 }
 
 /// What the `requirements.in` below `root` asks for, where nobody has made a `requirements.txt` of it.
-pub fn input(root: &OwnedFd) -> Result<Requirements, UnpackError> {
-    let Lines { all, .. } = Lines::read(root, INPUT)?;
+pub fn input(root: &OwnedFd, env: &Env) -> Result<Requirements, UnpackError> {
+    let Lines { all, .. } = Lines::read(root, INPUT, env)?;
     Ok(super::text(INPUT, &all, ""))
 }
 
-impl Lines {
-    fn read(root: &OwnedFd, name: &str) -> Result<Self, UnpackError> {
-        let mut lines = Self::default();
+impl<'a> Lines<'a> {
+    fn read(root: &OwnedFd, name: &str, env: &'a Env) -> Result<Self, UnpackError> {
+        let mut lines = Self { files: 0, all: Vec::new(), is_foreign: false, env };
         lines.add(root, Path::new(name))?;
         Ok(lines)
     }
@@ -85,7 +93,9 @@ impl Lines {
         // A line that goes on ends a word for it.
         self.is_foreign |= text.lines().any(|line| line.ends_with('\\'));
         let folder = path.parent().unwrap_or(Path::new(""));
-        for line in logical_lines(&text) {
+        for written in logical_lines(&text) {
+            let line = expanded(&written, self.env);
+            self.is_foreign |= line != written || argument(&line, TRUSTS).is_some();
             let beside = |other: &str| normal(&folder.join(other));
             let local = |other: &&str| !other.contains("://");
             if let Some(other) = argument(&line, INCLUDES).filter(local) {
@@ -103,6 +113,10 @@ impl Lines {
                     normal(Path::new(place))
                 };
                 self.all.push(format!("--find-links {}", Path::new(CODE).join(place).display()));
+            } else if let Some(repository) = argument(&line, EDITABLE).filter(is_repository) {
+                // uv has only folders of the source editable. Installed, it's the same.
+                self.is_foreign = true;
+                self.all.push(repository.to_owned());
             } else {
                 self.all.push(line);
             }
@@ -145,6 +159,29 @@ fn logical_lines(text: &str) -> Vec<String> {
     lines
 }
 
+/// `line` with the values of variables, as pip reads it. In an address, where a value may be secret, the installer
+/// puts it.
+fn expanded(line: &str, env: &Env) -> String {
+    if line.contains("://") {
+        return line.to_owned();
+    }
+    let mut parts = line.split("${");
+    let mut whole = parts.next().unwrap_or_default().to_owned();
+    for part in parts {
+        let value = part.split_once('}').and_then(|(name, rest)| {
+            let value = env.get(name).filter(|value| !value.is_empty() && is_variable(name))?;
+            Some(format!("{value}{rest}"))
+        });
+        whole += &value.unwrap_or_else(|| format!("${{{part}"));
+    }
+    whole
+}
+
+/// Whether pip takes it for a variable's name.
+fn is_variable(name: &str) -> bool {
+    name.bytes().all(|byte| byte.is_ascii_uppercase() || byte.is_ascii_digit() || byte == b'_')
+}
+
 /// What follows one of the options `[long, short]` at the beginning of `line`.
 fn argument<'a>(line: &'a str, [long, short]: [&str; 2]) -> Option<&'a str> {
     let rest = match line.strip_prefix(long) {
@@ -155,7 +192,11 @@ fn argument<'a>(line: &'a str, [long, short]: [&str; 2]) -> Option<&'a str> {
 }
 
 fn is_editable(line: &str) -> bool {
-    argument(line, ["--editable", "-e"]).is_some()
+    argument(line, EDITABLE).is_some()
+}
+
+fn is_repository(place: &&str) -> bool {
+    ["git+", "hg+", "svn+", "bzr+"].iter().any(|scheme| place.starts_with(scheme))
 }
 
 /// `path` without `.`, and without `..` where it can be told what that is.
@@ -188,7 +229,9 @@ mod tests {
             fs::write(path, content).unwrap();
         }
         let root = rustix::fs::open(folder.path(), OFlags::PATH, Mode::empty()).unwrap();
-        requirements(&root).map_err(|error| error.to_string())
+        let env = [("SIX", "1.16.0"), ("PLACE", "near"), ("lower", "x")];
+        let env = env.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+        requirements(&root, &env).map_err(|error| error.to_string())
     }
 
     fn locked(files: &[(&str, &[u8])]) -> String {
@@ -224,6 +267,16 @@ mod tests {
         let places = ["/ace/code/wheels", "/ace/code/in/near", "/srv/wheels", "/ace/code/far"];
         let lines = places.map(|place| format!("--find-links {place}\n")).concat();
         assert_eq!(rewritten(&nested), lines + "--find-links https://host/wheels");
+        let editable = b"-e git+https://host/own.git@v1#egg=own\n--editable=./near\n-e .";
+        let expected = "git+https://host/own.git@v1#egg=own\n--editable=./near\n-e .";
+        assert_eq!(rewritten(&[(NAME, editable)]), expected);
+        let variables = b"six==${SIX} # ${SIX}\na==${NONE}\nb==${lower}\n./${PLACE}/${SIX\n";
+        let expected = "six==1.16.0\na==${NONE}\nb==${lower}\n./near/${SIX";
+        assert_eq!(rewritten(&[(NAME, variables)]), expected);
+        let trusting = b"--trusted-host own.test\n--index-url https://own.test/${SIX}";
+        let trusting = rewritten(&[(NAME, trusting)]);
+        assert_eq!(Requirements::trusted_hosts(&trusting).collect::<Vec<_>>(), ["own.test"]);
+        assert!(trusting.ends_with("own.test/${SIX}"), "{trusting}");
     }
 
     #[test]
