@@ -30,6 +30,11 @@ fn an_app_writes_beside_its_code_until_its_end() -> Result<()> {
     // The probe was the first.
     assert_eq!((visits(&engine)?.as_str(), visits(&engine)?.as_str()), ("2", "3"));
 
+    let status = || engine.ace(&["status", "visits"]).ok()?.ok().ok();
+    let lines = "add \"volume: 1G\" and \"keep: [instance, log.txt]\" to app.yaml";
+    eventually("the way to keep it", Duration::from_secs(60), || {
+        status()?.stdout.replace('\n', " ").contains(lines).then_some(())
+    })?;
     let listed = engine.ace(&["run", "visits", "--", "ls", "-A"])?.ok()?;
     ensure!(!listed.stdout.contains("instance"), "{}", listed.stdout);
 
