@@ -19,7 +19,7 @@ pub fn look(log: &Path, code: &Path) -> Option<WrittenFiles> {
 /// so that no code of a release comes to be on the volume. `None` where that would be made as a folder and is
 /// a file, or the other way round.
 fn to_keep(name: &str, code: &Path) -> Option<String> {
-    let path = Path::new(name);
+    let path = Path::new(name.trim_end_matches('/'));
     let is_plain = |part: &Component<'_>| matches!(part, Component::Normal(_));
     let is_shown = |part: char| part == char::REPLACEMENT_CHARACTER || part == ',';
     if !path.components().all(|part| is_plain(&part)) || name.contains(is_shown) {
