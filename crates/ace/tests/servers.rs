@@ -93,7 +93,25 @@ fn seen(engine: &Engine) -> Result<Vec<String>> {
     }
     let head = engine.request("mirror", "HEAD", "/head", &headers, b"")?;
     ensure!(head.status == 200 && head.body.is_empty());
+    answers.push(over_http_2(engine, "/second")?);
     Ok(answers)
+}
+
+/// What `mirror` answers to a GET over HTTP/2.
+#[tokio::main(flavor = "current_thread")]
+async fn over_http_2(engine: &Engine, path: &str) -> Result<String> {
+    let stream = tokio::net::TcpStream::connect(engine.address()?).await?;
+    let (client, connection) = h2::client::handshake(stream).await?;
+    tokio::spawn(connection);
+    let request = http::Request::get(format!("http://mirror.localhost{path}")).body(())?;
+    let (answer, _) = client.ready().await?.send_request(request, true)?;
+    let mut answer = answer.await?;
+    ensure!(answer.status() == 200, "{path} over HTTP/2: {}", answer.status());
+    let mut body = Vec::new();
+    while let Some(part) = answer.body_mut().data().await {
+        body.extend_from_slice(&part?);
+    }
+    Ok(String::from_utf8(body)?)
 }
 
 #[test]

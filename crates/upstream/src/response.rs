@@ -3,6 +3,8 @@
 //! uWSGI copies an app's status line and headers as they are, so this is where a tenant's bytes are
 //! first looked at. Lines end in CR LF and nothing else; what is ambiguous is refused, never mended.
 
+use std::borrow::Cow;
+
 use ace_types::Protocol;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
@@ -85,9 +87,10 @@ pub fn head_end(bytes: &[u8], from: usize) -> Result<Option<usize>, HeadError> {
 
 /// Parses a whole head that came over `protocol`, its empty line included.
 pub fn parse_head(bytes: &[u8], protocol: Protocol) -> Result<ResponseHead, HeadError> {
+    let bytes = as_http_1(bytes, protocol);
     let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
     let mut parsed = httparse::Response::new(&mut fields);
-    let complete = parsed.parse(bytes).map_err(HeadError::Malformed)?;
+    let complete = parsed.parse(&bytes).map_err(HeadError::Malformed)?;
     if complete.is_partial() {
         return Err(HeadError::Malformed(httparse::Error::NewLine));
     }
@@ -126,6 +129,14 @@ impl ResponseHead {
     /// Whether another head follows this one.
     pub fn is_interim(&self) -> bool {
         self.status.is_informational() && self.status != StatusCode::SWITCHING_PROTOCOLS
+    }
+}
+
+/// A head that begins with the version that uWSGI was told of the request, HTTP/2.0, as what it is otherwise.
+fn as_http_1(head: &[u8], protocol: Protocol) -> Cow<'_, [u8]> {
+    match head.strip_prefix(b"HTTP/2.0 ") {
+        Some(rest) if protocol == Protocol::Uwsgi => [b"HTTP/1.1 ", rest].concat().into(),
+        _ => head.into(),
     }
 }
 
@@ -195,6 +206,17 @@ mod tests {
     }
 
     #[test]
+    fn uwsgi_answers_in_the_version_of_the_request() {
+        let answer = "HTTP/2.0 200 OK\r\nContent-Length: 3\r\n\r\n";
+        let head = parse(answer).unwrap();
+        assert_eq!(
+            (head.status, head.content_length, head.persistent),
+            (StatusCode::OK, Some(3), false)
+        );
+        assert!(parse_http(answer).is_err());
+    }
+
+    #[test]
     fn a_line_feed_alone_ends_no_line() {
         assert_eq!(head_end(b"HTTP/1.1 200 OK\nA: b\r\n\r\n", 0), Err(HeadError::BareLineFeed));
         assert_eq!(head_end(b"HTTP/1.1 200 OK\r\n\n", 0), Err(HeadError::BareLineFeed));
@@ -213,7 +235,8 @@ mod tests {
             "HTTP/1.1 200 OK\r\nA: b\rc\r\n\r\n",
             "HTTP/1.1 200 OK\r\nA: \0\r\n\r\n",
             "HTTP/1.1 099 OK\r\n\r\n",
-            "HTTP/2.0 200 OK\r\n\r\n",
+            "HTTP/2.1 200 OK\r\n\r\n",
+            "HTTP/3.0 200 OK\r\n\r\n",
             "Status: 200\r\n\r\n",
             "\r\n\r\n",
         ] {

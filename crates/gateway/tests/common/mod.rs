@@ -218,8 +218,11 @@ impl AppRequest {
         _ = self.stream.write_all(text.as_ref()).await;
     }
 
+    /// As uWSGI does, in the version that the request has.
     pub async fn ok(self, body: &str) {
-        self.say(format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{body}", body.len())).await;
+        let version = self.get("SERVER_PROTOCOL").to_owned();
+        let head = format!("{version} 200 OK\r\nContent-Length: {}\r\n\r\n", body.len());
+        self.say(head + body).await;
     }
 }
 
