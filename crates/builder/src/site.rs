@@ -14,7 +14,7 @@ use ace_api::BuildError;
 use ace_sandbox::disk::Device;
 use ace_sandbox::volume::VolumeError;
 use ace_sandbox::volume::scratch::{Room, Scratch};
-use ace_types::{Bytes, error_chain};
+use ace_types::error_chain;
 use tokio::task::spawn_blocking;
 
 use crate::caches::CACHE_MAX;
@@ -22,9 +22,7 @@ use crate::environment::Lock;
 use crate::files::{self, Usage};
 use crate::kept::Kept;
 
-/// What a build may take on disk, the installer's cache included.
-pub const SIZE_MAX: Bytes = Bytes::gib(4);
-pub const ENTRIES_MAX: u64 = 256 * 1024;
+pub use ace_types::limits::{BUILD_DISK as SIZE_MAX, BUILD_INODES as ENTRIES_MAX};
 
 /// A scratch folder. [`Site::remove`] removes it; after a crash, the next start of the engine does.
 #[derive(Debug, Clone)]

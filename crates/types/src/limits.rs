@@ -91,6 +91,12 @@ impl Limits {
     }
 }
 
+/// What a build may take on disk, the installer's cache included.
+pub const BUILD_DISK: Bytes = Bytes::gib(4);
+
+/// Files, folders and links on that disk.
+pub const BUILD_INODES: u64 = 256 * 1024;
+
 /// Inodes that go with `size` of a tmpfs or a volume: 64 Ki a GiB, at least 1 Ki.
 ///
 /// For `/tmp`, whose files are small, see [`TMP_INODES`].

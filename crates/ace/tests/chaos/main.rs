@@ -1,15 +1,17 @@
 //! Whatever is killed, taken away or full: it comes right by itself, or says what is wrong.
 //!
 //! `rounds` interrupts everything that can be asked for, by what `kills` and `power` do; `drift` is what somebody
-//! changes outside, `disk` what the disk refuses.
+//! changes outside, `disk` what the disk refuses, `stuck` what does not end when it should; `churn` makes many instances.
 
 #![forbid(unsafe_code)]
 
+mod churn;
 mod disk;
 mod drift;
 mod kills;
 mod power;
 mod rounds;
+mod stuck;
 
 use std::collections::BTreeSet;
 use std::fs;

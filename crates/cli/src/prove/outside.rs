@@ -22,6 +22,24 @@ const LOG_PAUSE: Duration = Duration::from_millis(200);
 /// How long the flood of lines lasts, in seconds.
 const FLOOD_SECONDS: &str = "4";
 
+/// How many connections the kernel keeps track of, everybody's.
+const CONNECTIONS: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
+/// Each goes to a port of its own.
+const BEGIN_CONNECTIONS: &str = "
+import socket
+datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+for port in range(1, 8193):
+    try:
+        datagrams.sendto(b'x', ('192.0.2.1', port))
+    except OSError:
+        pass
+";
+const CONNECTIONS_TRIED: u64 = 8192;
+/// What one container may have, and what others on the machine may begin meanwhile.
+const CONNECTIONS_MOST: u64 = 4096 + 1024;
+/// Fewer come of what others do.
+const CONNECTIONS_LEAST: u64 = 2048;
+
 /// A process of a tenant's, as the host sees it. It runs until this is dropped: a namespace that is gone gives its
 /// number to another.
 struct Seen {
@@ -35,6 +53,7 @@ struct Seen {
 pub async fn look(client: &Client, stage: &Stage, bait: &Bait) -> Result<Vec<Probe>, CommandError> {
     let mut probes = as_whom(client, stage, bait).await?;
     probes.push(static_files(stage).await?);
+    probes.push(connections(client, stage).await?);
     probes.extend(log(client, stage, bait).await?);
     let contacts = stage.contacts().await?.contacts;
     probes.push(Probe::outside(
@@ -195,6 +214,27 @@ async fn static_files(stage: &Stage) -> Result<Probe, CommandError> {
     };
     let ok = plain == 200 && through.is_empty();
     Ok(Probe::outside("what lies beside an app's static files", "not served", ok, observed))
+}
+
+/// Has the attacker begin more connections with the world than it may have, at an address that nobody has (RFC 5737).
+async fn connections(client: &Client, stage: &Stage) -> Result<Probe, CommandError> {
+    let taken = || fs::read_to_string(CONNECTIONS).ok()?.trim().parse::<u64>().ok();
+    let before = taken();
+    Inside::run(client, stage.attacker(), &["python", "-c", BEGIN_CONNECTIONS])
+        .await?
+        .finish()
+        .await?;
+    let began = before.zip(taken()).map(|(before, after)| after.saturating_sub(before));
+    let (ok, observed) = match began {
+        Some(began) if began >= CONNECTIONS_LEAST => (
+            began <= CONNECTIONS_MOST,
+            format!("{began} places taken in the kernel's table, of {CONNECTIONS_TRIED} attempts"),
+        ),
+        Some(_) | None => (true, "none gets out of this machine".to_owned()),
+    };
+    let skipped = began.is_none_or(|began| began < CONNECTIONS_LEAST);
+    let name = "connections with the world at once";
+    Ok(Probe { skipped, ..Probe::outside(name, "4,096 at the most", ok, observed) })
 }
 
 /// Has the instance print lines that look like others, and more than its log takes.

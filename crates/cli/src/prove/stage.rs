@@ -7,7 +7,7 @@ use std::path::Path;
 use std::time::Duration;
 
 use ace_api::http::{AppView, Done, LimitsView};
-use ace_types::limits::Limits;
+use ace_types::limits::{BUILD_DISK, BUILD_INODES, Limits};
 use ace_types::{AppName, BitRate, Bytes, TenantName};
 use http::Method;
 use serde::{Deserialize, Serialize};
@@ -90,6 +90,9 @@ struct FactLimits {
     iops: u64,
     bandwidth: u64,
     volume: u64,
+    /// The disk that a build works on.
+    build_disk: u64,
+    build_inodes: u64,
 }
 
 /// What the neighbour says at `/contacts`.
@@ -189,6 +192,8 @@ impl FactLimits {
             iops: iops.into(),
             bandwidth: bandwidth.0,
             volume: 0,
+            build_disk: BUILD_DISK.0,
+            build_inodes: BUILD_INODES,
         }
     }
 
@@ -219,6 +224,8 @@ impl FactLimits {
             iops: size("iops")?,
             bandwidth,
             volume: app.volume.map_or(0, |volume| volume.0),
+            build_disk: 0,
+            build_inodes: 0,
         })
     }
 }

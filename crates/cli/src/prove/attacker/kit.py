@@ -27,16 +27,16 @@ class Skipped(Exception):
 
 
 class Probe:
-    def __init__(self, name, expected, run, in_build, ends_by):
+    def __init__(self, name, expected, run, in_app, in_build, ends_by):
         self.name, self.expected, self.run = name, expected, run
-        self.in_build, self.ends_by = in_build, ends_by
+        self.in_app, self.in_build, self.ends_by = in_app, in_build, ends_by
 
 
-def probe(name, expected, in_build=False, ends_by=()):
+def probe(name, expected, in_build=False, in_app=True, ends_by=()):
     """Makes the function below it a probe. `ends_by` are signals that mean that the wall held."""
 
     def add(run):
-        PROBES.append(Probe(name, expected, run, in_build, ends_by))
+        PROBES.append(Probe(name, expected, run, in_app, in_build, ends_by))
         return run
 
     return add
@@ -45,7 +45,7 @@ def probe(name, expected, in_build=False, ends_by=()):
 def run_all(facts, in_build=False):
     """Runs the probes one after the other and yields what came of each."""
     for each in PROBES:
-        if in_build and not each.in_build:
+        if not (each.in_build if in_build else each.in_app):
             continue
         name = "build: " + each.name if in_build else each.name
         ok, observed, skipped = run_apart(each, facts)

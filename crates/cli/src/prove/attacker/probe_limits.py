@@ -127,7 +127,7 @@ def processes(facts):
     return refusal == "EAGAIN" and len(children) <= facts["limits"]["pids"], "%d, then %s" % (len(children), refusal or "no end")
 
 
-@probe("limits: threads", "counted as processes")
+@probe("limits: threads", "counted as processes", in_build=True)
 def threads(facts):
     go, made, refusal = threading.Event(), 0, None
     threading.stack_size(64 << 10)
@@ -171,7 +171,7 @@ def open_files(facts):
     return refusal == "EMFILE", "%d, then %s" % (len(found), refusal or "no end")
 
 
-@probe("limits: sockets of a process", "counted as open files")
+@probe("limits: sockets of a process", "counted as open files", in_build=True)
 def sockets(facts):
     found, refusal = [], None
     try:
@@ -218,12 +218,12 @@ def locked(facts):
         return True, "refused (%s)" % errno.errorcode.get(error.errno)
 
 
-@probe("limits: bytes in /tmp", "full at the limit")
+@probe("limits: bytes in /tmp", "full at the limit", in_build=True)
 def tmp(facts):
     return bounded_fill("/tmp", facts["limits"]["tmp"])
 
 
-@probe("limits: files in /tmp", "full at the limit")
+@probe("limits: files in /tmp", "full at the limit", in_build=True)
 def tmp_inodes(facts):
     return bounded_inodes("/tmp", 16384)
 
@@ -233,7 +233,7 @@ def shm(facts):
     return bounded_fill("/dev/shm", facts["limits"]["shm"])
 
 
-@probe("limits: files in /dev/shm", "full at the limit")
+@probe("limits: files in /dev/shm", "full at the limit", in_build=True)
 def shm_inodes(facts):
     return bounded_inodes("/dev/shm", 1024)
 
@@ -278,7 +278,7 @@ def sparse(facts):
             os.unlink(path)
 
 
-@probe("limits: instances of inotify", "bounded for the app alone")
+@probe("limits: instances of inotify", "bounded for the app alone", in_build=True)
 def inotify(facts):
     found = 0
     while found < 2048:
@@ -288,7 +288,7 @@ def inotify(facts):
     return False, "%d, and no end" % found
 
 
-@probe("limits: message queues", "bounded for the app alone")
+@probe("limits: message queues", "bounded for the app alone", in_build=True)
 def queues(facts):
     names, refusal = [], None
     for number in range(2048):
@@ -302,7 +302,7 @@ def queues(facts):
     return refusal is not None, "%d, then %s" % (len(names), refusal or "no end")
 
 
-@probe("limits: signals that wait", "bounded for the app alone")
+@probe("limits: signals that wait", "bounded for the app alone", in_build=True)
 def queued_signals(facts):
     signal.pthread_sigmask(signal.SIG_BLOCK, [signal.SIGRTMIN])
     most = resource.getrlimit(resource.RLIMIT_SIGPENDING)[0]
@@ -331,9 +331,78 @@ def disk_operations(facts):
     return rate <= facts["limits"]["iops"] * 1.5, "%.0f writes a second" % rate
 
 
-def written_for(seconds, size):
+def build_disk():
+    """Where a build works, whose disk is its own."""
+    folder = os.path.dirname(os.path.abspath(__file__))
+    with open("/proc/self/mountinfo") as file:
+        mounts = [line.split() for line in file]
+    above = [words for words in mounts if (folder + "/").startswith(words[4].rstrip("/") + "/")]
+    # After a dash come kind and source.
+    nearest = max(above, key=lambda words: len(words[4]))
+    if not nearest[nearest.index("-") + 2].startswith("/dev/loop"):
+        raise Skipped("this machine gives builds no disk of their own; it measures what they take")
+    return folder
+
+
+@probe("limits: bytes on the build's disk", "full at its size", in_app=False, in_build=True)
+def build_bytes(facts):
+    """Takes room, and writes nothing to it: that is quick, and counts as much."""
+    path, taken, step = os.path.join(build_disk(), "taken"), 0, 64 * MIB
+    descriptor, refusal = os.open(path, os.O_WRONLY | os.O_CREAT), None
+    try:
+        while taken < facts["limits"]["build_disk"] + 4 * step:
+            checked(libc.fallocate(descriptor, 0, ctypes.c_long(taken), ctypes.c_long(step)))
+            taken += step
+    except OSError as error:
+        refusal = errno.errorcode.get(error.errno)
+    finally:
+        os.close(descriptor)
+        os.unlink(path)
+    held = refusal in ("ENOSPC", "EDQUOT", "EFBIG") and taken <= facts["limits"]["build_disk"]
+    return held, "%d MiB taken, then %s" % (taken // MIB, refusal or "no end")
+
+
+@probe("limits: files on the build's disk", "as many as it has room for, each counted", in_app=False, in_build=True)
+def build_inodes(facts):
+    folder = build_disk()
+    place, many = os.path.join(folder, "many"), 1000
+    os.mkdir(place)
+    before = os.statvfs(folder)
+    for number in range(many):
+        os.close(os.open("%s/%d" % (place, number), os.O_CREAT | os.O_WRONLY))
+    after = os.statvfs(folder)
+    shutil.rmtree(place)
+    counted = before.f_ffree - after.f_ffree
+    held = after.f_files <= facts["limits"]["build_inodes"] and counted >= many
+    return held, "room for %d, of which %d take %d" % (after.f_files, many, counted)
+
+
+@probe("limits: bytes a second to the build's disk", "no more than the limit", in_app=False, in_build=True)
+def build_writes(facts):
+    rate = written_for(2, MIB, build_disk())
+    return rate <= facts["limits"]["io"] * 1.5, "%.1f MiB a second" % (rate / MIB)
+
+
+@probe("limits: operations a second on the build's disk", "no more than the limit", in_app=False, in_build=True)
+def build_operations(facts):
+    rate = written_for(2, 4096, build_disk()) / 4096
+    return rate <= facts["limits"]["iops"] * 1.5, "%.0f writes a second" % rate
+
+
+@probe("limits: terminals", "bounded for the app alone", in_build=True)
+def terminals(facts):
+    found = []
+    try:
+        while len(found) < 2048:
+            found.append(os.open("/dev/ptmx", os.O_RDWR | os.O_NOCTTY))
+    except OSError as error:
+        return True, "%d, then %s" % (len(found), errno.errorcode.get(error.errno))
+    return False, "%d, and no end" % len(found)
+
+
+def written_for(seconds, size, folder="/ace/data"):
     """Writes pieces of `size` bytes, each until it's on the disk. Returns the bytes a second."""
-    path, piece = "/ace/data/written", bytes(size)
+    path, piece = os.path.join(folder, "written"), bytes(size)
     descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_DSYNC)
     written, begun = 0, time.monotonic()
     try:
