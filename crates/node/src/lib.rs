@@ -17,6 +17,7 @@ pub mod dns;
 mod ending;
 mod instance;
 mod life;
+mod lock_watch;
 mod meter;
 mod node;
 mod old_logs;

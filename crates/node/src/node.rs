@@ -23,6 +23,7 @@ use crate::addresses::AddressPool;
 use crate::command::{Command, CommandRecord};
 use crate::container::{self, Found, World};
 use crate::instance::Instance;
+use crate::lock_watch;
 use crate::meter::Meters;
 use crate::old_logs::OldLogs;
 use crate::record::{self, InstanceFolder, Record};
@@ -110,6 +111,7 @@ impl ContainerNode {
         });
         node.recover()?;
         tokio::spawn(Arc::clone(&node).reconcile());
+        tokio::spawn(lock_watch::watch(Arc::clone(&node.world.cgroups)));
         Ok(node)
     }
 

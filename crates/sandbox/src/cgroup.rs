@@ -397,7 +397,17 @@ impl Cgroup {
 
     /// Whether no process is in it, init's included. An absent group is empty.
     pub fn is_empty(&self) -> io::Result<bool> {
-        Ok(self.members()?.is_empty())
+        Ok(self.members("")?.is_empty())
+    }
+
+    /// The tenant's processes, as this process sees them.
+    pub fn app_processes(&self) -> io::Result<Vec<u32>> {
+        Ok(self.members(APP)?.into_iter().filter_map(|pid| u32::try_from(pid).ok()).collect())
+    }
+
+    /// Sends SIGKILL to the tenant's processes; what forks meanwhile may escape. Init lives, and says how they ended.
+    pub fn kill_app(&self) -> io::Result<()> {
+        self.kill_below(APP)
     }
 
     /// How often the kernel ended a process of the tenant's for want of memory.
@@ -526,14 +536,19 @@ impl Cgroup {
     }
 
     fn kill_members(&self) -> io::Result<()> {
+        self.kill_below("")
+    }
+
+    /// Kills what is in the groups called `child`, with "" in all of them.
+    fn kill_below(&self, child: &str) -> io::Result<()> {
         let open = |pid: &i32| {
             let found = Pid::from_raw(*pid)?;
             Some((*pid, pidfd_open(found, PidfdFlags::empty()).ok()?))
         };
-        let opened: Vec<(i32, OwnedFd)> = self.members()?.iter().filter_map(open).collect();
+        let opened: Vec<(i32, OwnedFd)> = self.members(child)?.iter().filter_map(open).collect();
         // Looked up again: a number that stands here still is the process that was opened, or
         // another one of this group.
-        let still = self.members()?;
+        let still = self.members(child)?;
         for (_, process) in opened.iter().filter(|(pid, _)| still.contains(pid)) {
             match pidfd_send_signal(process, Signal::KILL) {
                 Err(error) if error != rustix::io::Errno::SRCH => return Err(error.into()),
@@ -543,11 +558,11 @@ impl Cgroup {
         Ok(())
     }
 
-    /// Ids of all processes in it, as this process sees them.
-    fn members(&self) -> io::Result<BTreeSet<i32>> {
+    /// Ids of all processes in the groups called `child`, with "" in all of them, as this process sees them.
+    fn members(&self, child: &str) -> io::Result<BTreeSet<i32>> {
         let mut members = BTreeSet::new();
         for folder in &self.folders {
-            collect_members(&folder.path, &mut members)?;
+            collect_members(&folder.path.join(child), &mut members)?;
         }
         // 0 stands for a process of a pid namespace that we don't see into.
         members.remove(&0);

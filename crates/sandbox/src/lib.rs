@@ -14,6 +14,7 @@ mod channel;
 pub mod claims;
 pub mod disk;
 mod failure;
+pub mod file_locks;
 pub mod firewall;
 mod id_map;
 mod init;

@@ -81,10 +81,10 @@ impl Inside {
         }
     }
 
-    /// Waits for its end.
-    pub async fn finish(mut self) -> Result<(), ClientError> {
+    /// Waits for its end, and returns how that was.
+    pub async fn finish(mut self) -> Result<Option<CommandEnd>, ClientError> {
         while self.line().await?.is_some() {}
-        Ok(())
+        Ok(self.end)
     }
 
     /// How it ended, in words, with what it has said of it.

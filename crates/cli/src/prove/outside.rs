@@ -2,8 +2,10 @@
 
 use std::collections::BTreeMap;
 use std::fs;
+use std::path::Path;
 use std::time::Duration;
 
+use ace_api::CommandEnd;
 use ace_api::http::{AppView, LogLine};
 use ace_types::{AppName, IdRange};
 use http::Method;
@@ -40,6 +42,18 @@ const CONNECTIONS_MOST: u64 = 4096 + 1024;
 /// Fewer come of what others do.
 const CONNECTIONS_LEAST: u64 = 2048;
 
+/// Where the kernel tells how many locks there are.
+const LOCKS: &str = "/sys/kernel/slab/file_lock_cache/total_objects";
+/// Takes 600,000 at the most, some 120 MB of the kernel's, and waits.
+const LOCK_FILES: &str = "
+import fcntl, os, struct, time
+files = [os.open('/tmp/locked-%d' % number, os.O_RDWR | os.O_CREAT) for number in range(100)]
+for place in range(6000, 0, -1):
+    for file in files:
+        fcntl.fcntl(file, fcntl.F_SETLK, struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, 4 * place, 1, 0))
+time.sleep(30)
+";
+
 /// A process of a tenant's, as the host sees it. It runs until this is dropped: a namespace that is gone gives its
 /// number to another.
 struct Seen {
@@ -54,6 +68,7 @@ pub async fn look(client: &Client, stage: &Stage, bait: &Bait) -> Result<Vec<Pro
     let mut probes = as_whom(client, stage, bait).await?;
     probes.push(static_files(stage).await?);
     probes.push(connections(client, stage).await?);
+    probes.push(file_locks(client, stage).await?);
     probes.extend(log(client, stage, bait).await?);
     let contacts = stage.contacts().await?.contacts;
     probes.push(Probe::outside(
@@ -235,6 +250,21 @@ async fn connections(client: &Client, stage: &Stage) -> Result<Probe, CommandErr
     let skipped = began.is_none_or(|began| began < CONNECTIONS_LEAST);
     let name = "connections with the world at once";
     Ok(Probe { skipped, ..Probe::outside(name, "4,096 at the most", ok, observed) })
+}
+
+/// Has the attacker lock parts of files until it's ended: the kernel takes memory for each lock, and counts it as nobody's.
+async fn file_locks(client: &Client, stage: &Stage) -> Result<Probe, CommandError> {
+    let (name, expected) =
+        ("locks of files, which no limit of the kernel's binds", "ended by the engine");
+    if !Path::new(LOCKS).exists() {
+        let observed = "this kernel does not tell how many there are";
+        return Ok(Probe { skipped: true, ..Probe::outside(name, expected, true, observed) });
+    }
+    let command = Inside::run(client, stage.attacker(), &["python", "-c", LOCK_FILES]).await?;
+    let end = command.finish().await?;
+    let is_ended = matches!(end, Some(CommandEnd::Signalled { signal: 9 }));
+    let observed = end.map_or("no end".to_owned(), |end| end.to_string());
+    Ok(Probe::outside(name, expected, is_ended, observed))
 }
 
 /// Has the instance print lines that look like others, and more than its log takes.
