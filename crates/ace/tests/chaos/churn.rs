@@ -14,11 +14,11 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{SETTLED_WITHIN, engine, kill, members, names, run};
 
-const INSTANCES: u64 = 16;
+const INSTANCES: u64 = 8;
 /// How many instances each round makes besides the one that stays.
 const ROUND: u64 = 4;
 /// A round in so many makes and destroys an app of its own, too.
-const GUEST_EVERY: u64 = 4;
+const GUEST_EVERY: u64 = 2;
 /// When processes are killed is spread over the time that a container takes to be made.
 const LATEST_BLOW_MS: u64 = 600;
 /// How many ranges of ids the engine's rows say are taken.

@@ -42,7 +42,7 @@ const SETTINGS: &str = "volume: 64M\nlimits: {memory: 64M, io: 64K}\n";
 
 #[test]
 fn what_does_not_move_is_destroyed_all_the_same() -> Result<()> {
-    let engine = engine()?;
+    let (engine, mut going) = (engine()?, Vec::new());
     for (app, hold) in [
         ("frozen", frozen as Hold),
         ("stopped", stopped),
@@ -56,7 +56,9 @@ fn what_does_not_move_is_destroyed_all_the_same() -> Result<()> {
         let id = status["instances"][0]["id"].as_str().context("no instance")?.to_owned();
         hold(&engine, app, &id)?;
         let mut destroy = engine.command(&["destroy", app, "--yes"]);
-        let mut client = destroy.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?;
+        going.push((app, id, destroy.stdin(Stdio::null()).stdout(Stdio::null()).spawn()?));
+    }
+    for (app, id, mut client) in going {
         let ended = eventually("its end", DESTROYED_WITHIN, || client.try_wait().ok()?);
         let ended = ended.with_context(|| format!("{app}: {}", engine.log_tail()))?;
         ensure!(ended.success(), "{app}: {ended}");
