@@ -99,7 +99,7 @@ fn held(engine: &Engine) -> Result<BTreeMap<&'static str, usize>> {
     let devices = leftovers::find(&id, &engine.data());
     let files = ["run", "builds", "archives", "releases", "volumes", "caches"];
     let files: Result<usize> =
-        files.iter().map(|folder| Ok(names_if_there(&engine.data().join(folder))?)).sum();
+        files.iter().map(|folder| names_if_there(&engine.data().join(folder))).sum();
     Ok(BTreeMap::from([
         ("groups", leftovers::instances(&id).len()),
         ("interfaces", leftovers::connected(&id).len()),
