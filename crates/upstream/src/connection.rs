@@ -5,8 +5,8 @@
 //! app may answer before it has read the whole request: [`Connection::sender`] gives the other half.
 //! No deadlines here: callers know how long they will wait, and for what.
 
+use std::future::poll_fn;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::path::Path;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
@@ -14,20 +14,20 @@ use std::task::{Context, Poll, ready};
 use ace_types::Protocol;
 use bytes::{Bytes, BytesMut};
 use http::HeaderMap;
-use rustix::net::{
-    AddressFamily, SendFlags, SocketAddrUnix, SocketFlags, SocketType, send, socket_with,
-};
 use tokio::net::UnixStream;
 
 use crate::chunked::{ChunkDecoder, ChunkError, Decoded};
 use crate::pool::Pool;
 use crate::response::{BodyLength, HeadError, ResponseHead, head_end, parse_head};
 use crate::spare;
+use crate::stream::AppStream;
 
 /// A connection on which no response has been received yet.
 pub struct Connection {
-    stream: Arc<UnixStream>,
+    stream: Arc<AppStream>,
+    /// What has been received and not been taken.
     buffer: BytesMut,
+    room: BytesMut,
     /// Whether anything has been received.
     heard: bool,
     protocol: Protocol,
@@ -42,14 +42,15 @@ pub struct Connection {
 /// The way to the app. The connection stays open as long as either half of it lives.
 #[derive(Clone)]
 pub struct Sender {
-    stream: Arc<UnixStream>,
+    stream: Arc<AppStream>,
 }
 
 /// A response's body, after its head.
 pub struct ResponseBody {
     /// `None` once all of the body has come.
-    stream: Option<Arc<UnixStream>>,
+    stream: Option<Arc<AppStream>>,
     buffer: BytesMut,
+    room: BytesMut,
     length: BodyLength,
     chunks: ChunkDecoder,
     trailers: Option<Box<HeaderMap>>,
@@ -88,9 +89,6 @@ pub enum ReceiveError {
     Io(#[source] io::Error),
 }
 
-/// How much is read at once.
-const READ_BYTES: usize = 16 * 1024;
-
 /// The most interim (1xx) heads skipped before the response's own.
 const INTERIM_MAX: usize = 8;
 
@@ -110,12 +108,8 @@ impl Connection {
         protocol: Protocol,
         bytes: &[u8],
     ) -> io::Result<(Self, usize)> {
-        let stream = connect_now(socket)?;
-        let sent = match bytes {
-            b"" => 0,
-            bytes => send(&stream, bytes, SendFlags::NOSIGNAL).unwrap_or(0),
-        };
-        Ok((Self::new(UnixStream::from_std(stream.into())?, protocol), sent))
+        let (stream, sent) = AppStream::connect_and_send(socket, bytes)?;
+        Ok((Self::new(stream, protocol), sent))
     }
 
     /// As [`Self::connect_and_send`], for one exchange and then others, over HTTP. `pool` has the connection
@@ -126,15 +120,16 @@ impl Connection {
     }
 
     /// The next exchange on a connection that `pool` had.
-    pub(crate) fn again(stream: UnixStream, pool: &Arc<Pool>) -> Self {
+    pub(crate) fn again(stream: AppStream, pool: &Arc<Pool>) -> Self {
         let connection = Self::new(stream, Protocol::Http);
         Self { reused: true, pool: Some(Arc::clone(pool)), ..connection }
     }
 
-    fn new(stream: UnixStream, protocol: Protocol) -> Self {
+    fn new(stream: AppStream, protocol: Protocol) -> Self {
         Self {
             stream: Arc::new(stream),
-            buffer: spare::take(),
+            buffer: BytesMut::new(),
+            room: spare::take(),
             heard: false,
             protocol,
             reused: false,
@@ -177,6 +172,7 @@ impl Connection {
         let mut body = ResponseBody {
             stream: Some(self.stream),
             buffer: self.buffer,
+            room: self.room,
             length: head.body_length(method),
             chunks: ChunkDecoder::default(),
             trailers: None,
@@ -190,7 +186,7 @@ impl Connection {
 
     /// The connection after a head with status 101; `None` while a [`Sender`] of it lives.
     pub fn into_tunnel(self) -> Option<Tunnel> {
-        let stream = Arc::into_inner(self.stream)?;
+        let stream = Arc::into_inner(self.stream)?.into_tokio().ok()?;
         Some(Tunnel { stream, early: self.buffer.freeze() })
     }
 
@@ -201,9 +197,8 @@ impl Connection {
                 return Ok(parse_head(&self.buffer.split_to(end), self.protocol)?);
             }
             scanned = self.buffer.len();
-            let count =
-                std::future::poll_fn(|cx| poll_fill(&self.stream, &mut self.buffer, cx)).await;
-            match count {
+            let Self { stream, buffer, room, .. } = self;
+            match poll_fn(|cx| poll_fill(stream, buffer, room, cx)).await {
                 Ok(Filled::Some) => self.heard = true,
                 Ok(Filled::End | Filled::Reset) if self.heard => {
                     return Err(ReceiveError::Truncated);
@@ -221,13 +216,8 @@ impl Sender {
     /// Sends all of `bytes`, waiting while the app doesn't read.
     pub async fn send(&self, mut bytes: &[u8]) -> io::Result<()> {
         while !bytes.is_empty() {
-            match self.stream.try_write(bytes) {
-                Ok(count) => bytes = &bytes[count..],
-                Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                    self.stream.writable().await?;
-                }
-                Err(error) => return Err(error),
-            }
+            let count = poll_fn(|cx| self.stream.poll_write(cx, bytes)).await?;
+            bytes = &bytes[count..];
         }
         Ok(())
     }
@@ -249,7 +239,7 @@ impl ResponseBody {
                 Err(error) => return Poll::Ready(Some(Err(error.into()))),
             }
             let Some(stream) = &self.stream else { return Poll::Ready(None) };
-            match ready!(poll_fill(stream, &mut self.buffer, cx)) {
+            match ready!(poll_fill(stream, &mut self.buffer, &mut self.room, cx)) {
                 // Also an app that answers before it has read the whole request resets.
                 Ok(Filled::End | Filled::Reset) => {
                     return Poll::Ready(self.closed().err().map(Err));
@@ -262,7 +252,7 @@ impl ResponseBody {
 
     /// As [`Self::poll_chunk`].
     pub async fn chunk(&mut self) -> Option<Result<Bytes, ReceiveError>> {
-        std::future::poll_fn(|cx| self.poll_chunk(cx)).await
+        poll_fn(|cx| self.poll_chunk(cx)).await
     }
 
     /// What came after the body, once, when all of that has come; `None` where that is nothing.
@@ -316,7 +306,7 @@ impl ResponseBody {
         {
             pool.put(stream);
         }
-        spare::keep(std::mem::take(&mut self.buffer));
+        spare::keep(std::mem::take(&mut self.room));
     }
 
     /// Whether the body may end here.
@@ -326,13 +316,6 @@ impl ResponseBody {
             BodyLength::UntilClose => Ok(()),
         }
     }
-}
-
-fn connect_now(path: &Path) -> io::Result<OwnedFd> {
-    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
-    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
-    rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
-    Ok(socket)
 }
 
 /// What a read came to.
@@ -347,26 +330,23 @@ enum Filled {
     Reset,
 }
 
-/// Reads what there is onto `buffer`.
+/// Reads what there is into `room`, and moves that on to `buffer`.
 fn poll_fill(
-    stream: &UnixStream,
+    stream: &AppStream,
     buffer: &mut BytesMut,
+    room: &mut BytesMut,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<Filled>> {
-    loop {
-        buffer.reserve(READ_BYTES);
-        match stream.try_read_buf(buffer) {
-            Ok(0) => return Poll::Ready(Ok(Filled::End)),
-            Ok(_) => return Poll::Ready(Ok(Filled::Some)),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {
-                ready!(stream.poll_read_ready(cx))?;
-            }
-            Err(error) if error.kind() == io::ErrorKind::ConnectionReset => {
-                return Poll::Ready(Ok(Filled::Reset));
-            }
-            Err(error) => return Poll::Ready(Err(error)),
+    spare::renew(room);
+    Poll::Ready(match ready!(stream.poll_read(cx, room)) {
+        Ok(0) => Ok(Filled::End),
+        Ok(count) => {
+            buffer.unsplit(room.split_to(count));
+            Ok(Filled::Some)
         }
-    }
+        Err(error) if error.kind() == io::ErrorKind::ConnectionReset => Ok(Filled::Reset),
+        Err(error) => Err(error),
+    })
 }
 
 #[cfg(test)]

@@ -14,10 +14,12 @@ pub mod chunked;
 pub mod connection;
 pub mod http1;
 pub mod percent;
+mod poller;
 pub mod pool;
 pub mod probe;
 pub mod response;
 mod spare;
+mod stream;
 pub mod uwsgi;
 
 pub use connection::{Connection, ReceiveError, ResponseBody, Sender, Tunnel};

@@ -7,10 +7,10 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread::{self, ThreadId};
 use std::time::Duration;
 
-use tokio::net::UnixStream;
 use tokio::time::{Instant, sleep};
 
 use crate::connection::Connection;
+use crate::stream::AppStream;
 
 /// The idle connections to one app server.
 #[derive(Debug, Default)]
@@ -29,7 +29,7 @@ struct State {
 
 #[derive(Debug)]
 struct Idle {
-    stream: UnixStream,
+    stream: AppStream,
     thread: ThreadId,
     since: Instant,
 }
@@ -52,7 +52,7 @@ impl Pool {
         let mut state = self.state();
         while let Some(at) = state.idle.iter().rposition(|idle| idle.thread == mine) {
             let idle = state.idle.remove(at);
-            if idle.since.elapsed() < IDLE_TIME && is_quiet(&idle.stream) {
+            if idle.since.elapsed() < IDLE_TIME && idle.stream.is_quiet() {
                 return Some(Connection::again(idle.stream, self));
             }
         }
@@ -60,7 +60,7 @@ impl Pool {
     }
 
     /// Keeps `stream` for the next exchange, unless there are enough. Call within its runtime.
-    pub(crate) fn put(self: &Arc<Self>, stream: UnixStream) {
+    pub(crate) fn put(self: &Arc<Self>, stream: AppStream) {
         let mut state = self.state();
         if state.closed || state.idle.len() >= IDLE_MAX {
             return;
@@ -103,17 +103,11 @@ impl Pool {
     }
 }
 
-/// Whether nothing has come on an idle connection: neither its end nor bytes that nobody asked for.
-fn is_quiet(stream: &UnixStream) -> bool {
-    let read = stream.try_read(&mut [0]);
-    matches!(read, Err(error) if error.kind() == std::io::ErrorKind::WouldBlock)
-}
-
 #[cfg(test)]
 mod tests {
     use http::Method;
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
-    use tokio::net::UnixListener;
+    use tokio::net::{UnixListener, UnixStream};
 
     use super::*;
     use crate::connection::ReceiveError;

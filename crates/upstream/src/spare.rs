@@ -1,8 +1,8 @@
-//! Buffers for answers, used one after the other.
+//! Room for what apps send, used by one connection after the other.
 //!
-//! An answer's body is passed on as parts of the buffer that it was read into. When the client has taken
-//! all of them, the whole buffer can be read into again, which is cheaper than a new one: the
-//! allocator tidies up its small blocks for each that is as large.
+//! An answer's body is passed on as parts of the room that it was received in. A short one takes little of it,
+//! and the next answer comes into the rest; only what is used up is allocated anew. A connection keeps its
+//! room to itself as long as it lives, so a part holds on to little more memory than its own.
 
 use std::cell::RefCell;
 
@@ -12,21 +12,32 @@ thread_local! {
     static SPARE: RefCell<Vec<BytesMut>> = const { RefCell::new(Vec::new()) };
 }
 
+/// How much is received at once.
+const ROOM_BYTES: usize = 16 * 1024;
+
+/// Less is not worth a call of the kernel.
+const ROOM_BYTES_MIN: usize = 2 * 1024;
+
 /// The most that one thread keeps.
 const KEPT_MAX: usize = 16;
 
-/// An empty buffer.
+/// Some room: bytes to be overwritten.
 pub fn take() -> BytesMut {
     SPARE.with_borrow_mut(Vec::pop).unwrap_or_default()
 }
 
-/// Keeps `buffer` for whoever needs the next one. What is in it is forgotten; parts that were split off
-/// stay as they are, and as long as there are some, it grows elsewhere.
-pub fn keep(mut buffer: BytesMut) {
-    buffer.clear();
+/// Makes `room` worth reading into.
+pub fn renew(room: &mut BytesMut) {
+    if room.len() < ROOM_BYTES_MIN {
+        *room = BytesMut::zeroed(ROOM_BYTES);
+    }
+}
+
+/// Keeps the rest of `room` for whoever needs some next.
+pub fn keep(room: BytesMut) {
     SPARE.with_borrow_mut(|spare| {
-        if spare.len() < KEPT_MAX {
-            spare.push(buffer);
+        if room.len() >= ROOM_BYTES_MIN && spare.len() < KEPT_MAX {
+            spare.push(room);
         }
     });
 }
@@ -36,24 +47,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_of_a_buffer_outlive_it_and_then_it_is_used_again() {
-        let mut buffer = take();
-        buffer.reserve(1000);
-        buffer.extend_from_slice(b"first");
-        let (part, place) = (buffer.split().freeze(), buffer.as_ptr());
-        keep(buffer);
-        let mut buffer = take();
-        assert!(buffer.is_empty());
-        buffer.reserve(1000);
-        buffer.extend_from_slice(b"second");
-        assert_eq!((&part[..], &buffer[..]), (&b"first"[..], &b"second"[..]));
-        assert_ne!(buffer.as_ptr(), place);
-        let whole = buffer.as_ptr();
-        drop(part);
-        drop(buffer.split_to(3));
-        keep(buffer);
-        let mut buffer = take();
-        buffer.reserve(1000);
-        assert_eq!(buffer.as_ptr(), whole);
+    fn what_is_left_of_room_is_used_next() {
+        let mut room = take();
+        renew(&mut room);
+        let part = room.split_to(100);
+        keep(room);
+        let mut next = take();
+        renew(&mut next);
+        assert_eq!(next.len(), ROOM_BYTES - part.len());
+        assert_eq!(next.as_ptr(), part.as_ptr_range().end);
+    }
+
+    #[test]
+    fn too_little_is_not_kept() {
+        keep(BytesMut::zeroed(ROOM_BYTES_MIN - 1));
+        assert!(take().is_empty());
     }
 }

@@ -5,6 +5,8 @@
 //! variables mean.
 
 use std::borrow::Cow;
+use std::fmt::Display;
+use std::io::Write;
 use std::net::SocketAddr;
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST};
@@ -80,19 +82,20 @@ fn encode_peers(packet: &mut Packet, request: &Request<'_>) -> Result<(), Encode
         packet.variable(b"HTTPS", b"on")?;
     }
     packet.variable(b"SERVER_NAME", request.server_name.as_bytes())?;
-    packet.variable(b"SERVER_PORT", request.server_port.to_string().as_bytes())?;
-    packet.variable(b"REMOTE_ADDR", request.remote.ip().to_canonical().to_string().as_bytes())?;
-    packet.variable(b"REMOTE_PORT", request.remote.port().to_string().as_bytes())
+    packet.written(b"SERVER_PORT", request.server_port)?;
+    packet.written(b"REMOTE_ADDR", request.remote.ip().to_canonical())?;
+    packet.written(b"REMOTE_PORT", request.remote.port())
 }
 
 fn encode_headers(packet: &mut Packet, request: &Request<'_>) -> Result<(), EncodeError> {
-    let length = request.content_length.map(|length| length.to_string()).unwrap_or_default();
-    packet.variable(b"CONTENT_LENGTH", length.as_bytes())?;
+    match request.content_length {
+        Some(length) => packet.written(b"CONTENT_LENGTH", length)?,
+        None => packet.variable(b"CONTENT_LENGTH", b"")?,
+    }
     let content_type = request.headers.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
     packet.variable(b"CONTENT_TYPE", content_type)?;
     for name in request.headers.keys().filter(|name| becomes_variable(name)) {
-        let value = joined(request.headers, name);
-        packet.variable(&variable_name(name), &value)?;
+        packet.header(name, &joined(request.headers, name))?;
     }
     Ok(())
 }
@@ -103,14 +106,6 @@ pub(crate) fn becomes_variable(name: &HeaderName) -> bool {
         && *name != CONTENT_LENGTH
         && name.as_str() != "proxy"
         && !name.as_str().contains('_')
-}
-
-fn variable_name(name: &HeaderName) -> Vec<u8> {
-    let upper = name.as_str().bytes().map(|byte| match byte {
-        b'-' => b'_',
-        byte => byte.to_ascii_uppercase(),
-    });
-    b"HTTP_".iter().copied().chain(upper).collect()
 }
 
 /// All values of a header as one. Some can't be joined: their first one counts.
@@ -152,17 +147,43 @@ impl Packet {
 
     /// Appends one variable: each of the two strings after its length in 16 bits.
     fn variable(&mut self, name: &[u8], value: &[u8]) -> Result<(), EncodeError> {
-        let name_length = u16::try_from(name.len()).map_err(|_| EncodeError::TooLarge)?;
-        let value_length = u16::try_from(value.len()).map_err(|_| EncodeError::TooLarge)?;
-        self.bytes.extend_from_slice(&name_length.to_le_bytes());
-        self.bytes.extend_from_slice(name);
-        self.bytes.extend_from_slice(&value_length.to_le_bytes());
-        self.bytes.extend_from_slice(value);
-        if self.length() > PACKET_BYTES_MAX { Err(EncodeError::TooLarge) } else { Ok(()) }
+        self.string(|bytes| bytes.extend_from_slice(name))?;
+        self.string(|bytes| bytes.extend_from_slice(value))
+    }
+
+    /// Appends one variable, its value as it is displayed.
+    fn written(&mut self, name: &[u8], value: impl Display) -> Result<(), EncodeError> {
+        self.string(|bytes| bytes.extend_from_slice(name))?;
+        // Writing to memory does not fail.
+        self.string(|bytes| _ = write!(bytes, "{value}"))
+    }
+
+    /// Appends a header as the variable that it becomes.
+    fn header(&mut self, name: &HeaderName, value: &[u8]) -> Result<(), EncodeError> {
+        self.string(|bytes| {
+            bytes.extend_from_slice(b"HTTP_");
+            bytes.extend(name.as_str().bytes().map(|byte| match byte {
+                b'-' => b'_',
+                byte => byte.to_ascii_uppercase(),
+            }));
+        })?;
+        self.string(|bytes| bytes.extend_from_slice(value))
+    }
+
+    /// Appends what `append` does, after its length.
+    fn string(&mut self, append: impl FnOnce(&mut Vec<u8>)) -> Result<(), EncodeError> {
+        let begin = self.bytes.len();
+        self.bytes.extend_from_slice(&[0; 2]);
+        append(&mut self.bytes);
+        let length = u16::try_from(self.bytes.len() - begin - 2).ok();
+        let length = length.filter(|_| self.length() <= PACKET_BYTES_MAX);
+        let length = length.ok_or(EncodeError::TooLarge)?;
+        self.bytes[begin..begin + 2].copy_from_slice(&length.to_le_bytes());
+        Ok(())
     }
 
     fn finish(mut self) -> Vec<u8> {
-        // `variable` keeps the length below what 16 bits hold.
+        // `string` keeps the length below what 16 bits hold.
         let length = (self.length() as u16).to_le_bytes();
         self.bytes[1..3].copy_from_slice(&length);
         self.bytes
