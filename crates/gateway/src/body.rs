@@ -14,6 +14,7 @@ use http_body::{Frame, SizeHint};
 
 use crate::access::RequestRecord;
 use crate::answer_buffer::AnswerBuffer;
+use crate::file_parts::{FileParts, PART_BYTES_MAX};
 use crate::files::FileReader;
 use crate::headers;
 use crate::request_body::PumpError;
@@ -176,17 +177,27 @@ impl AppSource {
 }
 
 impl Content {
-    fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
+    /// The next bytes, or, where there are `parts`, what stands in for them.
+    fn poll_chunk(
+        &mut self,
+        cx: &mut Context<'_>,
+        parts: Option<&FileParts>,
+    ) -> Poll<Option<Result<Bytes, BodyError>>> {
         match self {
             Self::Empty => Poll::Ready(None),
             Self::Bytes(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Bytes(bytes) => Poll::Ready(Some(Ok(std::mem::take(bytes)))),
-            Self::File(file) => {
-                file.poll_chunk(cx).map(|chunk| chunk.map(|chunk| chunk.map_err(BodyError::File)))
-            }
+            Self::File(file) => match parts {
+                Some(parts) => {
+                    Poll::Ready(file.part(PART_BYTES_MAX).map(|part| Ok(parts.leave(part))))
+                }
+                None => file
+                    .poll_chunk(cx)
+                    .map(|chunk| chunk.map(|chunk| chunk.map_err(BodyError::File))),
+            },
             Self::Sequence(contents) => {
                 while let Some(content) = contents.front_mut() {
-                    match ready!(content.poll_chunk(cx)) {
+                    match ready!(content.poll_chunk(cx, parts)) {
                         None => _ = contents.pop_front(),
                         chunk => return Poll::Ready(chunk),
                     }
@@ -226,7 +237,8 @@ impl http_body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
-        let polled = this.content.poll_chunk(cx);
+        let parts = this.record.as_ref().and_then(RequestRecord::parts);
+        let polled = this.content.poll_chunk(cx, parts);
         if let Some(record) = &mut this.record {
             record.note_offer(matches!(polled, Poll::Ready(Some(Ok(_)))));
         }

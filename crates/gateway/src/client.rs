@@ -12,7 +12,7 @@ use std::future::poll_fn;
 use std::io;
 use std::pin::Pin;
 use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
@@ -25,6 +25,7 @@ use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::failure::Failure;
+use crate::file_parts::{FileParts, stands_in};
 use crate::framing::{Framing, Refused};
 use crate::sending::Sending;
 use crate::stopwatch::Stopwatch;
@@ -64,6 +65,8 @@ pub struct ClientState {
     taken: AtomicU64,
     /// What the client sends is no HTTP any more.
     tunnel: AtomicBool,
+    /// Parts of files for the kernel to send, where the stream has it do so.
+    parts: OnceLock<FileParts>,
     /// Why the connection's last head was refused.
     refusal: Mutex<Option<Failure>>,
     /// Another client needs the place.
@@ -145,6 +148,11 @@ impl ClientState {
         self.untaken.load(Ordering::Relaxed) >= self.busy.load(Ordering::Relaxed)
     }
 
+    /// Where to leave parts of files; `None` where their bytes are to be written.
+    pub fn parts(&self) -> Option<&FileParts> {
+        self.parts.get()
+    }
+
     /// Why `request`, of this connection, must be refused, if it stands for one that was.
     pub fn refusal(&self, request: &Parts) -> Option<Failure> {
         if request.uri.path() != "*" || request.method == Method::OPTIONS {
@@ -207,6 +215,7 @@ impl ClientStream {
         early: &[u8],
         connected: Instant,
     ) -> Self {
+        shared.parts.get_or_init(FileParts::default);
         Self {
             stream,
             framing: Framing::new(),
@@ -394,7 +403,12 @@ impl AsyncWrite for ClientStream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
-        let result = Pin::new(&mut this.stream).poll_write_vectored(cx, slices);
+        let result = match this.shared.parts() {
+            Some(parts) if slices.iter().any(|slice| stands_in(slice)) => {
+                parts.poll_write(cx, &this.stream, slices)
+            }
+            _ => Pin::new(&mut this.stream).poll_write_vectored(cx, slices),
+        };
         this.sending.watch(cx, result, this.deadlines.send, &this.shared)
     }
 

@@ -71,9 +71,9 @@ const WEIGHT_MAX: u64 = 64 << 20;
 const ENTRY_WEIGHT: u64 = 512;
 const DESCRIPTOR_WEIGHT: u64 = 64 << 10;
 
-/// The largest file that is kept in memory. To send what is there costs three fifths of reading it from the page
-/// cache first, which is why it's not smaller; and few clients ask for many of such a size.
-const SMALL_BYTES_MAX: u64 = 1 << 20;
+/// The largest file that is kept in memory. The kernel sends larger ones from the page cache, where the connection
+/// lets it: that takes a call more, and spares a copy.
+const SMALL_BYTES_MAX: u64 = 64 << 10;
 
 impl Default for FileCache {
     fn default() -> Self {

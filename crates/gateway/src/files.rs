@@ -2,7 +2,7 @@
 
 use std::ffi::OsStr;
 use std::io::{self, IoSliceMut};
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 use std::pin::Pin;
@@ -11,8 +11,8 @@ use std::task::{Context, Poll, ready};
 
 use bytes::Bytes;
 use jiff::Timestamp;
-use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat};
-use rustix::io::{Errno, ReadWriteFlags};
+use rustix::fs::{FileType, Mode, OFlags, ResolveFlags, Stat, sendfile};
+use rustix::io::{Errno, ReadWriteFlags, retry_on_intr};
 use tokio::task::JoinHandle;
 
 use crate::conditional::Version;
@@ -55,8 +55,22 @@ pub struct FileReader {
     reading: Option<JoinHandle<io::Result<Bytes>>>,
 }
 
+/// A part of a file that the kernel is to send.
+#[derive(Debug)]
+pub struct FilePart {
+    file: Arc<OwnedFd>,
+    position: u64,
+    end: u64,
+    /// The part is being read from the disk, or has been.
+    reading: Option<JoinHandle<io::Result<()>>>,
+    was_read: bool,
+}
+
 /// How much is read at once.
 const CHUNK_BYTES: u64 = 128 * 1024;
+
+/// How far apart it's tried whether a part is in memory: what the kernel reads ahead at once.
+const PROBE_STRIDE_BYTES: usize = 128 * 1024;
 
 impl Folder {
     pub fn open(path: &Path) -> io::Result<Self> {
@@ -136,6 +150,15 @@ impl FileReader {
         Poll::Ready(Some(result.inspect(|chunk| self.position += chunk.len() as u64)))
     }
 
+    /// The next part, of at most `length_max` bytes, for the kernel to send; `None` at the end.
+    pub fn part(&mut self, length_max: usize) -> Option<FilePart> {
+        let position = self.position;
+        self.position += self.remaining().min(length_max as u64);
+        let end = self.position;
+        let file = Arc::clone(&self.file);
+        (position < end).then_some(FilePart { file, position, end, reading: None, was_read: false })
+    }
+
     /// Bytes still to come.
     pub fn remaining(&self) -> u64 {
         self.end - self.position
@@ -146,6 +169,61 @@ impl FileReader {
         let read = move || read_at(&file, position, length, ReadWriteFlags::empty());
         self.reading = Some(tokio::task::spawn_blocking(read));
     }
+}
+
+impl FilePart {
+    /// Bytes that have not been sent.
+    pub fn length(&self) -> usize {
+        usize::try_from(self.end - self.position).unwrap_or(usize::MAX)
+    }
+
+    /// Ready when what is left of the part can be sent without waiting for the disk, as far as one can tell.
+    ///
+    /// A thread that may wait reads it into the page cache first where it's not there, or where the file
+    /// system can't tell. Errors: it could not be read.
+    pub fn poll_in_memory(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        if self.reading.is_none() {
+            if self.was_read || self.is_in_memory() {
+                return Poll::Ready(Ok(()));
+            }
+            let (file, position, length) = (Arc::clone(&self.file), self.position, self.length());
+            let read = move || read_and_forget(&file, position, length);
+            self.reading = Some(tokio::task::spawn_blocking(read));
+        }
+        if let Some(reading) = &mut self.reading {
+            let read = ready!(Pin::new(reading).poll(cx)).map_err(io::Error::from).flatten();
+            self.reading = None;
+            self.was_read = true; // What has gone again since is waited for, lest this never end.
+            read?;
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// Has the kernel send on `socket` what that takes. Returns how many bytes that were: 0 where the file
+    /// has become shorter.
+    pub fn send_to(&mut self, socket: impl AsFd) -> io::Result<usize> {
+        let length = self.length();
+        let send = || sendfile(&socket, &self.file, Some(&mut self.position), length);
+        Ok(retry_on_intr(send)?)
+    }
+
+    /// Whether the page cache has what is left, as far as samples tell.
+    fn is_in_memory(&self) -> bool {
+        let samples = (self.position..self.end).step_by(PROBE_STRIDE_BYTES).chain([self.end - 1]);
+        samples.into_iter().all(|position| {
+            let mut byte = [0];
+            let mut slices = [IoSliceMut::new(&mut byte)];
+            rustix::io::preadv2(&self.file, &mut slices, position, ReadWriteFlags::NOWAIT).is_ok()
+        })
+    }
+}
+
+/// Reads a part of a file for nothing but to have it in the page cache.
+fn read_and_forget(file: &OwnedFd, position: u64, length: usize) -> io::Result<()> {
+    let mut buffer = vec![0; length];
+    let mut slices = [IoSliceMut::new(&mut buffer)];
+    rustix::io::preadv2(file, &mut slices, position, ReadWriteFlags::empty())?;
+    Ok(())
 }
 
 fn entry_of(file: OwnedFd) -> io::Result<Option<Entry>> {

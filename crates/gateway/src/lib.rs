@@ -21,6 +21,7 @@ mod conditional;
 mod connections;
 mod failure;
 mod file_cache;
+mod file_parts;
 mod files;
 mod forward;
 mod framing;

@@ -93,6 +93,71 @@ async fn large_and_empty_files_are_whole() {
     assert_eq!((empty.status, empty.header("content-length")), (200, "0"));
 }
 
+/// So long that it is sent in several parts, and no place of it is like another.
+fn numbers() -> Vec<u8> {
+    (0..750_000_u32).flat_map(u32::to_le_bytes).collect()
+}
+
+#[tokio::test]
+async fn answers_follow_each_other_to_the_byte() {
+    let bench = bench();
+    bench.write("static/numbers.bin", numbers());
+    let ask = |method: &str, path: &str, headers: &str| {
+        format!("{method} /static/{path} HTTP/1.1\r\nHost: shop.localhost\r\n{headers}\r\n")
+    };
+    let mut client = bench.client().await;
+    let requests = [
+        ask("GET", "numbers.bin", ""),
+        ask("HEAD", "numbers.bin", ""),
+        ask("GET", "site.css", ""),
+        ask("GET", "numbers.bin", "Range: bytes=999999-2000000\r\n"),
+        ask("GET", "numbers.bin", "Range: bytes=2999999-\r\n"),
+        ask("GET", "large.bin", "Range: bytes=0-99999,200000-299999\r\n"),
+        ask("GET", "missing", ""),
+        ask("GET", "numbers.bin", "Connection: close\r\n"),
+    ];
+    client.send(requests.concat()).await;
+    assert!(client.receive(false).await.body == numbers());
+    assert_eq!(client.receive(true).await.header("content-length"), "3000000");
+    assert_eq!(client.receive(false).await.text(), "body{}");
+    assert!(client.receive(false).await.body == numbers()[999_999..=2_000_000]);
+    assert!(client.receive(false).await.body == numbers()[2_999_999..]);
+    let parts = client.receive(false).await.body;
+    assert_eq!(parts.iter().filter(|byte| **byte == 7).count(), 200_000);
+    assert!(!parts.contains(&0));
+    assert_eq!(client.receive(false).await.status, 404);
+    assert!(client.receive(false).await.body == numbers());
+    assert!(client.is_closed().await);
+}
+
+#[tokio::test]
+async fn a_client_that_leaves_a_download_harms_nobody() {
+    let bench = bench();
+    bench.write("static/numbers.bin", numbers());
+    let mut slow = bench.client().await;
+    slow.send("GET /static/numbers.bin HTTP/1.1\r\nHost: shop.localhost\r\n\r\n").await;
+    for _ in 0..8 {
+        let mut leaving = bench.client().await;
+        leaving.send("GET /static/numbers.bin HTTP/1.1\r\nHost: shop.localhost\r\n\r\n").await;
+        leaving.stream.readable().await.unwrap();
+    }
+    assert!(bench.get("/static/numbers.bin").await.body == numbers());
+    assert!(slow.receive(false).await.body == numbers());
+}
+
+/// Releases don't change; if one does, nothing is sent in the place of what is gone.
+#[tokio::test]
+async fn a_file_that_became_shorter_breaks_off() {
+    let bench = bench();
+    assert_eq!(bench.get("/static/large.bin").await.body.len(), 3_000_000);
+    let file = std::fs::File::options().write(true).open(bench.code().join("static/large.bin"));
+    file.unwrap().set_len(1_500_000).unwrap();
+    let mut client = bench.client().await;
+    client.send("GET /static/large.bin HTTP/1.1\r\nHost: shop.localhost\r\n\r\n").await;
+    assert!(client.try_receive(false).await.is_none());
+    assert_eq!(bench.get("/static/site.css").await.text(), "body{}");
+}
+
 #[tokio::test]
 async fn a_head_tells_the_length_only() {
     let bench = bench();
