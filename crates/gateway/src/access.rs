@@ -1,6 +1,7 @@
 //! What a request holds and is known by until it has ended, and what is counted and logged of it then.
 
 use std::error::Error;
+use std::fmt::Write;
 use std::net::IpAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -15,6 +16,7 @@ use crate::access_log::{AccessLine, AccessLog};
 use crate::body::BodyError;
 use crate::client::ClientState;
 use crate::failure::Failure;
+use crate::file_parts::FileParts;
 use crate::meter::Ended;
 use crate::origin::Origin;
 use crate::routes::{AppPermit, AppRoute, Visit};
@@ -31,7 +33,8 @@ pub struct Ledger {
 /// Names requests: 32 hexadecimal digits, never the same twice.
 #[derive(Debug)]
 struct RequestIds {
-    prefix: u64,
+    /// The first half.
+    prefix: String,
     next: AtomicU64,
 }
 
@@ -66,7 +69,7 @@ pub struct RequestRecord {
 impl Ledger {
     /// `prefix` is random, and another one in each run of the engine.
     pub fn new(prefix: u64, log: Option<AccessLog>) -> Self {
-        let ids = RequestIds { prefix, next: AtomicU64::new(0) };
+        let ids = RequestIds { prefix: format!("{prefix:016x}"), next: AtomicU64::new(0) };
         Self { ids, log, unrouted: AtomicU64::new(0) }
     }
 
@@ -91,7 +94,10 @@ impl Ledger {
 impl RequestIds {
     fn draw(&self) -> String {
         let number = self.next.fetch_add(1, Ordering::Relaxed);
-        format!("{:016x}{number:016x}", self.prefix)
+        let mut id = String::with_capacity(2 * self.prefix.len());
+        id.push_str(&self.prefix);
+        _ = write!(id, "{number:016x}"); // Writing to memory does not fail.
+        id
     }
 }
 
@@ -124,6 +130,11 @@ impl RequestRecord {
             is_offered: false,
             ledger: Arc::clone(ledger),
         }
+    }
+
+    /// Where its connection takes parts of files, if it does.
+    pub fn parts(&self) -> Option<&FileParts> {
+        self.client.parts()
     }
 
     /// The connection goes on as a tunnel.

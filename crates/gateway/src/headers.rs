@@ -5,6 +5,7 @@
 
 use std::net::IpAddr;
 
+use bytes::Bytes;
 use http::header::{
     CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
     EXPECT, HOST, LOCATION, PROXY_AUTHORIZATION, SERVER, SET_COOKIE, TE, TRAILER,
@@ -57,21 +58,23 @@ const FORWARDING: [&str; 8] = [
 pub fn to_app(headers: &mut HeaderMap, origin: &Origin, request_id: &str) {
     drop_hop_by_hop(headers);
     // The gateway has met the expectation by then.
-    headers.remove(EXPECT);
-    headers.remove(PROXY_AUTHORIZATION);
-    for name in FORWARDING {
-        headers.remove(name);
-    }
+    drop_all(headers, |name| {
+        *name == EXPECT || *name == PROXY_AUTHORIZATION || FORWARDING.contains(&name.as_str())
+    });
+    headers.reserve(ADDED);
     let client = origin.client.ip().to_canonical();
-    insert(headers, X_FORWARDED_FOR, &client.to_string());
+    insert(headers, X_FORWARDED_FOR, client.to_string());
     headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(origin.scheme));
     headers.insert(X_FORWARDED_PORT, HeaderValue::from(origin.port));
     if let Some(host) = headers.get(HOST).cloned() {
-        insert(headers, FORWARDED, &forwarded(client, origin.scheme, &host));
+        insert(headers, FORWARDED, forwarded(client, origin.scheme, &host));
         headers.insert(X_FORWARDED_HOST, host);
     }
-    insert(headers, X_REQUEST_ID, request_id);
+    insert(headers, X_REQUEST_ID, request_id.to_owned());
 }
+
+/// How many headers [`to_app`] adds.
+const ADDED: usize = 6;
 
 /// Source: RFC 7239.
 fn forwarded(client: IpAddr, scheme: &str, host: &HeaderValue) -> String {
@@ -120,14 +123,21 @@ pub fn to_upgraded_client(headers: &mut HeaderMap) {
 /// Puts the gateway's own headers on any response.
 pub fn sign(headers: &mut HeaderMap, request_id: &str) {
     headers.insert(SERVER, HeaderValue::from_static("ace"));
-    insert(headers, X_REQUEST_ID, request_id);
+    insert(headers, X_REQUEST_ID, request_id.to_owned());
 }
 
 fn drop_hop_by_hop(headers: &mut HeaderMap) {
     for name in named_by_connection(headers) {
         headers.remove(name);
     }
-    for name in HOP_BY_HOP {
+    drop_all(headers, |name| HOP_BY_HOP.contains(name));
+}
+
+/// Removes the headers that are `unwanted`. Mostly there are few headers and none of those, so it's cheaper to look
+/// at each than for each.
+fn drop_all(headers: &mut HeaderMap, unwanted: impl Fn(&HeaderName) -> bool) {
+    let found: Vec<_> = headers.keys().filter(|name| unwanted(name)).cloned().collect();
+    for name in found {
         headers.remove(name);
     }
 }
@@ -141,8 +151,8 @@ fn named_by_connection(headers: &HeaderMap) -> Vec<HeaderName> {
 }
 
 /// Inserts what is known to be a valid value: addresses and ids in ASCII.
-fn insert(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    match HeaderValue::from_str(value) {
+fn insert(headers: &mut HeaderMap, name: HeaderName, value: impl Into<Bytes>) {
+    match HeaderValue::from_maybe_shared(value.into()) {
         Ok(value) => _ = headers.insert(name, value),
         Err(_) => _ = headers.remove(name),
     }

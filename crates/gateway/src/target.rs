@@ -21,11 +21,27 @@ pub fn host(request: &Parts) -> Result<HostName, Failure> {
         (None, _) => return Err(Failure::BadRequest("the request names no host")),
         (Some(_), Some(_)) => return Err(Failure::BadRequest("the request names two hosts")),
     };
+    if request.uri.authority().is_none()
+        && let Some(name) = plain_name(field.as_bytes())
+    {
+        return name.parse().map_err(|_| Failure::UnknownHost { host: name.to_owned() });
+    }
     let field = std::str::from_utf8(field.as_bytes()).ok().and_then(|text| text.parse().ok());
     let field =
         field.filter(is_host).ok_or(Failure::BadRequest("the request's host is not one"))?;
     check_target(&request.uri, &field)?;
     canonical(&field).parse().map_err(|_| Failure::UnknownHost { host: field.host().to_owned() })
+}
+
+/// The name in a `Host` that is spelled as routes spell names, with a port or without, as nearly all are.
+fn plain_name(field: &[u8]) -> Option<&str> {
+    let field = std::str::from_utf8(field).ok()?;
+    let (name, port) = field.split_once(':').unwrap_or((field, ""));
+    let is_label = |label: &str| {
+        let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
+        !label.is_empty() && label.bytes().all(fits)
+    };
+    (name.split('.').all(is_label) && (port.is_empty() || is_port(port))).then_some(name)
 }
 
 /// The path and query of `target`, as an app is asked for them. A target that names a host may have a query
@@ -43,8 +59,12 @@ fn is_host(authority: &Authority) -> bool {
     match port.map(|port| port.strip_prefix(':').unwrap_or(port)) {
         None => false, // There is a user before the host.
         Some("") => true,
-        Some(_) => authority.port_u16().is_some(),
+        Some(port) => is_port(port),
     }
+}
+
+fn is_port(digits: &str) -> bool {
+    digits.bytes().all(|byte| byte.is_ascii_digit()) && digits.parse::<u16>().is_ok()
 }
 
 /// Refuses a target that names another host than `field`, or something else than a host and path.
@@ -67,6 +87,12 @@ fn check_target(target: &Uri, field: &Authority) -> Result<(), Failure> {
 ///
 /// Errors: [`Failure::BadRequest`] where it holds a NUL, or leads above its root.
 pub fn normalise(path: &str) -> Result<Vec<u8>, Failure> {
+    let is_flat = path.starts_with('/')
+        && !path.bytes().any(|byte| matches!(byte, 0 | b'%'))
+        && !path.as_bytes().windows(2).any(|pair| matches!(pair, b"//" | b"/."));
+    if is_flat {
+        return Ok(path.as_bytes().to_vec());
+    }
     flatten(&percent_decode(path))
 }
 
@@ -134,6 +160,16 @@ mod tests {
     fn a_host_is_lowercase_and_bare() {
         assert_eq!(host_of("/", &["Shop.LocalHost:8080"]).as_deref(), Ok("shop.localhost"));
         assert_eq!(host_of("/", &["shop.localhost."]).as_deref(), Ok("shop.localhost"));
+    }
+
+    #[test]
+    fn a_port_is_no_part_of_a_name() {
+        for (host, name) in [("shop.localhost:8080", Ok("shop.localhost")), ("a-1:", Ok("a-1"))] {
+            assert_eq!(host_of("/", &[host]).as_deref(), name, "{host}");
+        }
+        for (host, status) in [("a:65536", 400), ("a:+1", 400), ("a..b", 404)] {
+            assert_eq!(host_of("/", &[host]), Err(status), "{host}");
+        }
     }
 
     #[test]
