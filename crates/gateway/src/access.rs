@@ -137,6 +137,11 @@ impl RequestRecord {
         self.client.parts()
     }
 
+    /// The connection that it came on.
+    pub fn client(&self) -> Arc<ClientState> {
+        Arc::clone(&self.client)
+    }
+
     /// The connection goes on as a tunnel.
     pub fn leave_http(&self) {
         self.client.leave_http();

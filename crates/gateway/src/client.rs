@@ -16,7 +16,7 @@ use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
-use bytes::{Buf, BytesMut};
+use bytes::{Buf, Bytes, BytesMut};
 use futures_util::task::AtomicWaker;
 use http::Method;
 use http::request::Parts;
@@ -27,6 +27,7 @@ use tokio::time::Instant;
 use crate::failure::Failure;
 use crate::file_parts::{FileParts, stands_in};
 use crate::framing::{Framing, Refused};
+use crate::interim::Interim;
 use crate::sending::Sending;
 use crate::stopwatch::Stopwatch;
 
@@ -42,6 +43,8 @@ pub struct ClientStream {
     /// A body was refused in its middle, or what came is no HTTP: nothing after that place is passed on.
     cut: bool,
     deadlines: Deadlines,
+    /// What is still to be sent of an interim answer.
+    interim: Bytes,
     /// What is being waited for, and since when.
     reading: Option<Wait>,
     read_watch: Stopwatch,
@@ -67,6 +70,8 @@ pub struct ClientState {
     tunnel: AtomicBool,
     /// Parts of files for the kernel to send, where the stream has it do so.
     parts: OnceLock<FileParts>,
+    /// What an app says before its answer.
+    interim: Interim,
     /// Why the connection's last head was refused.
     refusal: Mutex<Option<Failure>>,
     /// Another client needs the place.
@@ -153,6 +158,11 @@ impl ClientState {
         self.parts.get()
     }
 
+    /// Where to leave what an app says before its answer.
+    pub fn interim(&self) -> &Interim {
+        &self.interim
+    }
+
     /// Why `request`, of this connection, must be refused, if it stands for one that was.
     pub fn refusal(&self, request: &Parts) -> Option<Failure> {
         if request.uri.path() != "*" || request.method == Method::OPTIONS {
@@ -224,6 +234,7 @@ impl ClientStream {
             checked: 0,
             cut: false,
             deadlines,
+            interim: Bytes::new(),
             reading: Some(Wait::Head { number: 0 }),
             read_watch: Stopwatch::since(connected),
             sending: Sending::default(),
@@ -334,6 +345,23 @@ impl ClientStream {
         count > 0
     }
 
+    /// Makes way for an answer's bytes: an interim answer that has not begun comes too late, and one that has
+    /// is sent first.
+    fn poll_answering(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.shared.interim.take();
+        self.poll_interim(cx)
+    }
+
+    /// Sends what is left of an interim answer.
+    fn poll_interim(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.interim.is_empty() {
+            let result = Pin::new(&mut self.stream).poll_write(cx, &self.interim);
+            let count = ready!(self.sending.watch(cx, result, self.deadlines.send, &self.shared))?;
+            self.interim.advance(count);
+        }
+        Poll::Ready(Ok(()))
+    }
+
     /// Reads and drops the rest of a request, within bounds.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut scratch = [0; 4096];
@@ -393,6 +421,7 @@ impl AsyncWrite for ClientStream {
         bytes: &[u8],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.poll_answering(cx))?;
         let result = Pin::new(&mut this.stream).poll_write(cx, bytes);
         this.sending.watch(cx, result, this.deadlines.send, &this.shared)
     }
@@ -403,6 +432,7 @@ impl AsyncWrite for ClientStream {
         slices: &[io::IoSlice<'_>],
     ) -> Poll<io::Result<usize>> {
         let this = self.get_mut();
+        ready!(this.poll_answering(cx))?;
         let result = match this.shared.parts() {
             Some(parts) if slices.iter().any(|slice| stands_in(slice)) => {
                 parts.poll_write(cx, &this.stream, slices)
@@ -417,7 +447,15 @@ impl AsyncWrite for ClientStream {
     }
 
     fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
-        Pin::new(&mut self.get_mut().stream).poll_flush(cx)
+        let this = self.get_mut();
+        // hyper has nothing left to write.
+        if this.interim.is_empty()
+            && let Some(interim) = this.shared.interim.take()
+        {
+            this.interim = interim;
+        }
+        ready!(this.poll_interim(cx))?;
+        Pin::new(&mut this.stream).poll_flush(cx)
     }
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {

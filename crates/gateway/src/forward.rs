@@ -15,18 +15,20 @@ use std::time::Duration;
 
 use ace_types::{HostName, Protocol};
 use ace_upstream::{Connection, HeadError, ReceiveError, ResponseHead, Tunnel};
-use http::{Response, StatusCode};
+use http::{Response, StatusCode, Version};
 use hyper::ext::ReasonPhrase;
 use tokio::sync::watch;
+use tokio::task::yield_now;
 use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::app_head::{AppHead, is_upgrade};
 use crate::body::{AppContent, AppSource, Content, Pump};
+use crate::client::ClientState;
 use crate::failure::Failure;
-use crate::headers;
 use crate::request_body::{PumpError, RequestBody};
 use crate::routes::{AppRoute, HoldPermit, Instance, InstancePermit, Routes, Visit};
 use crate::spool::AppSpool;
+use crate::{headers, interim};
 
 /// A request, ready to be sent.
 pub struct Outgoing {
@@ -38,6 +40,8 @@ pub struct Outgoing {
     pub timeout: Duration,
     /// Where an answer waits for a slow client.
     pub spool: AppSpool,
+    /// The connection that it came on.
+    pub client: Arc<ClientState>,
 }
 
 /// An instance's answer.
@@ -286,7 +290,7 @@ impl Outgoing {
         let head = match &mut pump {
             None => None,
             Some(running) => {
-                let early = receive_while(&mut connection, running.as_mut()).await?;
+                let early = self.receive_while(&mut connection, running.as_mut()).await?;
                 if early.is_none() {
                     pump = None;
                 }
@@ -296,7 +300,7 @@ impl Outgoing {
         let head = match head {
             Some(head) => head,
             None => {
-                let head = timeout(self.timeout, connection.receive_head()).await;
+                let head = timeout(self.timeout, self.receive_head(&mut connection)).await;
                 head.map_err(|_| self.timed_out())?.map_err(Failure::Answer)?
             }
         };
@@ -304,6 +308,44 @@ impl Outgoing {
             return upgrade(head, connection, permit);
         }
         Ok((self.respond(head, connection, pump, permit), None))
+    }
+
+    /// Receives the answer's head. Hints that come before it are passed on.
+    async fn receive_head(
+        &self,
+        connection: &mut Connection,
+    ) -> Result<ResponseHead, ReceiveError> {
+        loop {
+            let head = connection.receive_next_head().await?;
+            if !head.is_interim() {
+                return Ok(head);
+            }
+            if self.head.version == Version::HTTP_11
+                && let Some(interim) = interim::encode(head.status, head.headers)
+            {
+                self.client.interim().leave(interim);
+                yield_now().await; // So that it's sent before the answer overtakes it.
+            }
+        }
+    }
+
+    /// Receives a head as long as the request's body goes out; `None` when that has ended first.
+    async fn receive_while(
+        &self,
+        connection: &mut Connection,
+        pump: Pin<&mut (dyn Future<Output = Result<(), PumpError>> + Send)>,
+    ) -> Result<Option<ResponseHead>, Failure> {
+        tokio::select! {
+            biased;
+            head = self.receive_head(connection) => head.map(Some).map_err(Failure::Answer),
+            pumped = pump => match pumped {
+                Ok(()) => Ok(None),
+                // The app may have answered and closed without reading all.
+                Err(PumpError::App(_)) => Ok(None),
+                Err(PumpError::AppStalled { waited }) => Err(Failure::Timeout { waited }),
+                Err(PumpError::Client(failure)) => Err(failure),
+            },
+        }
     }
 
     fn respond(
@@ -350,24 +392,6 @@ fn upgrade(
     let mut response = begin(head.status, head.headers, Content::Empty);
     headers::to_upgraded_client(response.headers_mut());
     Ok((response, Some((tunnel, permit))))
-}
-
-/// Receives a head as long as the request's body goes out; `None` when that has ended first.
-async fn receive_while(
-    connection: &mut Connection,
-    pump: Pin<&mut (dyn Future<Output = Result<(), PumpError>> + Send)>,
-) -> Result<Option<ResponseHead>, Failure> {
-    tokio::select! {
-        biased;
-        head = connection.receive_head() => head.map(Some).map_err(Failure::Answer),
-        pumped = pump => match pumped {
-            Ok(()) => Ok(None),
-            // The app may have answered and closed without reading all.
-            Err(PumpError::App(_)) => Ok(None),
-            Err(PumpError::AppStalled { waited }) => Err(Failure::Timeout { waited }),
-            Err(PumpError::Client(failure)) => Err(failure),
-        },
-    }
 }
 
 /// Whether the app can't have seen the request's head.

@@ -29,6 +29,7 @@ mod framing;
 pub mod fuzz;
 mod headers;
 mod http2;
+mod interim;
 mod meter;
 mod origin;
 mod proxy_protocol;

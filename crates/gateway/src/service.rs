@@ -170,6 +170,7 @@ impl Service {
             pace: self.body_pace,
             timeout: limits.timeout,
             spool,
+            client: record.client(),
         };
         match forward(&self.routes, host, request, self.hold, &mut record.instance).await? {
             Forwarded::Answer(Answer { response, tunnel, visit }) => {

@@ -109,7 +109,7 @@ fn in_both() -> Vec<(&'static str, Outcome)> {
         ("HTTP/1.1 204 No Content\r\nContent-Length: 4\r\n\r\nbody", whole(204, "")),
         ("HTTP/1.1 304 Not Modified\r\nContent-Length: 4\r\n\r\nbody", whole(304, "")),
         (
-            "HTTP/1.1 103 Early Hints\r\nLink: a\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
+            "HTTP/1.1 102 Processing\r\nLink: a\r\n\r\nHTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nhi",
             whole(200, "hi"),
         ),
         ("HTTP/1.1 100 Continue\r\n\r\n", whole(502, "")),

@@ -14,6 +14,7 @@ use ace_types::Protocol;
 use common::Bench;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::sync::Notify;
 
 /// Starts an app that gives each connection to `serve`, with its number, and sets the route to it.
 fn start<F>(
@@ -291,4 +292,53 @@ async fn trailers_end_a_stream_of_http_2() {
         (received, trailers.len(), &trailers["grpc-status"]),
         (300_000, 1, &"0".parse().unwrap())
     );
+}
+
+/// An app that says what it will answer, and answers once `go` lets it.
+fn hinting(bench: &Bench) -> Arc<Notify> {
+    let go = Arc::new(Notify::new());
+    let gone = Arc::clone(&go);
+    start(bench, move |_, mut stream| {
+        let go = Arc::clone(&gone);
+        async move {
+            while let Some(head) = head(&mut stream).await {
+                let path = head.split(' ').nth(1).unwrap();
+                let hint = format!(
+                    "HTTP/1.1 103 Early Hints\r\nLink: <{path}>\r\nContent-Length: 9\r\n\r\n\
+                     HTTP/1.1 102 Processing\r\n\r\n"
+                );
+                stream.write_all(hint.as_bytes()).await.unwrap();
+                go.notified().await;
+                let answer = "HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok";
+                stream.write_all(answer.as_bytes()).await.unwrap();
+            }
+        }
+    });
+    go
+}
+
+#[tokio::test]
+async fn hints_reach_a_client_before_their_answer() {
+    let bench = one_thread();
+    let go = hinting(&bench);
+    let mut client = bench.client().await;
+    let ask = |path: &str| format!("GET {path} HTTP/1.1\r\nHost: shop.localhost\r\n\r\n");
+    client.send([ask("/a"), ask("/b")].concat()).await;
+    for link in ["</a>", "</b>"] {
+        let hint = client.receive(false).await;
+        assert_eq!((hint.status, hint.header("link")), (103, link));
+        assert_eq!((hint.headers.len(), hint.reason.as_str()), (1, "Early Hints"));
+        go.notify_one();
+        let answer = client.receive(false).await;
+        assert_eq!((answer.status, answer.text()), (200, "ok"));
+    }
+}
+
+#[tokio::test]
+async fn a_client_of_an_older_version_gets_no_hints() {
+    let bench = one_thread();
+    let go = hinting(&bench);
+    go.notify_one();
+    let answer = bench.ask("GET / HTTP/1.0\r\nHost: shop.localhost\r\n\r\n").await;
+    assert_eq!((answer.status, answer.text()), (200, "ok"));
 }

@@ -28,6 +28,8 @@ pub struct Connection {
     /// What has been received and not been taken.
     buffer: BytesMut,
     room: BytesMut,
+    /// Interim heads so far.
+    interim: usize,
     /// Whether anything has been received.
     heard: bool,
     protocol: Protocol,
@@ -89,7 +91,7 @@ pub enum ReceiveError {
     Io(#[source] io::Error),
 }
 
-/// The most interim (1xx) heads skipped before the response's own.
+/// The most interim (1xx) heads before the response's own.
 const INTERIM_MAX: usize = 8;
 
 impl Connection {
@@ -130,6 +132,7 @@ impl Connection {
             stream: Arc::new(stream),
             buffer: BytesMut::new(),
             room: spare::take(),
+            interim: 0,
             heard: false,
             protocol,
             reused: false,
@@ -155,16 +158,27 @@ impl Connection {
     ///
     /// May be dropped and called again: what has come is kept.
     pub async fn receive_head(&mut self) -> Result<ResponseHead, ReceiveError> {
-        for _ in 0..=INTERIM_MAX {
-            let head = self.receive_any_head().await?;
-            if head.status == http::StatusCode::SWITCHING_PROTOCOLS && !self.may_upgrade {
-                return Err(HeadError::Upgrade.into());
-            }
+        loop {
+            let head = self.receive_next_head().await?;
             if !head.is_interim() {
                 return Ok(head);
             }
         }
-        Err(HeadError::TooLarge.into())
+    }
+
+    /// Receives the next head: an interim one (1xx), of which there may be a few, or the response's.
+    ///
+    /// May be dropped and called again: what has come is kept.
+    pub async fn receive_next_head(&mut self) -> Result<ResponseHead, ReceiveError> {
+        let head = self.receive_any_head().await?;
+        if head.status == http::StatusCode::SWITCHING_PROTOCOLS && !self.may_upgrade {
+            return Err(HeadError::Upgrade.into());
+        }
+        self.interim += usize::from(head.is_interim());
+        match self.interim <= INTERIM_MAX {
+            true => Ok(head),
+            false => Err(HeadError::TooLarge.into()),
+        }
     }
 
     /// The body that follows `head`, the response to `method`.

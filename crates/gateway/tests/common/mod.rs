@@ -274,7 +274,7 @@ impl Client {
             .map(|(name, value)| (name.to_lowercase(), value.to_owned()))
             .collect();
         let mut answer = Answer { status, reason, headers, body: Vec::new() };
-        if !to_head && status != 304 && status != 204 {
+        if !to_head && !matches!(status, 103 | 204 | 304) {
             answer.body = self.receive_body(&answer).await?;
         }
         Some(answer)
