@@ -99,6 +99,6 @@ fn a_full_layer_is_told_from_other_ends() -> Result<()> {
     assert_eq!(error["code"], "code_full", "{error}");
     let message = error["message"].as_str().unwrap_or_default();
     ensure!(message.contains("its limit is 1M (tmp)"), "{message}");
-    ensure!(message.contains("\"limits: {tmp: …}\" in app.yaml raises it"), "{message}");
+    ensure!(message.contains("\"limits: {tmp: 2M}\" in app.yaml raises it"), "{message}");
     Ok(())
 }

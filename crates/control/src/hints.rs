@@ -1,8 +1,12 @@
 //! What to do about an app that did not start, or does not answer well, as far as that shows it. Hints
 //! only: nothing depends on them.
 
+use std::fmt::Display;
+use std::time::Duration;
+
 use ace_api::EndReason;
-use ace_types::{AppName, HostName};
+use ace_types::app_yaml::STARTUP_MAX;
+use ace_types::{AppName, Bytes, HostName};
 use http::StatusCode;
 
 /// Modules whose distribution has another name.
@@ -96,16 +100,18 @@ fn way_out(reason: &EndReason) -> Option<String> {
         EndReason::ImportFailed { error } if error.starts_with("KeyError: ") => Some(
             "if that is a variable, \"env:\" in app.yaml sets it, or \"ace config\" where it's secret".to_owned(),
         ),
-        EndReason::OutOfMemory { .. } => Some(raise("memory")),
-        EndReason::TooManyProcesses { .. } => Some(raise("pids")),
-        EndReason::TmpFull { .. } | EndReason::CodeFull { .. } => Some(raise("tmp")),
-        EndReason::ShmFull { .. } => Some(raise("shm")),
-        EndReason::VolumeFull { .. } => Some("\"volume:\" in app.yaml makes it larger".to_owned()),
-        EndReason::StillLoading { .. } => {
-            Some("\"startup:\" in app.yaml gives it more time".to_owned())
+        EndReason::OutOfMemory { limit } => Some(raise("memory", twice(*limit))),
+        EndReason::TooManyProcesses { limit } => Some(raise("pids", limit.saturating_mul(2))),
+        EndReason::TmpFull { limit } | EndReason::CodeFull { limit } => {
+            Some(raise("tmp", twice(*limit)))
         }
-        EndReason::NothingListens { elsewhere, .. } if elsewhere.is_empty() => {
-            Some("\"startup:\" in app.yaml gives it more time".to_owned())
+        EndReason::ShmFull { limit } => Some(raise("shm", twice(*limit))),
+        EndReason::VolumeFull { size } => {
+            Some(format!("\"volume: {}\" in app.yaml makes it larger", twice(*size)))
+        }
+        EndReason::StillLoading { after } => more_time(*after),
+        EndReason::NothingListens { after, elsewhere, .. } if elsewhere.is_empty() => {
+            more_time(*after)
         }
         EndReason::NothingListens { .. } => {
             Some("have it listen on 0.0.0.0:$PORT, or set PORT by \"env:\" in app.yaml".to_owned())
@@ -114,8 +120,19 @@ fn way_out(reason: &EndReason) -> Option<String> {
     }
 }
 
-fn raise(limit: &str) -> String {
-    format!("\"limits: {{{limit}: …}}\" in app.yaml raises it")
+fn raise(limit: &str, to: impl Display) -> String {
+    format!("\"limits: {{{limit}: {to}}}\" in app.yaml raises it")
+}
+
+fn twice(size: Bytes) -> Bytes {
+    Bytes(size.0.saturating_mul(2))
+}
+
+/// `None` where it has had all the time that there is.
+fn more_time(after: Duration) -> Option<String> {
+    let seconds = after.saturating_mul(2).min(STARTUP_MAX).as_secs();
+    let line = format!("\"startup: {seconds}s\" in app.yaml gives it more time");
+    (after < STARTUP_MAX).then_some(line)
 }
 
 fn missing(module: &str) -> Option<String> {
@@ -155,6 +172,20 @@ mod tests {
             missing("flask.ext").ends_with("may be of another version, or a file of the app's own")
         );
         assert!(missing("xml\n; rm").ends_with("is missing"));
+    }
+
+    #[test]
+    fn a_limit_that_was_met_has_its_line() {
+        let limit = Bytes::mib(512);
+        assert!(
+            told(&EndReason::OutOfMemory { limit })
+                .ends_with("; \"limits: {memory: 1G}\" in app.yaml raises it")
+        );
+        let loading =
+            |seconds| told(&EndReason::StillLoading { after: Duration::from_secs(seconds) });
+        assert!(loading(60).ends_with("; \"startup: 120s\" in app.yaml gives it more time"));
+        assert!(loading(400).contains("startup: 600s"));
+        assert!(loading(600).ends_with("600 s (startup)"), "there is no more");
     }
 
     #[test]

@@ -17,6 +17,9 @@ pub(crate) mod values;
 
 pub use parser::{AppYamlError, Mistake, parse};
 
+/// The longest that an app may take to its first answer.
+pub const STARTUP_MAX: Duration = Duration::from_secs(600);
+
 /// What `app.yaml` says, with the defaults filled in.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]

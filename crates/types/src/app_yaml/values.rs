@@ -7,7 +7,7 @@ use std::fmt::Display;
 use std::str::FromStr;
 use std::time::Duration;
 
-use super::Entry;
+use super::{Entry, STARTUP_MAX};
 use crate::config::{check_name, check_value};
 use crate::{BitRate, Bytes, OutOfBounds, PythonRange, Server, ServerChoice};
 
@@ -129,7 +129,7 @@ pub fn timeout(text: &str) -> Result<Duration, String> {
 }
 
 pub fn startup(text: &str) -> Result<Duration, String> {
-    bounded_duration("startup", text, ("1s", 1), ("10m", 600))
+    bounded_duration("startup", text, ("1s", 1), ("10m", STARTUP_MAX.as_secs()))
 }
 
 /// A command line for a shell.
