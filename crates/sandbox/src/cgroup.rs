@@ -362,6 +362,12 @@ impl Cgroup {
     ///
     /// Errors: [`CgroupError::Remove`] after `deadline`: a process would not die.
     pub fn remove(&self, deadline: Duration) -> Result<(), CgroupError> {
+        let removed = self.end_and_remove(deadline);
+        self.bind_shared_volumes();
+        removed
+    }
+
+    fn end_and_remove(&self, deadline: Duration) -> Result<(), CgroupError> {
         let folder = || self.folders.first().map(|f| f.path.clone()).unwrap_or_default();
         let until = Instant::now() + deadline;
         let mut pause = PAUSE_LEAST;
@@ -493,6 +499,19 @@ impl Cgroup {
             devices.into_iter().filter(|it| it.is_loop()).for_each(|device| root.lift(device));
         }
         throttle::lift(folder.version, &app);
+    }
+
+    /// A volume that other containers have as well is throttled again, as they are: [`Self::lift_throttles`] has lifted
+    /// what they share, too, and whoever ran one command after the other would be free of it for good.
+    fn bind_shared_volumes(&self) {
+        let Some(folder) = self.with(Controller::Io) else { return };
+        let (Some(root), Some(engine)) = (folder.root_of_v1(), folder.path.parent()) else {
+            return;
+        };
+        let root = Root(root.to_owned());
+        for other in children(engine).unwrap_or_default().iter().filter(|it| **it != folder.path) {
+            root.bind_as(&other.join(APP));
+        }
     }
 
     fn open_procs(&self, child: &str) -> io::Result<Vec<OwnedFd>> {

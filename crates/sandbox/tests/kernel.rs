@@ -88,6 +88,14 @@ fn a_volume_is_throttled_for_as_long_as_it_is_attached() {
     assert_eq!(bound(lines_of(&root)), folder.version == Version::V1);
     groups.tree.release_devices();
     assert_eq!(bound(lines_of(&root)), folder.version == Version::V1);
+    // A second container that has the same volume leaves it bound when it ends.
+    let second = groups.create("two", &small());
+    groups.tree.throttle_volume("two", device, &small()).unwrap();
+    second.remove(SOON).unwrap();
+    assert_eq!(bound(lines_of(&root)), folder.version == Version::V1);
+    group.lift_throttles();
+    assert!(!bound(lines_of(&root)));
+    assert!(groups.tree.throttle_volume("one", device, &small()).unwrap());
     drop(attached);
     groups.tree.release_devices();
     assert!(!bound(lines_of(&root)));

@@ -97,6 +97,21 @@ impl Root {
         all.into_iter().filter(|(file, _)| !is_bound(file)).collect()
     }
 
+    /// Binds what the kernel writes to loop devices, unless that is bound, as `group` is bound on them. Where it can't now,
+    /// the next look at that group's limits will.
+    pub fn bind_as(&self, group: &Path) {
+        for file in [WRITE_BYTES, WRITE_OPERATIONS] {
+            for line in read_value(&group.join(file)).lines() {
+                let device =
+                    line.split_whitespace().next().and_then(|it| it.parse::<Device>().ok());
+                let Some(device) = device.filter(|device| device.is_loop()) else { continue };
+                if !bound(Version::V1, &self.0).contains(&(file, device)) {
+                    let _ = write_value(&self.0.join(file), line);
+                }
+            }
+        }
+    }
+
     /// Takes the throttle off loop device `device`.
     pub fn lift(&self, device: Device) {
         for (file, bound) in bound(Version::V1, &self.0) {
