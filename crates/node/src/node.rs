@@ -23,7 +23,7 @@ use crate::addresses::AddressPool;
 use crate::command::{Command, CommandRecord};
 use crate::container::{self, Found, World};
 use crate::instance::Instance;
-use crate::lock_watch;
+use crate::kernel_memory;
 use crate::meter::Meters;
 use crate::old_logs::OldLogs;
 use crate::record::{self, InstanceFolder, Record};
@@ -111,7 +111,7 @@ impl ContainerNode {
         });
         node.recover()?;
         tokio::spawn(Arc::clone(&node).reconcile());
-        tokio::spawn(lock_watch::watch(Arc::clone(&node.world.cgroups)));
+        tokio::spawn(kernel_memory::watch(Arc::clone(&node.world.cgroups)));
         Ok(node)
     }
 

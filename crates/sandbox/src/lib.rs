@@ -24,6 +24,7 @@ mod launcher;
 pub mod listeners;
 mod log;
 pub mod mounts;
+pub mod netlink_queues;
 pub mod network;
 pub mod process;
 mod rootfs;

@@ -43,6 +43,14 @@ const RETURN: u16 = 0x06;
 const NUMBER_OFFSET: u32 = 0;
 const ARGUMENTS_OFFSET: u32 = 16;
 
+/// Options of sockets that attach a program.
+const PROGRAM_OPTIONS: [i32; 4] = [
+    libc::SO_ATTACH_FILTER,
+    libc::SO_ATTACH_BPF,
+    libc::SO_ATTACH_REUSEPORT_CBPF,
+    libc::SO_ATTACH_REUSEPORT_EBPF,
+];
+
 /// Flags of clone(2) that make a namespace.
 const NAMESPACE_FLAGS: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
@@ -85,7 +93,7 @@ fn allow_list() -> Result<BpfProgram, seccompiler::BackendError> {
 }
 
 /// Calls that are allowed with some arguments only: any of a call's rules does.
-fn conditional_rules() -> Result<[(i64, Vec<SeccompRule>); 5], seccompiler::BackendError> {
+fn conditional_rules() -> Result<[(i64, Vec<SeccompRule>); 6], seccompiler::BackendError> {
     use SeccompCmpOp::{Eq, MaskedEq, Ne};
     Ok([
         (libc::SYS_clone, vec![rule([condition(0, MaskedEq(NAMESPACE_FLAGS), 0)?])?]),
@@ -98,6 +106,7 @@ fn conditional_rules() -> Result<[(i64, Vec<SeccompRule>); 5], seccompiler::Back
         ),
         (libc::SYS_socket, socket_rules()?),
         (libc::SYS_socketpair, vec![rule([condition(0, Eq, unsigned(libc::AF_UNIX))?])?]),
+        (libc::SYS_setsockopt, option_rules()?),
         (
             libc::SYS_ioctl,
             // Both put input into a terminal, as if typed by who reads it.
@@ -122,6 +131,17 @@ fn socket_rules() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
         rules.push(of(libc::AF_INET6, protocol)?);
     }
     Ok(rules)
+}
+
+/// Options of sockets: all but those that give the kernel a program to translate. It has room for the programs of the
+/// whole machine; where that is taken, no filter of anybody's is installed any more, such as this one.
+fn option_rules() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
+    let is_other = |name: &i32| condition(2, SeccompCmpOp::Ne, unsigned(*name));
+    let others = PROGRAM_OPTIONS.iter().map(is_other).collect::<Result<Vec<_>, _>>()?;
+    Ok(vec![
+        rule([condition(1, SeccompCmpOp::Ne, unsigned(libc::SOL_SOCKET))?])?,
+        SeccompRule::new(others)?,
+    ])
 }
 
 /// The filter that answers what would set the limit of core files as if it had, and leaves it.

@@ -42,15 +42,38 @@ const CONNECTIONS_MOST: u64 = 4096 + 1024;
 /// Fewer come of what others do.
 const CONNECTIONS_LEAST: u64 = 2048;
 
-/// Where the kernel tells how many locks there are.
-const LOCKS: &str = "/sys/kernel/slab/file_lock_cache/total_objects";
-/// Takes 600,000 at the most, some 120 MB of the kernel's, and waits.
+/// Memory of the kernel's that no limit binds: what it's for, where the kernel tells of it, and code that takes some
+/// 100 MB of it and waits.
+const UNBOUND: [(&str, &str, &str); 2] = [
+    (
+        "locks of files, which no limit binds",
+        "/sys/kernel/slab/file_lock_cache/total_objects",
+        LOCK_FILES,
+    ),
+    ("answers that nobody reads, which no limit binds", "/proc/self/net/netlink", LEAVE_ANSWERS),
+];
 const LOCK_FILES: &str = "
 import fcntl, os, struct, time
 files = [os.open('/tmp/locked-%d' % number, os.O_RDWR | os.O_CREAT) for number in range(100)]
 for place in range(6000, 0, -1):
     for file in files:
         fcntl.fcntl(file, fcntl.F_SETLK, struct.pack('hhqqi4x', fcntl.F_WRLCK, 0, 4 * place, 1, 0))
+time.sleep(30)
+";
+
+const LEAVE_ANSWERS: &str = "
+import socket, struct, time
+question = struct.pack('IHHIIBBHiII', 32, 18, 1, 1, 0, 0, 0, 0, 1, 0, 0)
+kept = []
+for _ in range(500):
+    one = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0)
+    one.setblocking(False)
+    kept.append(one)
+    try:
+        for _ in range(400):
+            one.send(question)
+    except OSError:
+        pass
 time.sleep(30)
 ";
 
@@ -68,7 +91,7 @@ pub async fn look(client: &Client, stage: &Stage, bait: &Bait) -> Result<Vec<Pro
     let mut probes = as_whom(client, stage, bait).await?;
     probes.push(static_files(stage).await?);
     probes.push(connections(client, stage).await?);
-    probes.push(file_locks(client, stage).await?);
+    probes.extend(kernel_memory(client, stage).await?);
     probes.extend(log(client, stage, bait).await?);
     let contacts = stage.contacts().await?.contacts;
     probes.push(Probe::outside(
@@ -252,19 +275,23 @@ async fn connections(client: &Client, stage: &Stage) -> Result<Probe, CommandErr
     Ok(Probe { skipped, ..Probe::outside(name, "4,096 at the most", ok, observed) })
 }
 
-/// Has the attacker lock parts of files until it's ended: the kernel takes memory for each lock, and counts it as nobody's.
-async fn file_locks(client: &Client, stage: &Stage) -> Result<Probe, CommandError> {
-    let (name, expected) =
-        ("locks of files, which no limit of the kernel's binds", "ended by the engine");
-    if !Path::new(LOCKS).exists() {
-        let observed = "this kernel does not tell how many there are";
-        return Ok(Probe { skipped: true, ..Probe::outside(name, expected, true, observed) });
+/// Has the attacker take memory of the kernel's that it counts as nobody's, until it's ended.
+async fn kernel_memory(client: &Client, stage: &Stage) -> Result<Vec<Probe>, CommandError> {
+    let mut probes = Vec::new();
+    for (name, told_by, code) in UNBOUND {
+        let expected = "ended by the engine";
+        if !Path::new(told_by).exists() {
+            let observed = "this kernel does not tell how much there is";
+            probes.push(Probe { skipped: true, ..Probe::outside(name, expected, true, observed) });
+            continue;
+        }
+        let command = Inside::run(client, stage.attacker(), &["python", "-c", code]).await?;
+        let end = command.finish().await?;
+        let is_ended = matches!(end, Some(CommandEnd::Signalled { signal: 9 }));
+        let observed = end.map_or("no end".to_owned(), |end| end.to_string());
+        probes.push(Probe::outside(name, expected, is_ended, observed));
     }
-    let command = Inside::run(client, stage.attacker(), &["python", "-c", LOCK_FILES]).await?;
-    let end = command.finish().await?;
-    let is_ended = matches!(end, Some(CommandEnd::Signalled { signal: 9 }));
-    let observed = end.map_or("no end".to_owned(), |end| end.to_string());
-    Ok(Probe::outside(name, expected, is_ended, observed))
+    Ok(probes)
 }
 
 /// Has the instance print lines that look like others, and more than its log takes.

@@ -224,7 +224,6 @@ pub const ALLOWED: &[i64] = &[
     libc::SYS_setreuid,
     libc::SYS_setrlimit,
     libc::SYS_setsid,
-    libc::SYS_setsockopt,
     libc::SYS_setuid,
     libc::SYS_setxattr,
     libc::SYS_shmat,

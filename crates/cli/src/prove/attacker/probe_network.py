@@ -1,5 +1,6 @@
 """The network: whom the app reaches, as whom, and by which kinds of sockets."""
 
+import ctypes
 import errno
 import os
 import select
@@ -254,6 +255,25 @@ def transparent(facts):
         "SO_RCVBUFFORCE": lambda: option(socket.SOL_SOCKET, 33),
         "SO_DEBUG": lambda: option(socket.SOL_SOCKET, 1),
     })
+
+
+@probe("network: attach programs to sockets", "refused", in_build=True)
+def programs(facts):
+    """Each takes room of the kernel's that all share, its own filters included."""
+    # ret 0xffffffff
+    code = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0xFFFFFFFF))
+    program = struct.pack("HxxxxxxQ", 1, ctypes.addressof(code))
+
+    def attach(name, value):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+            datagrams.setsockopt(socket.SOL_SOCKET, name, value)
+
+    return refusals({
+        "SO_ATTACH_FILTER": lambda: attach(26, program),
+        "SO_ATTACH_BPF": lambda: attach(50, 0),
+        "SO_ATTACH_REUSEPORT_CBPF": lambda: attach(51, program),
+        "SO_ATTACH_REUSEPORT_EBPF": lambda: attach(52, 0),
+    }, only=("EPERM",))
 
 
 @probe("network: read or set the firewall", "refused", in_build=True)
