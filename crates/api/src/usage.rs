@@ -98,7 +98,8 @@ pub struct FlowUsage {
     /// Over the last seconds.
     pub per_second: u64,
     pub limit_per_second: u64,
-    /// How long it has been as fast as it may be, as far as the engine that runs has seen.
+    /// How long it has been as fast as it may be, as far as the engine that runs has seen: on all disks together, since what
+    /// goes to a volume waits at its limit and then at its disk's.
     pub at_limit_usec: u64,
     /// How much of that was in the last minute.
     pub at_limit_last_minute_usec: u64,

@@ -14,7 +14,7 @@ use ace_sandbox::cgroup::{self, DiskTraffic};
 use ace_sandbox::disk::Device;
 use ace_sandbox::network::WireTraffic;
 use ace_types::{AppName, InstanceId, Limits};
-use flow::Flow;
+use flow::{Flow, Way};
 use jiff::Timestamp;
 
 /// Over how long processor time is averaged.
@@ -35,18 +35,11 @@ pub struct Gauge {
     counted: Option<Counts>,
     lines_dropped: u64,
     lines_counted: Option<u64>,
-    io: Flow<(Device, Way)>,
-    iops: Flow<(Device, Way)>,
-    bandwidth: Flow<Way>,
+    io: Flow<Device>,
+    iops: Flow<Device>,
+    bandwidth: Flow<()>,
     /// How long it has been at its limits, as far as the app's sums have it.
     at_limit_counted: AtLimit,
-}
-
-/// Each limit a second is of one way.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
-enum Way {
-    In,
-    Out,
 }
 
 /// What there is to see of a container at one time.
@@ -223,7 +216,8 @@ impl Gauge {
         let bytes = of_disks(|it| [(Way::In, it.read_bytes), (Way::Out, it.written_bytes)]);
         let operations = of_disks(|it| [(Way::In, it.reads), (Way::Out, it.writes)]);
         let bits = wire.map(|it| {
-            BTreeMap::from([(Way::In, it.received_bytes * 8), (Way::Out, it.sent_bytes * 8)])
+            let (came, went) = (it.received_bytes * 8, it.sent_bytes * 8);
+            BTreeMap::from([(((), Way::In), came), (((), Way::Out), went)])
         });
         InstanceUsage {
             at,

@@ -1,7 +1,8 @@
 //! How fast counters grow, and for how long that was as fast as a limit allows.
 //!
-//! No kernel tells how long a throttle has held a group back. So readings tell it: where a counter has grown by as much as the
-//! limit lets it, the limit is what held it back for all the time between the two.
+//! No kernel tells how long a throttle has held a group back. So readings tell it: where counters have grown by as much as the
+//! limit lets them, the limit is what held them back for all the time between the two. What goes to a volume passes two
+//! throttles, its own and then its disk's, and waits at both: so for this the growth of all devices counts together.
 
 use std::collections::{BTreeMap, VecDeque};
 use std::time::{Duration, Instant};
@@ -17,22 +18,31 @@ const APART: Duration = Duration::from_secs(1);
 /// What counts as as fast as the limit, in percent: throttles reckon in slices of time, and readings fall within one.
 const AT_LIMIT_PERCENT: u128 = 90;
 
-/// Counters that one limit bounds, each by itself. `K` tells them apart.
+/// Counters that one limit bounds, each by itself: those of each device `D`, each way.
 #[derive(Debug)]
-pub struct Flow<K> {
-    past: VecDeque<Past<K>>,
+pub struct Flow<D> {
+    past: VecDeque<Past<D>>,
     at_limit: Duration,
 }
 
 #[derive(Debug)]
-struct Past<K> {
+struct Past<D> {
     at: Instant,
-    counts: BTreeMap<K, u64>,
+    counts: Counts<D>,
     /// How long it had been at its limit by then.
     at_limit: Duration,
 }
 
-impl<K: Ord> Flow<K> {
+pub type Counts<D> = BTreeMap<(D, Way), u64>;
+
+/// Each limit a second is of one way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Way {
+    In,
+    Out,
+}
+
+impl<D: Ord> Flow<D> {
     pub fn new() -> Self {
         Self { past: VecDeque::new(), at_limit: Duration::ZERO }
     }
@@ -43,10 +53,10 @@ impl<K: Ord> Flow<K> {
     }
 
     /// Takes what the counters are at `now`, and what each may grow by in a second.
-    pub fn take(&mut self, counts: BTreeMap<K, u64>, limit: u64, now: Instant) -> FlowUsage {
+    pub fn take(&mut self, counts: Counts<D>, limit: u64, now: Instant) -> FlowUsage {
         let since = self.past.back().map(|last| now.duration_since(last.at));
         if since.is_none_or(|since| since >= APART) {
-            let grown = self.past.back().map_or(0, |last| last.most(&counts));
+            let grown = self.past.back().map_or(0, |last| last.most_of_a_way(&counts));
             let span = since.unwrap_or_default();
             let allowed = u128::from(limit) * span.as_millis() * AT_LIMIT_PERCENT / 100_000;
             if span > Duration::ZERO && u128::from(grown) >= allowed.max(1) {
@@ -68,7 +78,7 @@ impl<K: Ord> Flow<K> {
 
     fn per_second(&self) -> u64 {
         let Some(newest) = self.past.back() else { return 0 };
-        let is_old = |past: &&Past<K>| newest.at.duration_since(past.at) >= SPAN;
+        let is_old = |past: &&Past<D>| newest.at.duration_since(past.at) >= SPAN;
         let Some(then) = self.past.iter().rfind(is_old).or(self.past.front()) else { return 0 };
         let span_ms = newest.at.duration_since(then.at).as_millis();
         let grown = u128::from(then.most(&newest.counts)) * 1000;
@@ -76,13 +86,24 @@ impl<K: Ord> Flow<K> {
     }
 }
 
-impl<K: Ord> Past<K> {
-    /// By how much the counter has grown that has grown most since. One that wasn't there was at zero.
-    fn most(&self, counts: &BTreeMap<K, u64>) -> u64 {
-        let growth = |(key, count): (&K, &u64)| {
-            count.saturating_sub(self.counts.get(key).copied().unwrap_or(0))
+impl<D: Ord> Past<D> {
+    /// By how much the counter has grown that has grown most since.
+    fn most(&self, counts: &Counts<D>) -> u64 {
+        counts.iter().map(|counter| self.growth(counter)).max().unwrap_or(0)
+    }
+
+    /// By how much all devices' counters together have grown, the way that has grown more.
+    fn most_of_a_way(&self, counts: &Counts<D>) -> u64 {
+        let of = |way| {
+            let counters = counts.iter().filter(|((_, found), _)| *found == way);
+            counters.map(|counter| self.growth(counter)).sum::<u64>()
         };
-        counts.iter().map(growth).max().unwrap_or(0)
+        of(Way::In).max(of(Way::Out))
+    }
+
+    /// A counter that wasn't there was at zero.
+    fn growth(&self, (key, count): (&(D, Way), &u64)) -> u64 {
+        count.saturating_sub(self.counts.get(key).copied().unwrap_or(0))
     }
 }
 
@@ -96,51 +117,59 @@ mod tests {
 
     const SECOND: Duration = Duration::from_secs(1);
 
-    fn take(
-        flow: &mut Flow<&'static str>,
-        counts: &[(&'static str, u64)],
-        at: Instant,
-    ) -> FlowUsage {
-        flow.take(counts.iter().copied().collect(), 100, at)
+    /// `counts` are of each device what has come in and gone out.
+    fn take(flow: &mut Flow<u8>, counts: &[(u64, u64)], at: Instant) -> FlowUsage {
+        let both = |(device, (came, went)): (u8, &(u64, u64))| {
+            [((device, Way::In), *came), ((device, Way::Out), *went)]
+        };
+        flow.take((0..).zip(counts).flat_map(both).collect(), 100, at)
     }
 
     #[test]
     fn what_grows_as_its_limit_allows_is_at_the_limit() {
         let (mut flow, start) = (Flow::new(), Instant::now());
-        assert_eq!(take(&mut flow, &[("read", 7)], start).per_second, 0);
-        let free = take(&mut flow, &[("read", 107)], start + SECOND * 2);
+        assert_eq!(take(&mut flow, &[(7, 0)], start).per_second, 0);
+        let free = take(&mut flow, &[(107, 0)], start + SECOND * 2);
         assert_eq!((free.per_second, free.at_limit_usec), (50, 0));
-        let held = take(&mut flow, &[("read", 297)], start + SECOND * 4);
+        let held = take(&mut flow, &[(297, 0)], start + SECOND * 4);
         assert_eq!((held.per_second, held.at_limit_usec), (72, 2_000_000));
-        let later = take(&mut flow, &[("read", 297)], start + SECOND * 90);
+        let later = take(&mut flow, &[(297, 0)], start + SECOND * 90);
         assert_eq!((later.at_limit_usec, later.at_limit_last_minute_usec), (2_000_000, 0));
     }
 
     #[test]
-    fn each_counter_has_the_limit_for_itself() {
+    fn each_way_has_the_limit_for_itself() {
         let (mut flow, start) = (Flow::new(), Instant::now());
         take(&mut flow, &[], start);
-        let both = take(&mut flow, &[("read", 120), ("write", 130)], start + SECOND * 2);
+        let both = take(&mut flow, &[(120, 130)], start + SECOND * 2);
         assert_eq!((both.per_second, both.at_limit_usec), (65, 0));
+    }
+
+    #[test]
+    fn what_passes_two_throttles_waits_at_both() {
+        let (mut flow, start) = (Flow::new(), Instant::now());
+        take(&mut flow, &[(0, 0), (0, 0)], start);
+        let through_both = take(&mut flow, &[(0, 100), (0, 100)], start + SECOND * 2);
+        assert_eq!((through_both.per_second, through_both.at_limit_usec), (50, 2_000_000));
     }
 
     #[test]
     fn a_burst_between_two_readings_close_together_is_no_speed() {
         let (mut flow, start) = (Flow::new(), Instant::now());
-        take(&mut flow, &[("read", 0)], start);
-        let soon = take(&mut flow, &[("read", 90)], start + SECOND / 10);
+        take(&mut flow, &[(0, 0)], start);
+        let soon = take(&mut flow, &[(90, 0)], start + SECOND / 10);
         assert_eq!((soon.per_second, soon.at_limit_usec), (0, 0));
-        let then = take(&mut flow, &[("read", 90)], start + SECOND * 2);
+        let then = take(&mut flow, &[(90, 0)], start + SECOND * 2);
         assert_eq!((then.per_second, then.at_limit_usec), (45, 0));
     }
 
     #[test]
     fn a_new_container_counts_from_zero() {
         let (mut flow, start) = (Flow::new(), Instant::now());
-        take(&mut flow, &[("read", 0)], start);
-        take(&mut flow, &[("read", 200)], start + SECOND * 2);
+        take(&mut flow, &[(0, 0)], start);
+        take(&mut flow, &[(200, 0)], start + SECOND * 2);
         flow.container_made();
-        let made = take(&mut flow, &[("read", 500)], start + SECOND * 4);
+        let made = take(&mut flow, &[(500, 0)], start + SECOND * 4);
         assert_eq!((made.per_second, made.at_limit_usec), (0, 2_000_000));
     }
 }
