@@ -61,6 +61,9 @@ fn hidden(name: &str) -> Option<fn() -> ExitCode> {
     }
 }
 
+/// About three times the weight of a process that nobody has given one.
+const ENGINE_NICENESS: i32 = -5;
+
 fn main() -> ExitCode {
     // Before anything else: the launcher must stay a process of one thread.
     if let Some(run) = std::env::args().nth(1).as_deref().and_then(hidden) {
@@ -80,6 +83,9 @@ fn main() -> ExitCode {
             &anyhow::Error::new(error).context("could not have mounts of the engine's own"),
         );
     }
+    if matches!(arguments.command, Command::Server(_)) {
+        go_first();
+    }
     match start_runtime() {
         Ok(runtime) => runtime.block_on(run(arguments)),
         Err(error) => fail(&error.into()),
@@ -91,6 +97,16 @@ fn help() -> ExitCode {
     match Arguments::command().print_help() {
         Ok(()) => ExitCode::from(2),
         Err(error) => fail(&error.into()),
+    }
+}
+
+/// Has the processor go to the engine before it goes to apps: every request passes by the gateway. The threads that are
+/// started later inherit it; launchers give it up. Whoever started the engine with a niceness of
+/// its own meant that; without the right to, it stays as it is.
+fn go_first() {
+    use rustix::process::{getpriority_process, setpriority_process};
+    if getpriority_process(None) == Ok(0) {
+        let _ = setpriority_process(None, ENGINE_NICENESS);
     }
 }
 

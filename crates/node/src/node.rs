@@ -5,13 +5,13 @@ use std::io;
 use std::net::Ipv4Addr;
 use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use ace_api::{
     CommandEnd, CommandError, CommandIo, CommandSpec, InstanceSpec, InstanceStatus, KeptLog, Node,
     NodeUsage,
 };
-use ace_sandbox::cgroup::CgroupTree;
+use ace_sandbox::cgroup::{Balance, CgroupTree};
 use ace_sandbox::launch::LauncherProgram;
 use ace_sandbox::{network, volume};
 use ace_types::{AppName, EngineId, InstanceId, error_chain};
@@ -31,6 +31,8 @@ use crate::victims::Victims;
 
 /// How often the node looks again without being told of a change.
 const RESYNC: Duration = Duration::from_secs(5);
+/// How often containers are weighed by what they use of the processor.
+const BALANCE_PAUSE: Duration = Duration::from_millis(500);
 /// How long `down` waits for instances to end by themselves, beyond their own grace.
 const DOWN_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a dead engine's leftover cgroup may take to go.
@@ -112,6 +114,7 @@ impl ContainerNode {
         node.recover()?;
         tokio::spawn(Arc::clone(&node).reconcile());
         tokio::spawn(kernel_memory::watch(Arc::clone(&node.world.cgroups)));
+        tokio::spawn(balance(Arc::clone(&node.world)));
         Ok(node)
     }
 
@@ -268,6 +271,24 @@ impl ContainerNode {
     fn names_left(&self) -> String {
         let left: Vec<_> = self.statuses.borrow().keys().map(ToString::to_string).collect();
         left.join(", ")
+    }
+}
+
+/// Has containers that use much of the processor give way to those that use little. Builds are among them.
+async fn balance(world: Arc<World>) {
+    let mut balance = Balance::default();
+    loop {
+        sleep(BALANCE_PAUSE).await;
+        let cgroups = Arc::clone(&world.cgroups);
+        let looked = tokio::task::spawn_blocking(move || {
+            let result = balance.look(&cgroups, Instant::now());
+            (balance, result)
+        });
+        let Ok((back, result)) = looked.await else { return }; // The engine is ending.
+        balance = back;
+        if let Err(error) = result {
+            tracing::debug!("could not weigh what containers use: {error}");
+        }
     }
 }
 

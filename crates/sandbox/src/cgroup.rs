@@ -7,7 +7,8 @@
 //!     app/               the tenant's processes: every limit is here
 //! ```
 //!
-//! Weights are the kernel's defaults, so containers that want more than there is share alike.
+//! Containers that want more than there is share alike; one that uses much gives way to those that use
+//! little, which is in [`weights`].
 //! Which trees there are is in [`hierarchy`]; systemd's part is in [`scope`]; what is read and
 //! written is bound by [`throttle`] and counted by [`traffic`].
 
@@ -15,6 +16,7 @@ mod hierarchy;
 mod scope;
 mod throttle;
 mod traffic;
+mod weights;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -33,6 +35,7 @@ use hierarchy::{Hierarchy, choose, parse_mountinfo};
 use scope::{KEEPER, Scope, ScopeError};
 use throttle::Root;
 pub use traffic::DiskTraffic;
+pub use weights::Balance;
 
 use crate::disk::{self, Device};
 
@@ -308,6 +311,10 @@ impl CgroupTree {
         group: &Folder,
     ) -> Result<(), CgroupError> {
         make_folder(&engine.path)?;
+        if self.scope.is_none() && engine.controllers.contains(&Controller::Cpu) {
+            weights::weigh_all(engine, processors())
+                .map_err(|source| CgroupError::Make { folder: engine.path.clone(), source })?;
+        }
         make_folder(&group.path)?;
         if group.version == Version::V2 && !group.controllers.is_empty() {
             // systemd has seen to what is above its scope.
@@ -457,14 +464,12 @@ impl Cgroup {
         let pids = read(Controller::Pids, "pids.current", "pids.current");
         let peak = read(Controller::Memory, "memory.max_usage_in_bytes", "memory.peak");
         let stat = read(Controller::Cpu, "cpu.stat", "cpu.stat").unwrap_or_default();
-        let cpu_v1 =
-            number(read(Controller::Cpuacct, "cpuacct.usage", "")).map(|nsec: u64| nsec / 1000);
         let throttled_v1 = || field(&stat, "throttled_time").map(|nsec| nsec / 1000);
         Usage {
             memory_bytes: number(memory).unwrap_or(0),
             memory_peak_bytes: number(peak),
             memory_kills: self.oom_kills(),
-            cpu_usec: cpu_v1.or_else(|| field(&stat, "usage_usec")).unwrap_or(0),
+            cpu_usec: self.cpu_usec(),
             throttled_usec: field(&stat, "throttled_usec").or_else(throttled_v1).unwrap_or(0),
             pids: number(pids).unwrap_or(0),
             pids_refused: self.pids_refused(),
@@ -487,6 +492,17 @@ impl Cgroup {
             }
         }
         Some(all)
+    }
+
+    /// Microseconds of processor time that the tenant has had; zero where it can't be read.
+    fn cpu_usec(&self) -> u64 {
+        let read = |controller, file: &str| {
+            self.with(controller).map(|folder| read_value(&folder.path.join(APP).join(file)))
+        };
+        let nanoseconds = read(Controller::Cpuacct, "cpuacct.usage")
+            .and_then(|text| text.trim().parse::<u64>().ok());
+        let of_v2 = || field(&read(Controller::Cpu, "cpu.stat")?, "usage_usec");
+        nanoseconds.map(|nsec| nsec / 1000).or_else(of_v2).unwrap_or(0)
     }
 
     /// Lets its processes, which are to end, read and write as fast as the disk can.
@@ -693,6 +709,11 @@ fn write_line(group: &Path, (file, line): &throttle::Line) -> Result<bool, Cgrou
     let file = group.join(file);
     let written = when_there(write_value(&file, line));
     written.map_err(|source| CgroupError::Write { file, value: line.clone(), source })
+}
+
+fn processors() -> u32 {
+    let count = std::thread::available_parallelism().map_or(1, usize::from);
+    u32::try_from(count).unwrap_or(u32::MAX)
 }
 
 fn disks() -> Result<Vec<Device>, CgroupError> {

@@ -13,7 +13,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
 
-use ace_sandbox::cgroup::{Cgroup, CgroupError, CgroupTree, Controller, Folder, Version};
+use ace_sandbox::cgroup::{Balance, Cgroup, CgroupError, CgroupTree, Controller, Folder, Version};
 use ace_sandbox::claims::{self, Claim};
 use ace_sandbox::disk::Device;
 use ace_sandbox::network::{
@@ -46,6 +46,24 @@ fn limits_can_be_read_back_from_the_kernel() {
     assert_eq!(read(Controller::Pids, "pids.max", "pids.max"), "16");
     let cpu = read(Controller::Cpu, "cpu.cfs_quota_us", "cpu.max");
     assert!(cpu == "10000" || cpu == "10000 20000", "{cpu}");
+}
+
+#[test]
+fn a_container_at_rest_weighs_what_others_weigh_whatever_it_was_made_to() {
+    let Some(groups) = Groups::new("h") else { return };
+    let group = groups.create("one", &small());
+    let of_processors = |folder: &&Folder| folder.controllers.contains(&Controller::Cpu);
+    let folder = group.folders.iter().find(of_processors).unwrap();
+    let (file, full) = match folder.version {
+        Version::V1 => ("cpu.shares", "1024"),
+        Version::V2 => ("cpu.weight", "100"),
+    };
+    let weight = || fs::read_to_string(folder.path.join(file)).unwrap().trim().to_owned();
+    assert_eq!(weight(), full);
+    fs::write(folder.path.join(file), "7").unwrap();
+    let mut balance = Balance::default();
+    balance.look(&groups.tree, Instant::now()).unwrap();
+    assert_eq!(weight(), full);
 }
 
 #[test]

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use ace_api::http::AppView;
+use tokio::sync::oneshot;
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
@@ -28,6 +29,7 @@ const API_MAX: Duration = Duration::from_secs(1);
 /// Clients of the neighbour, and how long each waits after an answer.
 const CLIENTS: usize = 4;
 const PAUSE: Duration = Duration::from_millis(20);
+const VISITORS_NICENESS: i32 = -15;
 const API_PAUSE: Duration = Duration::from_millis(200);
 /// Until an attack is at its height; and until nothing of it is left.
 const SETTLE: Duration = Duration::from_millis(700);
@@ -218,10 +220,7 @@ impl UnderWay {
 /// Asks the neighbour, and the engine for how it fares, for as long as `period`.
 async fn sample(client: &Client, stage: &Stage, period: Duration) -> Result<Sample, CommandError> {
     let end = Instant::now() + period;
-    let mut clients = JoinSet::new();
-    for _ in 0..CLIENTS {
-        clients.spawn(ask_until(stage.neighbour_site().clone(), end));
-    }
+    let visitors = visitors(stage.neighbour_site().clone(), end)?;
     let path = format!("/v1/apps/{}", stage.neighbour());
     let mut api_slowest = Duration::ZERO;
     while Instant::now() < end {
@@ -234,14 +233,33 @@ async fn sample(client: &Client, stage: &Stage, period: Duration) -> Result<Samp
         api_slowest = api_slowest.max(begun.elapsed());
         sleep(API_PAUSE).await;
     }
-    let (mut times, mut failures) = (Vec::new(), 0);
-    while let Some(ended) = clients.join_next().await {
-        let (answered, failed) = ended.map_err(std::io::Error::other)?;
-        times.extend(answered);
-        failures += failed;
-    }
+    let (mut times, failures) = visitors.await.map_err(std::io::Error::other)?;
     times.sort();
     Ok(Sample { times, failures, api_slowest })
+}
+
+/// Has [`CLIENTS`] ask until `end`, in a thread that goes before others: visitors have processors of
+/// their own, and what they would wait for this machine's is not the neighbour's doing.
+///
+/// Errors: the thread, or what it waits by, could not be made.
+fn visitors(
+    site: Site,
+    end: Instant,
+) -> std::io::Result<oneshot::Receiver<(Vec<Duration>, usize)>> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+    let (answer, answered) = oneshot::channel();
+    let ask = move || {
+        // Only root has this right; the figures are a little worse without.
+        let _ = rustix::process::setpriority_process(None, VISITORS_NICENESS);
+        let asked = runtime.block_on(async {
+            let clients = (0..CLIENTS).map(|_| ask_until(site.clone(), end));
+            futures_util::future::join_all(clients).await
+        });
+        let (times, failures): (Vec<_>, Vec<_>) = asked.into_iter().unzip();
+        let _ = answer.send((times.concat(), failures.iter().sum()));
+    };
+    std::thread::Builder::new().name("visitors".to_owned()).spawn(ask)?;
+    Ok(answered)
 }
 
 /// One client. Returns how long each answer took, and how many requests failed.
