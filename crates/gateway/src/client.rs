@@ -460,6 +460,10 @@ impl AsyncWrite for ClientStream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
+        if this.shared.is_http() && !this.framing.is_after_head() {
+            // The connection is closed right after this, and nothing is left to be read: one call does for both.
+            return Poll::Ready(Ok(()));
+        }
         ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
         this.poll_linger(cx).map(Ok)
     }

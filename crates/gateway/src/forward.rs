@@ -172,7 +172,8 @@ async fn connect(
             Attempt::NoInstance => None,
         };
         match hold {
-            Some(hold) => hold.wait(refusal).await?,
+            // In a box, like all that is large and rare on a request's way: the rest is copied with its room.
+            Some(hold) => Box::pin(hold.wait(refusal)).await?,
             // Sees changes from here on; so look once more before waiting for one.
             None => *hold = Some(Hold::begin(routes, &route, bounds)?),
         }
@@ -281,7 +282,7 @@ impl Outgoing {
             connection.allow_upgrade();
         }
         if !unsent.is_empty() {
-            let sent = timeout(self.timeout, connection.sender().send(unsent)).await;
+            let sent = Box::pin(timeout(self.timeout, connection.sender().send(unsent))).await;
             sent.map_err(|_| self.timed_out())?.map_err(Failure::Send)?;
         }
         let mut pump = self.body.take().map(|body| -> Pump {
@@ -290,7 +291,7 @@ impl Outgoing {
         let head = match &mut pump {
             None => None,
             Some(running) => {
-                let early = self.receive_while(&mut connection, running.as_mut()).await?;
+                let early = Box::pin(self.receive_while(&mut connection, running.as_mut())).await?;
                 if early.is_none() {
                     pump = None;
                 }

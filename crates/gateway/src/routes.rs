@@ -286,6 +286,11 @@ impl Table {
 }
 
 impl AppRoute {
+    /// Whether a request may be led elsewhere than where it asks for.
+    pub fn has_rules(&self) -> bool {
+        !self.rewrites.is_empty() || !self.tries.is_empty()
+    }
+
     /// Whether what its rules don't cover is not found.
     pub fn is_files_alone(&self) -> bool {
         matches!(self.behind, Behind::Nothing)

@@ -280,7 +280,8 @@ struct Worker {
 
 impl Worker {
     /// Serves until the gateway has ended. One worker notes from time to time how much has come.
-    async fn run(self, listener: TcpListener, notes: bool) {
+    async fn run(mut self, listener: TcpListener, notes: bool) {
+        self.phase = own_phase(self.phase);
         if notes {
             tokio::spawn(roll(Arc::clone(&self.service)));
         }
@@ -307,7 +308,8 @@ impl Worker {
                     let exempt = self.service.proxies.contains(peer.ip());
                     match self.connections.place(peer.ip(), exempt, &state).await {
                         Some(place) => {
-                            tokio::spawn(self.clone().serve(stream, peer, state, place));
+                            // In a box, lest it be copied over and over: it's large.
+                            tokio::spawn(Box::pin(self.clone().serve(stream, peer, state, place)));
                         }
                         None => tracing::debug!(%peer, "an address has too many connections"),
                     }
@@ -427,6 +429,20 @@ async fn beat() {
     loop {
         tokio::time::sleep(BEAT).await;
     }
+}
+
+/// Tells what `phase` tells, to one thread alone: its connections wait for that without a lock that others take.
+/// Ends with its runtime.
+fn own_phase(mut phase: watch::Receiver<Phase>) -> watch::Receiver<Phase> {
+    let (own, receiver) = watch::channel(*phase.borrow_and_update());
+    tokio::spawn(async move {
+        while phase.changed().await.is_ok() {
+            own.send_replace(*phase.borrow_and_update());
+        }
+        own.send_replace(Phase::Ended);
+        own.closed().await;
+    });
+    receiver
 }
 
 /// Waits until the gateway is in `wanted` or beyond, or is gone.

@@ -97,14 +97,14 @@ impl Service {
             Ok(reply) => reply,
             Err(failure) => {
                 record.failed(&failure);
-                error_page(&failure, &reader, &record).await.into()
+                Box::pin(error_page(&failure, &reader, &record)).await.into()
             }
         };
         // A stream of HTTP/2 can end in between, a connection can't: what is left would be the next request.
         let ends = response.headers().contains_key(CONNECTION); // As after a request that has no sense.
         let unread = body.filter(|body| !is_http2 && !ends && !body.is_end_stream());
         let is_dirty = match unread {
-            Some(unread) => waits_to_send || !discard(unread).await,
+            Some(unread) => waits_to_send || !Box::pin(discard(unread)).await,
             None => false,
         };
         if is_dirty || (!is_http2 && tunnel.is_none() && client.lease.is_closing()) {
@@ -134,7 +134,11 @@ impl Service {
         if route.is_stopped() {
             return Err(Failure::Stopped);
         }
-        let place = match follow_rules(&route, &host, origin.scheme, path, &parts).await? {
+        let followed = match route.has_rules() {
+            true => Box::pin(follow_rules(&route, &host, origin.scheme, path, &parts)).await?,
+            false => Outcome::Place(Place::asked(path, &parts.uri)),
+        };
+        let place = match followed {
             Outcome::Place(place) => place,
             Outcome::Redirect { status, location } => return Ok(redirect(status, &location).into()),
         };
@@ -156,8 +160,10 @@ impl Service {
         let bytes_max = limits.body.map(|bytes| bytes.0);
         let bounds = BodyBounds { bytes_max, pace: self.body_pace };
         let body = match body {
-            Some(body) => RequestBody::accept(body, bounds, &spool).await?,
-            None => None,
+            Some(body) if !body.is_end_stream() => {
+                Box::pin(RequestBody::accept(body, bounds, &spool)).await?
+            }
+            _ => None,
         };
         record.received(body.as_ref().map_or(0, RequestBody::length));
         let upgrade = parts.extensions.remove::<OnUpgrade>();
