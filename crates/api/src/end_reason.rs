@@ -23,8 +23,8 @@ pub enum EndReason {
     ImportFailed { error: String },
     /// `place` is a file, relative to the source where it is below it, and a line.
     SyntaxError { place: String },
-    /// The app imports `module`, which is not there.
-    ModuleMissing { module: String },
+    /// The app imports `module`, which is not there, or only in a `folder` of the source where it's not looked for.
+    ModuleMissing { module: String, folder: Option<String> },
     /// There is no such module, or it has no such name.
     EntryMissing { entry: String },
     /// The entry is a `found`, which can't be called.
@@ -106,7 +106,7 @@ impl fmt::Display for EndReason {
             Self::NotLoaded => write!(f, "the app could not be loaded"),
             Self::ImportFailed { error } => write!(f, "its import failed with {error}"),
             Self::SyntaxError { place } => write!(f, "a syntax error in {place}"),
-            Self::ModuleMissing { module } => write!(f, "the module \"{module}\" is missing"),
+            Self::ModuleMissing { module, .. } => write!(f, "the module \"{module}\" is missing"),
             Self::EntryMissing { entry } => {
                 write!(f, "there is no {entry}; \"entry:\" in app.yaml says what to call")
             }
@@ -197,7 +197,7 @@ mod tests {
             EndReason::NotLoaded,
             EndReason::ImportFailed { error: text() },
             EndReason::SyntaxError { place: text() },
-            EndReason::ModuleMissing { module: text() },
+            EndReason::ModuleMissing { module: text(), folder: None },
             EndReason::EntryMissing { entry: text() },
             EndReason::EntryNotCallable { entry: text(), found: text() },
             EndReason::WrongInterface,

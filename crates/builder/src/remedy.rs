@@ -14,6 +14,7 @@ const SENTENCES: &[(&str, &str)] = &[
     ("Can not find valid pkg-config name", "default-libmysqlclient-dev"),
     ("A GDAL API version must be specified", "libgdal-dev"),
     ("can't find Rust compiler", "cargo"),
+    ("Rust not found, installing", "cargo"),
     ("Cargo, the Rust package manager, is not installed", "cargo"),
     ("No CMAKE_C_COMPILER could be found", "gcc"),
     ("No CMAKE_CXX_COMPILER could be found", "g++"),
@@ -197,6 +198,7 @@ mod tests {
             ("bash: cmake: command not found", "cmake"),
             ("FileNotFoundError: [Errno 2] No such file or directory: 'cmake'", "cmake"),
             ("error: can't find Rust compiler", "cargo"),
+            ("Rust not found, installing into a temporary directory", "cargo"),
             (
                 "ERROR: Cannot find command 'hg' - do you have 'hg' installed and in your PATH?",
                 "mercurial",

@@ -96,7 +96,8 @@ pub fn of_last_words(end: &EndReason, words: &str) -> Option<String> {
 
 fn way_out(reason: &EndReason) -> Option<String> {
     match reason {
-        EndReason::ModuleMissing { module } => missing(module),
+        EndReason::ModuleMissing { folder: Some(folder), .. } => in_folder(folder),
+        EndReason::ModuleMissing { module, folder: None } => missing(module),
         EndReason::ImportFailed { error } if error.starts_with("KeyError: ") => Some(
             "if that is a variable, \"env:\" in app.yaml sets it, or \"ace config\" where it's secret".to_owned(),
         ),
@@ -135,6 +136,17 @@ fn more_time(after: Duration) -> Option<String> {
     (after < STARTUP_MAX).then_some(line)
 }
 
+/// For a module that lies in `folder` of the source.
+fn in_folder(folder: &str) -> Option<String> {
+    let is_plain = |byte: u8| byte.is_ascii_alphanumeric() || b"._-/".contains(&byte);
+    folder.bytes().all(is_plain).then(|| {
+        format!(
+            "the source has it in {folder}: \"env: {{PYTHONPATH: /ace/code/{folder}}}\" in app.yaml has it \
+             looked for there"
+        )
+    })
+}
+
 fn missing(module: &str) -> Option<String> {
     let (top, _) = module.split_once('.').unwrap_or((module, ""));
     if let Some((_, since, instead)) = GONE.iter().find(|(gone, _, _)| *gone == top) {
@@ -158,7 +170,7 @@ mod tests {
     use super::*;
 
     fn missing(module: &str) -> String {
-        told(&EndReason::ModuleMissing { module: module.to_owned() })
+        told(&EndReason::ModuleMissing { module: module.to_owned(), folder: None })
     }
 
     #[test]
@@ -172,6 +184,17 @@ mod tests {
             missing("flask.ext").ends_with("may be of another version, or a file of the app's own")
         );
         assert!(missing("xml\n; rm").ends_with("is missing"));
+    }
+
+    #[test]
+    fn a_module_that_the_source_has_is_not_to_be_installed() {
+        let lies_in = |folder: &str| {
+            let folder = Some(folder.to_owned());
+            told(&EndReason::ModuleMissing { module: "sapi".to_owned(), folder })
+        };
+        let line = "\"env: {PYTHONPATH: /ace/code/lib}\" in app.yaml has it looked for there";
+        assert!(lies_in("lib").ends_with(line), "{}", lies_in("lib"));
+        assert!(lies_in("lib}, {").ends_with("is missing"));
     }
 
     #[test]

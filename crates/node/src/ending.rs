@@ -128,7 +128,12 @@ impl<'a> Facts<'a> {
             "import_failed" if self.pids_refused > 0 => self.too_many_processes(),
             "import_failed" => EndReason::ImportFailed { error: subject() },
             "syntax_error" => EndReason::SyntaxError { place: subject() },
-            "module_missing" => EndReason::ModuleMissing { module: subject() },
+            "module_missing" => {
+                let subject = subject();
+                let (module, folder) = subject.split_once(' ').unwrap_or((&subject, ""));
+                let folder = (!folder.is_empty()).then(|| folder.to_owned());
+                EndReason::ModuleMissing { module: module.to_owned(), folder }
+            }
             "entry_missing" => EndReason::EntryMissing { entry: subject() },
             "entry_not_callable" => {
                 let entry = self.entry();
@@ -236,6 +241,12 @@ mod tests {
         for word in ["import_failed", "syntax_error", "module_missing", "entry_missing"] {
             assert_eq!(failed(&format!("failed {word} x")), word);
         }
+        let missing = exit(Some(22), None, "failed module_missing kit lib/far away", &[]);
+        let folder = Some("lib/far away".to_owned());
+        let expected = EndReason::ModuleMissing { module: "kit".to_owned(), folder };
+        let spec = spec("abcd1234");
+        let facts = Facts { spec: &spec, exit: Some(&missing), oom_kills: 0, pids_refused: 0 };
+        assert_eq!(of_end(facts), expected);
         assert_eq!(failed("failed no_space /tmp"), "tmp_full");
         assert_eq!(failed("failed no_space /ace/code"), "code_full");
         assert_eq!(failed("failed no_space /etc"), "not_loaded");

@@ -39,6 +39,9 @@ FAULTS = {
     "segmentation fault": "SIGSEGV",
 }
 
+# How deep in the source a missing module is looked for.
+FOLDERS_DEEP = 3
+
 # A worker that ends within this time after its start has never been of use.
 SOON_S = 5
 
@@ -205,7 +208,7 @@ def reason(error, module):
     if missing and (module + ".").startswith(missing + "."):
         return "entry_missing", settings["entry"]
     if missing:
-        return "module_missing", missing
+        return "module_missing", (missing + " " + folder_with(missing)).strip()
     return "import_failed", type(error).__name__ + missing_variable(error)
 
 
@@ -223,6 +226,17 @@ def missing_module(error):
     if not isinstance(error, ImportError) or not str(error).startswith(start):
         return None
     return getattr(error, "name", None) or str(error)[len(start) :].strip("'\"")
+
+
+def folder_with(module):
+    """Returns the folder of the source that has `module`, which nobody looks for there, or ""."""
+    for folder, folders, files in os.walk(CODE):
+        is_deep = folder.count("/") - CODE.count("/") >= FOLDERS_DEEP
+        folders[:] = [] if is_deep else sorted(name for name in folders if name[:1] != ".")
+        has_it = module + ".py" in files or os.path.isfile(os.path.join(folder, module, "__init__.py"))
+        if has_it and folder != CODE:
+            return os.path.relpath(folder, CODE)
+    return ""
 
 
 def is_no_space(error):
