@@ -68,14 +68,15 @@ impl Balance {
     }
 }
 
-/// Gives all containers of an engine together as much of each of `processors` as two processes
-/// of the host have, where each of those counts by itself: on version 1, and without systemd.
+/// Gives all containers of an engine together as much of each of `processors` as a process of the host
+/// has, where each of those counts by itself: on version 1, and without systemd. With more, processes of
+/// the host, the engine's among them, would wait longer when they wake.
 ///
 /// Errors: the group's file can't be written.
 pub fn weigh_all(engine: &Folder, processors: u32) -> io::Result<()> {
     let (file, full) = file(engine);
     let most = if engine.version == Version::V1 { 262_144 } else { 10_000 };
-    write_value(&file, &full.saturating_mul(2 * processors).min(most).to_string())
+    write_value(&file, &full.saturating_mul(processors).min(most).to_string())
 }
 
 fn weigh(container: &Folder, halvings: u32) -> io::Result<()> {
