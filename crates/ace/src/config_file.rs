@@ -9,6 +9,7 @@ use std::io;
 use std::path::Path;
 use std::str::FromStr;
 
+use ace_sandbox::volume::Store;
 use ace_types::ceilings::{Ceilings, TenantCeilings};
 use ace_types::{Bytes, Limit, LimitKey, Limits};
 use anyhow::{Context, Result, bail};
@@ -19,7 +20,7 @@ pub const DEFAULT: &str = "/etc/ace/ace.toml";
 /// More than any such file has.
 const SIZE_MAX: u64 = 1 << 20;
 
-const TOP: [&str; 11] = [
+const TOP: [&str; 12] = [
     "data",
     "http",
     "api",
@@ -31,8 +32,11 @@ const TOP: [&str; 11] = [
     "require",
     "app",
     "tenant",
+    "volumes",
 ];
 const OF_TENANT: [&str; 4] = ["apps", "memory", "cpu", "volume"];
+
+const OF_VOLUMES: [&str; 1] = ["store"];
 
 /// What `require` can name: limits and walls that apps can run without, as `ace doctor` calls them.
 const REQUIREMENTS: [&str; 5] = ["io", "bandwidth", "swap", "volumes", "writable-code"];
@@ -45,6 +49,8 @@ pub struct ConfigFile {
     /// Checks of `ace doctor` that this machine must pass, beyond those without which no app runs.
     pub require: Vec<String>,
     pub ceilings: Changes,
+    /// What new volumes are made as.
+    pub volumes: Store,
 }
 
 /// What differs from the ceilings that suit the machine.
@@ -87,6 +93,7 @@ impl ConfigFile {
                 "require" => config.require = reader.requirements(value),
                 "app" => reader.app(value, &mut config.ceilings),
                 "tenant" => reader.tenant(value, &mut config.ceilings.tenant),
+                "volumes" => reader.volumes(value, &mut config.volumes),
                 known if TOP.contains(&known) => {
                     config.settings.extend(reader.setting(known, value));
                 }
@@ -238,6 +245,15 @@ impl Reader {
         }
     }
 
+    fn volumes(&mut self, value: &Value, store: &mut Store) {
+        for (key, text) in self.section("volumes", value) {
+            match key.as_str() {
+                "store" => *store = self.parsed("volumes.store", &text).unwrap_or_default(),
+                unknown => self.unknown("volumes.", unknown, &OF_VOLUMES),
+            }
+        }
+    }
+
     fn section(&mut self, name: &str, value: &Value) -> Vec<(String, String)> {
         let Some(table) = value.as_table() else {
             self.mistakes.push(format!("{name}: it is a section, [{name}]"));
@@ -296,9 +312,10 @@ mod tests {
     #[test]
     fn ceilings_are_those_of_the_machine_but_for_what_is_written() {
         let text = "require = ['io']\n[app]\nmemory = '8G'\ncpu = 1.5\nvolume = '1G'\n\
-                    [tenant]\napps = 5\ncpu = 64\n";
+                    [tenant]\napps = 5\ncpu = 64\n[volumes]\nstore = 'quota'\n";
         let config = ConfigFile::parse(text).unwrap();
         assert_eq!(config.require, ["io"]);
+        assert_eq!(config.volumes, Store::Quota);
         let machine = Ceilings::for_machine(Bytes::gib(4), 8, Bytes::gib(40));
         let ceilings = config.ceilings.over(machine.clone());
         assert_eq!(ceilings.app.limits[&LimitKey::Memory], Limit::Memory(Bytes::gib(8)));
@@ -312,7 +329,8 @@ mod tests {
     #[test]
     fn every_mistake_is_told_at_once() {
         let text = "colour = 1\nhttp = {a = 1}\nrequire = ['luck']\n\
-                    [app]\nmemory = '1G'\npids = 'many'\ntmp = '1M'\nmemroy = '1G'\n[tenant]\nio = '1M'\n";
+                    [app]\nmemory = '1G'\npids = 'many'\ntmp = '1M'\nmemroy = '1G'\n[tenant]\nio = '1M'\n\
+                    [volumes]\nstore = 'zfs'\nkind = 1\n";
         let told = ConfigFile::parse(text).unwrap_err().to_string();
         let beginnings = [
             "colour: there is no such key",
@@ -322,6 +340,8 @@ mod tests {
             "app.tmp: 1M is less than an app has by default, which is 64M",
             "app.memroy: there is no such key",
             "tenant.io: there is no such key",
+            "volumes.kind: there is no such key",
+            "volumes.store: write \"image\" or \"quota\"",
         ];
         for beginning in beginnings {
             assert!(told.lines().any(|line| line.trim().starts_with(beginning)), "{told}");

@@ -6,14 +6,15 @@ use std::path::Path;
 use ace_api::http::{DoctorCheck, DoctorReport, Verdict};
 use ace_builder::FREE_LEAST;
 use ace_sandbox::survey::{self, Finding, Grade};
+use ace_sandbox::volume::Store;
 use ace_types::Bytes;
 use rustix::fs::{StatVfsMountFlags, statvfs};
 
 /// Tries what can be tried without harm.
 ///
-/// `scratch` is a folder on the disk that holds, or will hold, volumes.
-pub fn report(scratch: &Path) -> DoctorReport {
-    let checks = survey::survey(scratch).into_iter().map(check);
+/// `scratch` is a folder on the disk that holds, or will hold, volumes; `store` says what these are made as.
+pub fn report(scratch: &Path, store: Store) -> DoctorReport {
+    let checks = survey::survey(scratch, store).into_iter().map(check);
     DoctorReport { checks: checks.chain([disk(scratch)]).collect() }
 }
 

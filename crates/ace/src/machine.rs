@@ -17,6 +17,7 @@ use ace_sandbox::firewall::{self, FirewallError};
 use ace_sandbox::launch::LauncherProgram;
 use ace_sandbox::network::{self, Wire};
 use ace_sandbox::spec::NetworkSpec;
+use ace_sandbox::volume::Store;
 use ace_types::{EngineId, IdRange, Limits, error_chain};
 use anyhow::{Context, Result, bail};
 
@@ -40,7 +41,7 @@ pub struct Machine {
 
 impl Machine {
     /// Claims a slot, sets up what containers need, and adopts the instances that are there.
-    pub async fn set_up(engine: &mut EngineFolder) -> Result<Self> {
+    pub async fn set_up(engine: &mut EngineFolder, volumes: Store) -> Result<Self> {
         let id = engine.identity.id.clone();
         let claim = claims::claim(&id, engine.path(), engine.identity.slot)
             .context("could not claim a slot of user ids and addresses")?;
@@ -56,8 +57,13 @@ impl Machine {
         let walls = Arc::new(Walls { engine: id.clone(), data, claim, forwarder, stand });
         tokio::spawn(keep_walls(Arc::clone(&walls)));
         warn_of_foreign_drops();
-        let machine =
-            Parts { launcher: Arc::new(launcher), cgroups: Arc::new(cgroups), resolvers, walls };
+        let machine = Parts {
+            launcher: Arc::new(launcher),
+            cgroups: Arc::new(cgroups),
+            resolvers,
+            walls,
+            volumes,
+        };
         machine.start(id, claim, engine).await
     }
 
@@ -115,6 +121,7 @@ struct Parts {
     cgroups: Arc<CgroupTree>,
     resolvers: Resolvers,
     walls: Arc<Walls>,
+    volumes: Store,
 }
 
 impl Parts {
@@ -130,9 +137,10 @@ impl Parts {
             addresses: addresses.clone(),
             gateway: claim.gateway(),
             nameservers: self.resolvers.nameservers.clone(),
+            volumes: self.volumes,
         };
         let node = ContainerNode::start(config).await.context("could not start the node")?;
-        let Self { launcher, cgroups, resolvers, walls } = self;
+        let Self { launcher, cgroups, resolvers, walls, volumes: _ } = self;
         Ok(Machine { engine, claim, launcher, cgroups, addresses, resolvers, node, walls })
     }
 }

@@ -14,7 +14,7 @@ use ace_api::{Gateway, Node};
 use ace_builder::{BuilderConfig, ContainerBuilder, Places, Roots};
 use ace_control::{ApiSocket, ControlConfig, Listeners, Outcome, Parts};
 use ace_gateway::{AccessLogConfig, GatewayConfig, GatewayServer};
-use ace_sandbox::volume;
+use ace_sandbox::volume::{self, Store};
 use ace_store::SqliteStore;
 use ace_types::{HostName, Limits, error_chain};
 use anyhow::{Context, Result, anyhow, bail};
@@ -35,7 +35,7 @@ use crate::handover::{self, Held};
 use crate::machine::Machine;
 
 /// Defaults of what can be told.
-const DATA: &str = "/var/lib/ace";
+pub const DATA: &str = "/var/lib/ace";
 const HTTP: SocketAddr = SocketAddr::V4(SocketAddrV4::new(Ipv4Addr::UNSPECIFIED, 8080));
 const DOMAIN: &str = "localhost";
 /// How often apps are looked at for a Python that was upgraded.
@@ -115,6 +115,7 @@ struct Settings {
     index_url: Option<String>,
     require: Vec<String>,
     ceilings: Changes,
+    volumes: Store,
 }
 
 impl ServerArgs {
@@ -146,6 +147,7 @@ impl ServerArgs {
             index_url: or_from_file(self.index_url, &file, "index_url")?,
             require: file.require,
             ceilings: file.ceilings,
+            volumes: file.volumes,
         })
     }
 }
@@ -160,12 +162,12 @@ pub async fn run(args: ServerArgs) -> Result<()> {
         tracing::warn!(%error, "could not raise the limit of open files; few clients at once fit");
     });
     let mut engine = EngineFolder::open(&args.data)?;
-    refuse_unfit_machine(&doctor::report(engine.path()), &args.require)?;
+    refuse_unfit_machine(&doctor::report(engine.path(), args.volumes), &args.require)?;
     // First, since its port may be taken: then nothing of the machine has been touched.
     let gateway = start_gateway(&args, &engine)?;
     let tcp = listen_tcp(args.api).await?;
     thaw_volumes(&engine.folder("volumes")?);
-    let machine = Machine::set_up(&mut engine).await?;
+    let machine = Machine::set_up(&mut engine, args.volumes).await?;
     tokio::spawn(engine.keep_identity());
     let socket = engine.path().join("ace.sock");
     let listening = ApiSocket::bind(&socket)
@@ -369,13 +371,13 @@ fn parts(
         index_url: args.index_url.clone(),
         places: python_places(),
     });
-    let scratch = engine.path().to_owned();
+    let (scratch, volumes) = (engine.path().to_owned(), args.volumes);
     Ok(Parts {
         store: Arc::new(store),
         node: Arc::clone(&machine.node) as Arc<dyn Node>,
         gateway,
         builder: Arc::new(builder),
-        doctor: Arc::new(move || doctor::report(&scratch)),
+        doctor: Arc::new(move || doctor::report(&scratch, volumes)),
         clock: Arc::new(Timestamp::now),
     })
 }

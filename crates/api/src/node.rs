@@ -55,7 +55,7 @@ pub trait Node: Send + Sync {
     async fn copy_volume(&self, image: PathBuf, to: PathBuf) -> std::io::Result<Duration>;
 
     /// Removes for good what outlives `app`'s instances: its old logs and, where it has one, the
-    /// image of its `volume`. No instance of it may be desired. May be called twice.
+    /// image of its `volume`, or the folder instead of it. No instance of it may be desired. May be called twice.
     async fn remove_app(&self, app: &AppName, volume: PathBuf) -> std::io::Result<()>;
 }
 
@@ -84,10 +84,11 @@ pub struct InstanceSpec {
     pub stop_grace: Duration,
 }
 
-/// A disk that outlives instances: an ext4 image, mounted at `/ace/data` while an instance exists.
+/// A disk that outlives instances, at `/ace/data` while one exists: an ext4 image, or a folder that the disk's own
+/// quota bounds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct VolumeSpec {
-    /// The image file. Made at first use.
+    /// The image file; a folder has its name without `.img`. Made at first use.
     pub image: PathBuf,
     pub size: Bytes,
     /// See [`ace_types::AppYaml::keep`].

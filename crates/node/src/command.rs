@@ -175,7 +175,7 @@ impl Command {
         blocking(move || {
             let like = &spec.like;
             // Held until the launcher has mounted it; then the mount holds it.
-            let volume = attach_volume(like).map_err(failed("attach the app's volume"))?;
+            let volume = attach_volume(&world, like).map_err(failed("attach the app's volume"))?;
             let cgroup = make_groups(&world, like, volume.as_ref());
             let cgroup = cgroup.map_err(failed("make the control group"))?;
             let log = PathBuf::new(); // A command has none of its own.

@@ -14,14 +14,14 @@ use std::time::Duration;
 
 use ace_api::{EndReason, InstanceSpec, SpaceUsage};
 use ace_sandbox::cgroup::{Cgroup, CgroupError, CgroupTree};
-use ace_sandbox::disk::Device;
 use ace_sandbox::launch::{Handles, LauncherProgram, launch as launch_container};
 use ace_sandbox::mounts;
 use ace_sandbox::network::{self, WayOut, Wire};
 use ace_sandbox::process::{self, ProcessRef};
 use ace_sandbox::space::{Space, space};
 use ace_sandbox::spec::ExitRecord;
-use ace_sandbox::volume;
+use ace_sandbox::volume::folder::{is_full_unseen, space_of_folder};
+use ace_sandbox::volume::{self, Place, Store, Volume};
 use ace_types::{EngineId, IdRange, error_chain};
 use ace_upstream::ProbeOutcome;
 use rustix::process::Signal;
@@ -46,6 +46,8 @@ pub struct World {
     pub old_logs: OldLogs,
     pub meters: Meters,
     pub victims: Victims,
+    /// What new volumes are made as.
+    pub volumes: Store,
     /// What commands were run.
     pub command_logs: OldLogs,
 }
@@ -55,8 +57,8 @@ pub struct Container {
     process: ProcessRef,
     pidfd: AsyncFd<OwnedFd>,
     cgroup: Cgroup,
-    /// What shows its volume, where it has one.
-    volume: Option<Device>,
+    /// Where its volume is, where it has one.
+    volume: Option<Place>,
 }
 
 /// How long an init may take to kill all, and write how it was.
@@ -106,7 +108,7 @@ pub fn launch(
     let exit = File::create(folder.exit()).map_err(StartError::Folder)?;
     let socket = bind_socket(&folder.socket()).map_err(StartError::Socket)?;
     // Held until the launcher has mounted it; then the mount holds it.
-    let volume = attach_volume(spec).map_err(StartError::Volume)?;
+    let volume = attach_volume(world, spec).map_err(StartError::Volume)?;
     let cgroup = make_groups(world, spec, volume.as_ref()).map_err(StartError::Cgroup)?;
     let surroundings = surroundings(world, spec, &cgroup, address, volume.as_ref(), folder.log());
     let handles = Handles {
@@ -120,7 +122,7 @@ pub fn launch(
         launch_container(&world.launcher, &shape::container(spec, surroundings), handles)
             .map_err(StartError::Launch)?;
     let process = ProcessRef { pid: launched.pid, start_time: launched.start_time };
-    let volume = volume.map(|attached| attached.number);
+    let volume = volume.map(|volume| volume.place());
     watch(process, cgroup, volume).map_err(StartError::Watch)
 }
 
@@ -128,12 +130,13 @@ pub fn launch(
 pub fn make_groups(
     world: &World,
     spec: &InstanceSpec,
-    volume: Option<&volume::Attached>,
+    volume: Option<&Volume>,
 ) -> Result<Cgroup, CgroupError> {
     let (name, limits) = (spec.id.as_str(), &spec.limits);
     let cgroup = world.cgroups.create(name, limits)?;
-    if let Some(attached) = volume {
-        world.cgroups.throttle_volume(name, attached.number, limits)?;
+    // What is on a disk of the machine's is throttled with all else that is there.
+    if let Some(device) = volume.and_then(|volume| volume.place().device()) {
+        world.cgroups.throttle_volume(name, device, limits)?;
     }
     Ok(cgroup)
 }
@@ -144,14 +147,14 @@ pub fn surroundings(
     spec: &InstanceSpec,
     cgroup: &Cgroup,
     address: Ipv4Addr,
-    volume: Option<&volume::Attached>,
+    volume: Option<&Volume>,
     log: PathBuf,
 ) -> Surroundings {
     Surroundings {
         cgroup: cgroup.clone(),
         wire: wire(world, spec, address),
         nameservers: world.nameservers.clone(),
-        volume_device: volume.map(|attached| attached.device.clone()),
+        volume: volume.map(Volume::source),
         log,
     }
 }
@@ -178,14 +181,17 @@ pub fn find(world: &World, folder: &InstanceFolder, record: &Record) -> Found {
     let id = &record.spec.id;
     let Some(process) = record.process else { return Found::Nothing };
     let cgroup = world.cgroups.get(id.as_str());
-    let error = match watch(process, cgroup.clone(), volume_of(&record.spec)) {
+    let volume = volume_of(&record.spec);
+    let error = match watch(process, cgroup.clone(), volume.clone()) {
         Ok(container) => return Found::Alive(container),
         Err(error) => error,
     };
     if error.kind() != io::ErrorKind::NotFound {
         tracing::warn!(instance = %id, "could not look for its process: {error}");
     }
-    let Some(exit) = read_exit(&folder.exit()) else { return Found::Ended(EndReason::Lost) };
+    let Some(exit) = read_exit(&folder.exit(), volume.as_ref()) else {
+        return Found::Ended(EndReason::Lost);
+    };
     end_reason(facts(&record.spec, Some(&exit), &cgroup)).map_or(Found::Nothing, Found::Ended)
 }
 
@@ -205,7 +211,7 @@ pub fn mend(
     folder: &InstanceFolder,
     address: Ipv4Addr,
     init: ProcessRef,
-    volume: Option<Device>,
+    volume: Option<&Place>,
 ) -> Result<(), Damage> {
     let id = spec.id.as_str();
     if matches!(folder.socket().try_exists(), Ok(false)) {
@@ -229,8 +235,9 @@ pub fn mend(
     }
     let restored = world.cgroups.restore_limits(id, &spec.limits).and_then(|restored| {
         let throttle = |device| world.cgroups.throttle_volume(id, device, &spec.limits);
-        Ok(volume.map_or(Ok(false), throttle)? || restored)
+        Ok(volume.and_then(Place::device).map_or(Ok(false), throttle)? || restored)
     });
+    mend_quota(spec, volume.and_then(Place::folder));
     match restored {
         Ok(false) => {}
         Ok(true) => tracing::warn!(instance = id, "its limits were changed; they are set again"),
@@ -239,13 +246,27 @@ pub fn mend(
     Ok(())
 }
 
+/// Sets the quota of a volume that is the folder `folder`, where somebody has changed it.
+fn mend_quota(spec: &InstanceSpec, folder: Option<&Path>) {
+    let (Some(folder), Some(wanted)) = (folder, &spec.volume) else { return };
+    match volume::folder::ensure_folder(folder, wanted.size, spec.ids) {
+        Ok(false) => {}
+        Ok(true) => {
+            tracing::warn!(instance = %spec.id, "its volume's quota was changed; it is set again")
+        }
+        // Another of the app's instances, or the next release, asks for more.
+        Err(volume::VolumeError::Shrink { .. }) => {}
+        Err(error) => tracing::warn!(instance = %spec.id, "its volume: {}", error_chain(&error)),
+    }
+}
+
 impl Container {
     pub fn process(&self) -> ProcessRef {
         self.process
     }
 
-    pub fn volume(&self) -> Option<Device> {
-        self.volume
+    pub fn volume(&self) -> Option<&Place> {
+        self.volume.as_ref()
     }
 
     /// Returns when init is gone.
@@ -268,13 +289,17 @@ impl Container {
     ) -> impl FnOnce() -> Reading + Send + 'static {
         let (process, cgroup, log) = (self.process, self.cgroup.clone(), folder.log());
         let code = code.to_owned();
+        let volume = self.volume.clone();
         move || Reading {
             kernel: cgroup.usage(),
             disks: cgroup.disk_traffic(),
             wire: network::wire_traffic(&host_interface, process).ok().flatten(),
             tmp: space_at(process, "/tmp"),
             shm: space_at(process, "/dev/shm"),
-            volume: space_at(process, "/ace/data"),
+            volume: match volume.as_ref().and_then(Place::folder) {
+                Some(folder) => space_of_folder(folder).ok().map(usage),
+                None => space_at(process, "/ace/data"),
+            },
             log_lines_dropped: ace_sandbox::lines_dropped(&log).ok(),
             written: written::look(&log, &code),
         }
@@ -291,7 +316,7 @@ impl Container {
 
     /// Why it ended by itself; `None` where it was asked to.
     pub fn end_reason(&self, spec: &InstanceSpec, folder: &InstanceFolder) -> Option<EndReason> {
-        let exit = read_exit(&folder.exit());
+        let exit = read_exit(&folder.exit(), self.volume());
         end_reason(facts(spec, exit.as_ref(), &self.cgroup))
     }
 
@@ -303,7 +328,7 @@ impl Container {
         path: &str,
         last: &ProbeOutcome,
     ) -> EndReason {
-        let exit = read_exit(&folder.exit());
+        let exit = read_exit(&folder.exit(), self.volume());
         ending::of_timeout(facts(spec, exit.as_ref(), &self.cgroup), spec.startup, path, last)
     }
 }
@@ -315,8 +340,11 @@ fn end_reason(facts: Facts) -> Option<EndReason> {
 
 /// How full what is mounted there is; `None` where nothing is, or the container is gone.
 fn space_at(process: ProcessRef, mount: &str) -> Option<SpaceUsage> {
-    let Space { used_bytes, size_bytes } = space(process, Path::new(mount)).ok()??;
-    Some(SpaceUsage { used_bytes, size_bytes })
+    space(process, Path::new(mount)).ok()?.map(usage)
+}
+
+fn usage(Space { used_bytes, size_bytes }: Space) -> SpaceUsage {
+    SpaceUsage { used_bytes, size_bytes }
 }
 
 fn prepare_log(folder: &InstanceFolder, ids: IdRange) -> io::Result<()> {
@@ -344,23 +372,25 @@ fn bind_socket(path: &Path) -> io::Result<OwnedFd> {
 /// Requests that may wait in an instance's socket.
 const BACKLOG: i32 = 1024;
 
-/// Makes `spec`'s volume where it lacks, and attaches it; an app's containers share one device.
-pub fn attach_volume(spec: &InstanceSpec) -> Result<Option<volume::Attached>, volume::VolumeError> {
+/// Makes `spec`'s volume where it lacks, and attaches it; an app's containers share one.
+pub fn attach_volume(
+    world: &World,
+    spec: &InstanceSpec,
+) -> Result<Option<Volume>, volume::VolumeError> {
     let Some(wanted) = &spec.volume else { return Ok(None) };
-    volume::ensure_image(&wanted.image, wanted.size, spec.ids)?;
-    volume::attach(&wanted.image).map(Some)
+    volume::ensure(&wanted.image, wanted.size, spec.ids, world.volumes).map(Some)
 }
 
-/// What shows the volume of `spec` now.
-fn volume_of(spec: &InstanceSpec) -> Option<Device> {
+/// Where the volume of `spec` is now.
+fn volume_of(spec: &InstanceSpec) -> Option<Place> {
     let image = &spec.volume.as_ref()?.image;
-    volume::device_of(image).unwrap_or_else(|error| {
+    volume::find(image).unwrap_or_else(|error| {
         tracing::warn!(instance = %spec.id, "its volume: {}", error_chain(&error));
         None
     })
 }
 
-fn watch(process: ProcessRef, cgroup: Cgroup, volume: Option<Device>) -> io::Result<Container> {
+fn watch(process: ProcessRef, cgroup: Cgroup, volume: Option<Place>) -> io::Result<Container> {
     let pidfd = process.open()?.ok_or_else(|| io::Error::from(io::ErrorKind::NotFound))?;
     #[expect(
         deprecated,
@@ -374,7 +404,12 @@ fn facts<'a>(spec: &'a InstanceSpec, exit: Option<&'a ExitRecord>, cgroup: &Cgro
     Facts { spec, exit, oom_kills: cgroup.oom_kills(), pids_refused: cgroup.pids_refused() }
 }
 
-fn read_exit(path: &Path) -> Option<ExitRecord> {
+/// What init has written, and what could not be seen from where init is.
+fn read_exit(path: &Path, volume: Option<&Place>) -> Option<ExitRecord> {
     let text = std::fs::read(path).ok()?;
-    serde_json::from_slice(text.trim_ascii()).ok()
+    let mut exit: ExitRecord = serde_json::from_slice(text.trim_ascii()).ok()?;
+    if volume.and_then(Place::folder).is_some_and(is_full_unseen) {
+        exit.found.full.push(shape::VOLUME.into());
+    }
+    Some(exit)
 }

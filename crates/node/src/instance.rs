@@ -246,8 +246,8 @@ impl Instance {
         }
         let (world, spec) = (Arc::clone(&self.world), self.spec.clone());
         let (folder, address) = (self.folder.clone(), self.address.address());
-        let volume = self.container.as_ref().and_then(Container::volume);
-        let mend = move || container::mend(&world, &spec, &folder, address, init, volume);
+        let volume = self.container.as_ref().and_then(Container::volume).cloned();
+        let mend = move || container::mend(&world, &spec, &folder, address, init, volume.as_ref());
         match blocking(mend).await {
             Ok(()) => Event::Tick,
             Err(Damage { what }) => Event::Damaged { what: what.to_owned() },

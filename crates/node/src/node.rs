@@ -57,6 +57,8 @@ pub struct NodeConfig {
     pub addresses: AddressPool,
     pub gateway: Ipv4Addr,
     pub nameservers: Vec<Ipv4Addr>,
+    /// What new volumes are made as.
+    pub volumes: volume::Store,
 }
 
 /// Why a node could not start.
@@ -100,6 +102,7 @@ impl ContainerNode {
             old_logs: OldLogs::new(config.old_logs, OLD_LOGS_KEPT),
             meters: Meters::default(),
             victims,
+            volumes: config.volumes,
             command_logs: OldLogs::new(config.command_logs, COMMAND_LOGS_KEPT),
         };
         let node = Arc::new_cyclic(|itself| Self {
@@ -357,7 +360,7 @@ impl Node for ContainerNode {
     }
 
     async fn copy_volume(&self, image: PathBuf, to: PathBuf) -> io::Result<Duration> {
-        let copy = move || volume::copy_image(&image, &to).map_err(io::Error::other);
+        let copy = move || volume::copy(&image, &to).map_err(io::Error::other);
         tokio::task::spawn_blocking(copy).await.map_err(io::Error::other)?
     }
 
@@ -367,7 +370,7 @@ impl Node for ContainerNode {
             world.old_logs.remove(&app)?;
             world.command_logs.remove(&app)?;
             world.meters.forget(&app);
-            volume::remove_image(&volume).map_err(io::Error::other)
+            volume::remove(&volume).map_err(io::Error::other)
         };
         tokio::task::spawn_blocking(remove).await.map_err(io::Error::other)?
     }

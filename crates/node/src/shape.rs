@@ -11,7 +11,7 @@ use ace_sandbox::cgroup::Cgroup;
 use ace_sandbox::network::Wire;
 use ace_sandbox::spec::{
     Bind, Keep, Layer, LogSpec, NetworkSpec, OutputSpec, ProcessSpec, RootSpec, SignalTarget,
-    SocketUse, Tmpfs, VolumeMount,
+    SocketUse, Tmpfs, VolumeMount, VolumeSource,
 };
 use ace_types::Bytes;
 use ace_types::limits::TMP_INODES;
@@ -33,8 +33,8 @@ pub struct Surroundings {
     pub cgroup: Cgroup,
     pub wire: Wire,
     pub nameservers: Vec<Ipv4Addr>,
-    /// The loop device that holds the volume, where the app has one.
-    pub volume_device: Option<PathBuf>,
+    /// What the volume is, where the app has one.
+    pub volume: Option<VolumeSource>,
     pub log: PathBuf,
 }
 
@@ -53,7 +53,7 @@ pub fn container(spec: &InstanceSpec, surroundings: Surroundings) -> ContainerSp
         host_name: spec.app.to_string(),
         ids: spec.ids,
         cgroup: surroundings.cgroup,
-        root: root(spec, surroundings.nameservers, surroundings.volume_device),
+        root: root(spec, surroundings.nameservers, surroundings.volume),
         network: NetworkSpec::Veth(surroundings.wire),
         process: ProcessSpec {
             argv: server::command(spec),
@@ -119,11 +119,7 @@ fn socket_use(spec: &InstanceSpec) -> SocketUse {
     }
 }
 
-fn root(
-    spec: &InstanceSpec,
-    nameservers: Vec<Ipv4Addr>,
-    volume_device: Option<PathBuf>,
-) -> RootSpec {
+fn root(spec: &InstanceSpec, nameservers: Vec<Ipv4Addr>, volume: Option<VolumeSource>) -> RootSpec {
     let Runtime { python, environment, program, .. } = &spec.runtime;
     let mut binds = vec![read_only(environment, "/ace/user/virtualenv")];
     if let Program::Server { packages, .. } = program {
@@ -148,7 +144,7 @@ fn root(
             Tmpfs { target: "/dev/shm".into(), size: limits.shm, inodes: 1024 },
             Tmpfs { target: "/ace/run".into(), size: Bytes(REPORT_BYTES), inodes: REPORT_INODES },
         ],
-        volume: volume_device.map(|device| VolumeMount { device, target: VOLUME.into() }),
+        volume: volume.map(|source| VolumeMount { source, target: VOLUME.into() }),
         files: Vec::new(),
         terminals: 0,
         nameservers,

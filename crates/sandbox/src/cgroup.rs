@@ -274,6 +274,13 @@ impl CgroupTree {
         means
     }
 
+    /// Which version throttles disks; `None` where none does. What is written late, out of the page cache, only
+    /// version 2 counts as the group's that wrote it.
+    pub fn io_version(&self) -> Option<Version> {
+        let has_io = |folder: &&Folder| folder.controllers.contains(&Controller::Io);
+        self.folders.iter().find(has_io).map(|folder| folder.version)
+    }
+
     /// Bounds what `cgroup` reads and writes on `devices`, where this machine can and it isn't so.
     /// Returns whether there was something to do.
     fn throttle(

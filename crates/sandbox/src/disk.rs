@@ -13,6 +13,9 @@ const LOOP_MAJOR: u32 = 7;
 /// Names of devices in memory, which nothing of a tenant's lies on, and of drives for what is put in by hand.
 const LEFT_OUT: [&str; 5] = ["loop", "ram", "zram", "sr", "fd"];
 
+/// The file system Btrfs. Source: magic.h.
+pub(crate) const BTRFS: u64 = 0x9123_683E;
+
 /// A block device's number, written `254:0`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub struct Device {
@@ -64,8 +67,7 @@ pub fn whole_disks() -> io::Result<Vec<Device>> {
 /// Whether what lies at `path` is on a block device, whose traffic can be throttled; a network's file
 /// system is not.
 pub fn is_on_disk(path: &Path) -> io::Result<bool> {
-    /// Of Btrfs, which has devices, though its files have the number of none. Source: magic.h.
-    const BTRFS: u64 = 0x9123_683E;
+    // Btrfs has devices, though its files have the number of none.
     let has_device = Device::from_number(fs::metadata(path)?.dev()).major != 0;
     Ok(has_device || rustix::fs::statfs(path)?.f_type as u64 == BTRFS)
 }

@@ -34,7 +34,9 @@ pub mod spec;
 pub mod survey;
 mod sys;
 mod sys_kernel;
+mod sys_quota;
 mod tool;
+pub mod tree;
 pub mod volume;
 mod written;
 

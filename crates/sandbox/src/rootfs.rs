@@ -25,7 +25,9 @@ use rustix::thread::UnshareFlags;
 
 use crate::failure::{Failure, Step};
 use crate::id_map::IdMap;
-use crate::spec::{Bind, ContainerSpec, Layer, OutputSpec, RootSpec, Tmpfs, VolumeMount};
+use crate::spec::{
+    Bind, ContainerSpec, Layer, OutputSpec, RootSpec, Tmpfs, VolumeMount, VolumeSource,
+};
 use crate::sys;
 use mount::Tree;
 
@@ -250,9 +252,17 @@ fn add_tmpfs(root: &Tree, tmpfs: &Tmpfs, ids: IdRange) -> Result<(), Failure> {
 }
 
 fn add_volume(root: &Tree, volume: &VolumeMount, ids: IdRange) -> Result<(), Failure> {
-    let VolumeMount { device, target } = volume;
-    let step = format!("mount {} at {}", device.display(), target.display());
-    root.mount_device(device, "ext4", target, PLAIN).step(step)?;
+    let VolumeMount { source, target } = volume;
+    match source {
+        VolumeSource::Device(device) => root
+            .mount_device(device, "ext4", target, PLAIN)
+            .step(format!("mount {} at {}", device.display(), target.display()))?,
+        VolumeSource::Folder(folder) => root.bind_no_link(folder, target, PLAIN).step(format!(
+            "bind {} at {}",
+            folder.display(),
+            target.display()
+        ))?,
+    }
     own_volume(root, target, ids).step(format!("give {} to the app", target.display()))
 }
 

@@ -60,6 +60,13 @@ const NAMESPACE_FLAGS: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWPID
     | libc::CLONE_NEWNET) as u64;
 
+/// Commands of ioctl(2) that put input into a terminal, as if typed by who reads it.
+const TERMINAL_INPUT: [u64; 2] = [libc::TIOCSTI, libc::TIOCLINUX];
+
+/// Commands that make a Btrfs subvolume or snapshot, in two versions each: any user may, where it can make a folder,
+/// and what's in one doesn't count in the quota of the subvolume around it. Source: `linux/btrfs.h`.
+const BTRFS_NEW_SUBVOLUMES: [u64; 4] = [0x5000_940E, 0x5000_9418, 0x5000_9401, 0x5000_9417];
+
 /// What personality(2) may be asked for: the plain one, and which it is.
 const PERSONALITIES: [u64; 2] = [0, 0xffff_ffff];
 
@@ -94,7 +101,7 @@ fn allow_list() -> Result<BpfProgram, seccompiler::BackendError> {
 
 /// Calls that are allowed with some arguments only: any of a call's rules does.
 fn conditional_rules() -> Result<[(i64, Vec<SeccompRule>); 6], seccompiler::BackendError> {
-    use SeccompCmpOp::{Eq, MaskedEq, Ne};
+    use SeccompCmpOp::{Eq, MaskedEq};
     Ok([
         (libc::SYS_clone, vec![rule([condition(0, MaskedEq(NAMESPACE_FLAGS), 0)?])?]),
         (
@@ -107,12 +114,16 @@ fn conditional_rules() -> Result<[(i64, Vec<SeccompRule>); 6], seccompiler::Back
         (libc::SYS_socket, socket_rules()?),
         (libc::SYS_socketpair, vec![rule([condition(0, Eq, unsigned(libc::AF_UNIX))?])?]),
         (libc::SYS_setsockopt, option_rules()?),
-        (
-            libc::SYS_ioctl,
-            // Both put input into a terminal, as if typed by who reads it.
-            vec![rule([condition(1, Ne, libc::TIOCSTI)?, condition(1, Ne, libc::TIOCLINUX)?])?],
-        ),
+        (libc::SYS_ioctl, vec![ioctl_rule()?]),
     ])
+}
+
+/// All that a device or file takes, but for what no wall behind this filter would stop.
+fn ioctl_rule() -> Result<SeccompRule, seccompiler::BackendError> {
+    let refused = TERMINAL_INPUT.into_iter().chain(BTRFS_NEW_SUBVOLUMES);
+    let conditions: Result<Vec<_>, _> =
+        refused.map(|command| condition(1, SeccompCmpOp::Ne, command)).collect();
+    SeccompRule::new(conditions?)
 }
 
 /// Families of sockets, with their protocols where it matters.

@@ -85,12 +85,19 @@ pub struct Tmpfs {
     pub inodes: u64,
 }
 
-/// A loop device attached by [`crate::volume::attach`].
+/// What [`crate::volume::ensure`] has made ready.
 #[derive(Debug, Clone, Serialize, Deserialize)]
 pub struct VolumeMount {
-    /// `/dev/loopN`.
-    pub device: PathBuf,
+    pub source: VolumeSource,
     pub target: PathBuf,
+}
+
+#[derive(Debug, Clone, Serialize, Deserialize)]
+pub enum VolumeSource {
+    /// An ext4 on a loop device, `/dev/loopN`.
+    Device(PathBuf),
+    /// A folder of the host's, the tenant's own.
+    Folder(PathBuf),
 }
 
 #[derive(Debug, Clone, Serialize, Deserialize)]

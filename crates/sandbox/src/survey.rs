@@ -20,6 +20,8 @@ use crate::cgroup::{CgroupTree, Version};
 use crate::claims::LAST;
 use crate::failure::{Failure, Step};
 use crate::network::{self, HostNetlink, Wire};
+use crate::volume::Store;
+use crate::volume::folder::means_at;
 use crate::{disk, firewall, rootfs, sys, volume};
 
 /// An engine's id that no engine gets: random ids never have a `0`.
@@ -27,6 +29,7 @@ const ID: &str = "0000";
 /// Addresses of the last slot that no container and no gateway has.
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 19, 255, 255);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 19, 248, 0);
+const VOLUMES: &str = "volumes";
 /// A folder that every Linux has, locked so that one survey runs at a time.
 const LOCKED: &str = "/run";
 const LOCK_DEADLINE: Duration = Duration::from_secs(20);
@@ -53,11 +56,12 @@ pub enum Grade {
     Fail,
 }
 
-/// Looks at this machine. `scratch` is a folder on the disk where volumes would be.
+/// Looks at this machine. `scratch` is a folder on the disk where volumes would be, `store` what they would be
+/// made as.
 ///
 /// Takes up to a second; makes and removes a cgroup, a network namespace, a firewall table and a
 /// loop device. To be called by root.
-pub fn survey(scratch: &Path) -> Vec<Finding> {
+pub fn survey(scratch: &Path, store: Store) -> Vec<Finding> {
     if !rustix::process::geteuid().is_root() {
         let detail = "not running as root".to_owned();
         return vec![fail("root", detail, Some("run it with sudo".to_owned()))];
@@ -76,7 +80,7 @@ pub fn survey(scratch: &Path) -> Vec<Finding> {
     findings.extend(firewall(&engine));
     findings.push(forwarding());
     findings.push(layers(scratch));
-    findings.push(volumes(scratch));
+    findings.push(volumes(&engine, scratch, store));
     findings
 }
 
@@ -292,9 +296,38 @@ fn layers(scratch: &Path) -> Finding {
     }
 }
 
+fn volumes(engine: &EngineId, scratch: &Path, store: Store) -> Finding {
+    match store {
+        Store::Image => images(scratch),
+        Store::Quota => folders(engine, scratch),
+    }
+}
+
+/// Whether folders on the disk of `scratch` are bounded. Nothing is made: that disk's quota is not ours alone.
+fn folders(engine: &EngineId, scratch: &Path) -> Finding {
+    let means = match means_at(scratch) {
+        Ok(means) => means,
+        // The operator wants no other volumes.
+        Err(error) => return fail(VOLUMES, error_chain(&error), error.remedy()),
+    };
+    let detail = format!("folders, bounded by {means}");
+    match CgroupTree::find(engine).ok().and_then(|tree| tree.io_version()) {
+        Some(Version::V2) => ok(VOLUMES, detail),
+        Some(Version::V1) | None => warn(
+            VOLUMES,
+            format!(
+                "{detail}; what an app writes to one through the page cache is not limited in its rate"
+            ),
+            Some(
+                "boot with cgroup v2 alone, or keep images: without `store` in [volumes]"
+                    .to_owned(),
+            ),
+        ),
+    }
+}
+
 /// Makes a small volume, attaches it and lets it go.
-fn volumes(scratch: &Path) -> Finding {
-    const NAME: &str = "volumes";
+fn images(scratch: &Path) -> Finding {
     let image = scratch.join("survey.img");
     let make = |owner| {
         volume::ensure_image(&image, volume::SIZE_LEAST, owner)?;
@@ -303,9 +336,15 @@ fn volumes(scratch: &Path) -> Finding {
     let tried = IdRange::new(0).map_or(Ok(()), make);
     let removed = volume::remove_image(&image);
     match tried.and(removed) {
-        Ok(()) => ok(NAME, "ext4 images on loop devices".to_owned()),
+        Ok(()) => {
+            let other = match means_at(scratch) {
+                Ok(means) => format!("folders could be bounded by {means}"),
+                Err(error) => format!("no folders: {}", error_chain(&error)),
+            };
+            ok(VOLUMES, format!("ext4 images on loop devices ({other})"))
+        }
         // Apps without a volume run all the same.
-        Err(error) => warn(NAME, error_chain(&error), None),
+        Err(error) => warn(VOLUMES, error_chain(&error), None),
     }
 }
 

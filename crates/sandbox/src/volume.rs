@@ -1,10 +1,16 @@
-//! Volumes: sparse files with an ext4 inside, shown as loop devices while they are mounted.
+//! Volumes: sparse files with an ext4 inside, shown as loop devices while they are mounted; or, where
+//! the operator chooses so, folders that the disk's own quota bounds ([`folder`]).
+//!
+//! Which of the two a volume is, is decided when it's made, and seen by what is there: the image
+//! `shop.img`, or the folder `shop` beside it.
 //!
 //! An image is made and grown as a file, by the host's own tools, while nobody has it mounted. A
 //! loop device detaches itself when its last mount and descriptor are gone, so no kill leaves one
 //! behind. One image never has two devices: two of them would ruin it.
 
 mod copy;
+mod copy_tree;
+pub mod folder;
 mod loop_device;
 pub mod scratch;
 
@@ -13,6 +19,7 @@ use std::io;
 use std::os::fd::OwnedFd;
 use std::os::unix::fs::{FileExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use ace_types::limits::inodes_for;
@@ -20,6 +27,7 @@ use ace_types::{Bytes, IdRange};
 use rustix::fs::{FlockOperation, flock};
 
 use crate::disk::Device;
+use crate::spec::VolumeSource;
 use crate::sys_kernel::Backing;
 use crate::tool::{Tool, ToolError};
 
@@ -28,16 +36,42 @@ const E2FSCK: Tool = Tool::new("e2fsck", "e2fsprogs");
 const RESIZE2FS: Tool = Tool::new("resize2fs", "e2fsprogs");
 
 pub use copy::{copy_image, thaw_image};
+use folder::NoQuota;
 
 /// Of the file system and of the device: direct I/O wants whole blocks of the disk below.
 const BLOCK_SIZE: u32 = 4096;
 /// The least that an ext4 with a journal fits into.
 pub const SIZE_LEAST: Bytes = Bytes::mib(8);
+/// The label of an image that holds what was a folder's.
+const OF_FOLDER: &str = "ace-of-folder";
 const MAKE_DEADLINE: Duration = Duration::from_secs(60);
 /// A check reads all that a tenant stored.
 const GROW_DEADLINE: Duration = Duration::from_secs(300);
 const LOCK_DEADLINE: Duration = Duration::from_secs(30);
 const LOCK_PAUSE: Duration = Duration::from_millis(5);
+
+/// What new volumes are made as.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum Store {
+    #[default]
+    Image,
+    /// A folder that the disk's quota bounds.
+    Quota,
+}
+
+/// A volume that a container can have.
+#[derive(Debug)]
+pub enum Volume {
+    Image(Attached),
+    Folder(PathBuf),
+}
+
+/// Where a volume is that a container has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Place {
+    Device(Device),
+    Folder(PathBuf),
+}
 
 /// An image that has a device.
 #[derive(Debug)]
@@ -79,18 +113,119 @@ pub enum VolumeError {
     Busy { image: PathBuf },
     #[error("could not remove {}", image.display())]
     Remove { image: PathBuf, source: io::Error },
+    #[error("{} can't be a volume", folder.display())]
+    NoQuota { folder: PathBuf, source: NoQuota },
+    #[error("could not bound {}", folder.display())]
+    Bound { folder: PathBuf, source: io::Error },
+}
+
+impl Volume {
+    pub fn source(&self) -> VolumeSource {
+        match self {
+            Self::Image(attached) => VolumeSource::Device(attached.device.clone()),
+            Self::Folder(folder) => VolumeSource::Folder(folder.clone()),
+        }
+    }
+
+    pub fn place(&self) -> Place {
+        match self {
+            Self::Image(attached) => Place::Device(attached.number),
+            Self::Folder(folder) => Place::Folder(folder.clone()),
+        }
+    }
+}
+
+impl Place {
+    pub fn device(&self) -> Option<Device> {
+        match self {
+            Self::Device(device) => Some(*device),
+            Self::Folder(_) => None,
+        }
+    }
+
+    /// The folder, of a volume that is one.
+    pub fn folder(&self) -> Option<&Path> {
+        match self {
+            Self::Device(_) => None,
+            Self::Folder(folder) => Some(folder),
+        }
+    }
+}
+
+impl FromStr for Store {
+    type Err = &'static str;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "image" => Ok(Self::Image),
+            "quota" => Ok(Self::Quota),
+            _ => Err("write \"image\" or \"quota\""),
+        }
+    }
+}
+
+/// Makes sure that there is a volume at `image`, or the folder beside it, as [`ensure_image`] and
+/// [`folder::ensure_folder`] do, and attaches it; `store` says what a new one becomes.
+pub fn ensure(
+    image: &Path,
+    size: Bytes,
+    owner: IdRange,
+    store: Store,
+) -> Result<Volume, VolumeError> {
+    let folder = folder_of(image);
+    let is_folder = !image.exists() && (folder.exists() || store == Store::Quota);
+    if is_folder {
+        folder::ensure_folder(&folder, size, owner)?;
+        return Ok(Volume::Folder(folder));
+    }
+    ensure_image(image, size, owner)?;
+    attach(image).map(Volume::Image)
+}
+
+/// Where the volume at `image`, or the folder beside it, is; `None` where nothing shows it, or there is none.
+pub fn find(image: &Path) -> Result<Option<Place>, VolumeError> {
+    let folder = folder_of(image);
+    if !image.exists() && folder.exists() {
+        return Ok(Some(Place::Folder(folder)));
+    }
+    Ok(device_of(image)?.map(Place::Device))
+}
+
+/// Copies the volume at `image`, or the folder beside it, to the image `to`, which is made. Returns for how
+/// long nobody could write to it.
+///
+/// A folder becomes an image in which all of it has room. On Btrfs it's copied as it is at one moment; on other disks
+/// file by file, while the app goes on.
+pub fn copy(image: &Path, to: &Path) -> Result<Duration, VolumeError> {
+    let folder = folder_of(image);
+    match !image.exists() && folder.exists() {
+        true => copy_tree::copy_folder(&folder, to).map(|()| Duration::ZERO),
+        false => copy_image(image, to),
+    }
+}
+
+/// Removes the volume at `image`, and the folder beside it, for good. No error where there is none.
+pub fn remove(image: &Path) -> Result<(), VolumeError> {
+    remove_image(image)?;
+    folder::remove_folder(&folder_of(image))
+}
+
+/// The folder that is a volume instead of `image`: without `.img`.
+fn folder_of(image: &Path) -> PathBuf {
+    image.with_extension("")
 }
 
 /// Makes sure that `image` is a volume of `size`, whose root the tenant with the ids `owner` owns.
 /// May be called twice.
 ///
 /// An image that is smaller grows, but not while it is attached: then it keeps its size, and grows
-/// at the first call that finds it free. Errors: [`VolumeError::Shrink`] where it is larger.
+/// at the first call that finds it free. Errors: [`VolumeError::Shrink`] where it is larger, unless it was
+/// copied from a folder, for which ext4 takes more room.
 pub fn ensure_image(image: &Path, size: Bytes, owner: IdRange) -> Result<(), VolumeError> {
     if size < SIZE_LEAST {
         return Err(VolumeError::Small { asked: size });
     }
-    let size = Bytes(size.0.next_multiple_of(u64::from(BLOCK_SIZE)));
+    let size = rounded(size);
     if !image.exists() {
         make(image, size, owner)?;
     }
@@ -98,6 +233,9 @@ pub fn ensure_image(image: &Path, size: Bytes, owner: IdRange) -> Result<(), Vol
     lock(&file, image)?;
     let has = file_system_size(&file, image)?;
     if has > size {
+        if is_of_folder(&file) {
+            return Ok(());
+        }
         return Err(VolumeError::Shrink { image: image.to_owned(), has, asked: size });
     }
     if has == size || is_attached(&file, image)? {
@@ -159,20 +297,33 @@ fn make(image: &Path, size: Bytes, owner: IdRange) -> Result<(), VolumeError> {
     }
     // What a cut short call left is no use.
     file.set_len(0).and_then(|()| file.set_len(size.0)).map_err(failed)?;
-    format(&fresh, size, owner)?;
+    format(&fresh, inodes_for(size), owner.host_id(IdRange::APP), "")?;
     file.sync_all().and_then(|()| fs::rename(&fresh, image)).map_err(failed)?;
     sync_folder_of(image).map_err(failed)
 }
 
-fn format(image: &Path, size: Bytes, owner: IdRange) -> Result<(), VolumeError> {
-    let owner = owner.host_id(IdRange::APP);
+/// Makes an ext4 whose topmost folder is the user `owner`'s, named `label`.
+fn format(image: &Path, inodes: u64, owner: u32, label: &str) -> Result<(), VolumeError> {
     let extended =
         format!("root_owner={owner}:{owner},lazy_itable_init=1,lazy_journal_init=1,nodiscard");
-    let (block_size, inodes) = (BLOCK_SIZE.to_string(), inodes_for(size).to_string());
+    let (block_size, inodes) = (BLOCK_SIZE.to_string(), inodes.to_string());
     let path = image.to_string_lossy();
     // No blocks are kept for root: the tenant has all that was promised.
-    let arguments =
-        ["-q", "-F", "-b", &block_size, "-m", "0", "-N", &inodes, "-E", &extended, &path];
+    let arguments = [
+        "-q",
+        "-F",
+        "-b",
+        &block_size,
+        "-m",
+        "0",
+        "-N",
+        &inodes,
+        "-L",
+        label,
+        "-E",
+        &extended,
+        &path,
+    ];
     MKFS.run(&arguments, &[], MAKE_DEADLINE)
         .map(drop)
         .map_err(|source| VolumeError::Format { image: image.to_owned(), source })
@@ -207,6 +358,16 @@ fn file_system_size(file: &File, image: &Path) -> Result<Bytes, VolumeError> {
     }
     let blocks = u64::from(number(0x150)) << 32 | u64::from(number(0x4));
     Ok(Bytes(blocks << (10 + block_size_log)))
+}
+
+/// Whether the ext4 in `file` was made for what a folder held.
+///
+/// Source: `s_volume_name` in <https://docs.kernel.org/filesystems/ext4/super.html>.
+fn is_of_folder(file: &File) -> bool {
+    const AT: u64 = 1024 + 0x78;
+    let mut label = [0; 16];
+    let read = file.read_exact_at(&mut label, AT);
+    read.is_ok() && label.split(|byte| *byte == 0).next() == Some(OF_FOLDER.as_bytes())
 }
 
 fn is_attached(file: &File, image: &Path) -> Result<bool, VolumeError> {
@@ -244,6 +405,11 @@ fn lock(file: &File, path: &Path) -> Result<(), VolumeError> {
             }
         }
     }
+}
+
+/// `size` in whole blocks.
+fn rounded(size: Bytes) -> Bytes {
+    Bytes(size.0.next_multiple_of(u64::from(BLOCK_SIZE)))
 }
 
 fn unfinished(image: &Path) -> PathBuf {

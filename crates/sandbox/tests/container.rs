@@ -16,7 +16,8 @@ use ace_sandbox::launch::LaunchError;
 use ace_sandbox::network::Wire;
 use ace_sandbox::process::{self, ProcessRef};
 use ace_sandbox::spec::{
-    Bind, ExitRecord, Found, LogSpec, NetworkSpec, OutputSpec, SignalTarget, SocketUse, VolumeMount,
+    Bind, ExitRecord, Found, LogSpec, NetworkSpec, OutputSpec, SignalTarget, SocketUse,
+    VolumeMount, VolumeSource,
 };
 use ace_sandbox::volume;
 use ace_types::{BitRate, Bytes, IdRange, Limits};
@@ -822,8 +823,10 @@ fn a_volume_is_the_tenants_and_keeps_what_is_written() {
     for script in ["echo kept > /ace/data/file && chmod 600 /ace/data/file", "cat /ace/data/file"] {
         let attached = volume::attach(&image).unwrap();
         let mut spec = kit.spec(shell(script));
-        spec.root.volume =
-            Some(VolumeMount { device: attached.device.clone(), target: "/ace/data".into() });
+        spec.root.volume = Some(VolumeMount {
+            source: VolumeSource::Device(attached.device.clone()),
+            target: "/ace/data".into(),
+        });
         let ended = kit.run_spec(&spec);
         assert_eq!((ended.record, ended.stderr.as_str()), (EXITED_0, ""));
         assert_eq!(ended.stdout, if script.starts_with("cat") { "kept\n" } else { "" });

@@ -85,7 +85,7 @@ fn find(image: &File) -> io::Result<Option<(std::path::PathBuf, OwnedFd)>> {
 
 /// The file system on `device`, mounted nowhere: it's the same one that containers have, and this way
 /// to it goes with the descriptor.
-fn mount(device: &Path) -> io::Result<OwnedFd> {
+pub fn mount(device: &Path) -> io::Result<OwnedFd> {
     let context = fsopen("ext4", FsOpenFlags::FSOPEN_CLOEXEC)?;
     fsconfig_set_string(&context, "source", device)?;
     fsconfig_create(&context)?;
@@ -138,7 +138,7 @@ fn update(image: &File, copy: &File, until: Option<Instant>) -> io::Result<()> {
 }
 
 /// Where the next data of `image` stand, from `at` on; its end where there are none.
-fn next_data(image: &File, at: u64, size: u64) -> io::Result<u64> {
+pub fn next_data(image: &File, at: u64, size: u64) -> io::Result<u64> {
     match seek(image, SeekFrom::Data(at)) {
         Ok(start) => Ok(start.min(size)),
         Err(Errno::NXIO) => Ok(size),
