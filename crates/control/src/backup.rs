@@ -22,6 +22,7 @@ use tokio::runtime::Handle;
 use tokio::sync::{mpsc, watch};
 use tokio::time::timeout;
 
+use crate::config::ControlConfig;
 use crate::engine::Engine;
 use crate::refusal::Refusal;
 use crate::rows::ReleaseRow;
@@ -132,7 +133,7 @@ async fn contents(engine: &Engine) -> Result<Contents, Refusal> {
     let number = |count: usize| u64::try_from(count).unwrap_or(u64::MAX);
     Ok(Contents {
         paths: files.chain(made).collect(),
-        volumes: volumes.filter(|volume| volume.exists()).collect(),
+        volumes: volumes.filter(|volume| ControlConfig::is_volume(volume)).collect(),
         apps: number(state.apps().count()),
         releases: number(state.releases().count()),
         rows,

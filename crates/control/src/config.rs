@@ -1,6 +1,6 @@
 //! What the operator chose, and the names and places that follow from it.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ace_types::{AppName, BuildId, Ceilings, HostName, IdRange, NameError};
@@ -51,6 +51,11 @@ impl ControlConfig {
     /// The image of the app's volume, whether it has one or not.
     pub fn volume(&self, app: &AppName) -> PathBuf {
         self.data.join("volumes").join(format!("{app}.img"))
+    }
+
+    /// Whether there is a volume at `image`: that file, or the folder beside it that one is instead.
+    pub fn is_volume(image: &Path) -> bool {
+        image.exists() || image.with_extension("").is_dir()
     }
 
     /// Room on the disk that is kept for what makes room.
