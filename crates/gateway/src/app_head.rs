@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 
 use ace_types::{HostName, Protocol};
-use ace_upstream::{EncodeError, Request, Then, encode_http, encode_uwsgi};
+use ace_upstream::{Added, EncodeError, Request, Then, encode_http, encode_uwsgi};
 use http::header::{CONNECTION, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
@@ -21,6 +21,8 @@ pub struct AppHead {
     pub version: Version,
     /// As [`crate::headers::to_app`] made them.
     pub headers: HeaderMap,
+    /// What [`crate::headers::to_app`] says besides.
+    pub added: Vec<Added>,
     pub scheme: &'static str,
     pub host: HostName,
     pub port: u16,
@@ -42,6 +44,7 @@ impl AppHead {
             request_uri: &request_uri,
             version: self.version,
             headers: &self.headers,
+            added: &self.added,
             scheme: self.scheme,
             server_name: self.host.as_str(),
             server_port: self.port,

@@ -3,7 +3,10 @@
 //! A client's word on who it is and how it came is dropped and replaced by what [`crate::origin`]
 //! found: an app may trust `X-Forwarded-*`, `Forwarded` and `X-Request-Id`.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
+
+use ace_upstream::Added;
 
 use bytes::Bytes;
 use http::header::{
@@ -42,8 +45,8 @@ const NEVER_TRAILERS: [HeaderName; 9] = [
     X_REQUEST_ID,
 ];
 
-/// Headers that say how a request came here, by whatever name an app may read.
-const FORWARDING: [&str; 8] = [
+/// Headers that are ours to say: how a request came here, by whatever name an app may read, and what it's called.
+const OURS: [&str; 9] = [
     "forwarded",
     "x-forwarded-for",
     "x-forwarded-host",
@@ -52,33 +55,35 @@ const FORWARDING: [&str; 8] = [
     "x-forwarded-proto",
     "x-forwarded-server",
     "x-real-ip",
+    "x-request-id",
 ];
 
-/// Makes a client's headers those that an app gets.
-pub fn to_app(headers: &mut HeaderMap, origin: &Origin, request_id: &str) {
+/// Makes a client's headers those that an app gets. Returns what it gets besides: our own word on how
+/// the request came here.
+pub fn to_app(headers: &mut HeaderMap, origin: &Origin, request_id: &str) -> Vec<Added> {
     drop_hop_by_hop(headers);
     // The gateway has met the expectation by then.
     drop_all(headers, |name| {
-        *name == EXPECT || *name == PROXY_AUTHORIZATION || FORWARDING.contains(&name.as_str())
+        *name == EXPECT || *name == PROXY_AUTHORIZATION || OURS.contains(&name.as_str())
     });
-    headers.reserve(ADDED);
     let client = origin.client.ip().to_canonical();
-    insert(headers, X_FORWARDED_FOR, client.to_string());
-    headers.insert(X_FORWARDED_PROTO, HeaderValue::from_static(origin.scheme));
-    headers.insert(X_FORWARDED_PORT, HeaderValue::from(origin.port));
-    if let Some(host) = headers.get(HOST).cloned() {
-        insert(headers, FORWARDED, forwarded(client, origin.scheme, &host));
-        headers.insert(X_FORWARDED_HOST, host);
+    let mut added = vec![
+        ("x-forwarded-for", Cow::Owned(client.to_string())),
+        ("x-forwarded-proto", Cow::Borrowed(origin.scheme)),
+        ("x-forwarded-port", Cow::Owned(origin.port.to_string())),
+        ("x-request-id", Cow::Owned(request_id.to_owned())),
+    ];
+    // It has been found to be a host.
+    if let Some(host) = headers.get(HOST).and_then(|host| host.to_str().ok()) {
+        let forwarded = forwarded(client, origin.scheme, host);
+        added.push(("forwarded", Cow::Owned(forwarded)));
+        added.push(("x-forwarded-host", Cow::Owned(host.to_owned())));
     }
-    insert(headers, X_REQUEST_ID, request_id.to_owned());
+    added
 }
 
-/// How many headers [`to_app`] adds.
-const ADDED: usize = 6;
-
 /// Source: RFC 7239.
-fn forwarded(client: IpAddr, scheme: &str, host: &HeaderValue) -> String {
-    let host = host.to_str().unwrap_or_default(); // It has been found to be a host.
+fn forwarded(client: IpAddr, scheme: &str, host: &str) -> String {
     match client {
         IpAddr::V4(client) => format!("for={client};host=\"{host}\";proto={scheme}"),
         IpAddr::V6(client) => format!("for=\"[{client}]\";host=\"{host}\";proto={scheme}"),
@@ -182,7 +187,10 @@ mod tests {
         ]);
         let client = "192.0.2.1:4711".parse().unwrap();
         let origin = Origin { client, scheme: "http", port: 8080, request_id: None };
-        to_app(&mut headers, &origin, "ours");
+        let added = to_app(&mut headers, &origin, "ours");
+        for (name, value) in added {
+            assert!(headers.insert(name, value.parse().unwrap()).is_none(), "{name}");
+        }
         assert_eq!(headers["x-forwarded-for"], "192.0.2.1");
         assert_eq!(headers["x-forwarded-proto"], "http");
         assert_eq!(headers["x-forwarded-host"], "shop.localhost");

@@ -226,13 +226,14 @@ pub fn app_head(
 ) -> AppHead {
     let announced = parts.headers.contains_key(CONTENT_LENGTH).then_some(0);
     let upgrade = wanted_upgrade(&parts).filter(|_| body.is_none());
-    headers::to_app(&mut parts.headers, origin, request_id);
+    let added = headers::to_app(&mut parts.headers, origin, request_id);
     AppHead {
         method: parts.method,
         uri: parts.uri,
         rewritten: None,
         version: parts.version,
         headers: parts.headers,
+        added,
         scheme: origin.scheme,
         host: host.clone(),
         port: origin.port,

@@ -29,6 +29,9 @@ pub fn encode_http(request: &Request<'_>, then: Then<'_>) -> Vec<u8> {
     head.extend_from_slice(request.path_and_query.as_bytes());
     head.extend_from_slice(b" HTTP/1.1\r\n");
     encode_headers(&mut head, request.headers);
+    for (name, value) in request.added {
+        field(&mut head, name.as_bytes(), value.as_bytes());
+    }
     if let Some(length) = request.content_length {
         field(&mut head, b"content-length", length.to_string().as_bytes());
     }
@@ -84,6 +87,7 @@ mod tests {
             request_uri: "/a%20b?c",
             version: Version::HTTP_10,
             headers: &headers,
+            added: &[],
             scheme: "http",
             server_name: "shop.localhost",
             server_port: 80,

@@ -28,4 +28,4 @@ pub use percent::{encode_path, encode_query_value, encode_url, percent_decode};
 pub use pool::Pool;
 pub use probe::{ProbeOutcome, probe};
 pub use response::{BodyLength, HEAD_BYTES_MAX, HeadError, ResponseHead};
-pub use uwsgi::{EncodeError, Request, encode_uwsgi};
+pub use uwsgi::{Added, EncodeError, Request, encode_uwsgi};

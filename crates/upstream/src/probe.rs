@@ -59,6 +59,7 @@ async fn exchange(
         request_uri: path,
         version: Version::HTTP_11,
         headers: &probe_headers(host)?,
+        added: &[],
         scheme: "http",
         server_name: host,
         server_port: 80,

@@ -25,6 +25,8 @@ pub struct Request<'a> {
     pub version: Version,
     /// What the app gets as `HTTP_*`; see [`encode_uwsgi`] for what it does not.
     pub headers: &'a HeaderMap,
+    /// Headers of our own beside those, which have none of these names; in lowercase.
+    pub added: &'a [Added],
     /// `http` or `https`.
     pub scheme: &'a str,
     /// The host that was asked for, without port.
@@ -35,6 +37,9 @@ pub struct Request<'a> {
     /// Bytes of body that follow the packet; `None` where there is none.
     pub content_length: Option<u64>,
 }
+
+/// A header that whoever sends the request adds to the client's.
+pub type Added = (&'static str, Cow<'static, str>);
 
 /// Why a request can't be a uwsgi packet.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -95,7 +100,10 @@ fn encode_headers(packet: &mut Packet, request: &Request<'_>) -> Result<(), Enco
     let content_type = request.headers.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
     packet.variable(b"CONTENT_TYPE", content_type)?;
     for name in request.headers.keys().filter(|name| becomes_variable(name)) {
-        packet.header(name, &joined(request.headers, name))?;
+        packet.header(name.as_str(), &joined(request.headers, name))?;
+    }
+    for (name, value) in request.added {
+        packet.header(name, value.as_bytes())?;
     }
     Ok(())
 }
@@ -159,10 +167,10 @@ impl Packet {
     }
 
     /// Appends a header as the variable that it becomes.
-    fn header(&mut self, name: &HeaderName, value: &[u8]) -> Result<(), EncodeError> {
+    fn header(&mut self, name: &str, value: &[u8]) -> Result<(), EncodeError> {
         self.string(|bytes| {
             bytes.extend_from_slice(b"HTTP_");
-            bytes.extend(name.as_str().bytes().map(|byte| match byte {
+            bytes.extend(name.bytes().map(|byte| match byte {
                 b'-' => b'_',
                 byte => byte.to_ascii_uppercase(),
             }));
@@ -208,6 +216,7 @@ mod tests {
             request_uri: target,
             version: Version::HTTP_11,
             headers,
+            added: &[],
             scheme: "http",
             server_name: "shop.localhost",
             server_port: 8080,
@@ -263,6 +272,15 @@ mod tests {
         }
         assert_eq!(variable("/", &headers, "HTTP_ACCEPT").as_deref(), Some("a, b"));
         assert_eq!(variable("/", &headers, "HTTP_COOKIE").as_deref(), Some("c=1; d=2"));
+    }
+
+    #[test]
+    fn what_is_added_comes_like_any_header() {
+        let added = [("x-forwarded-for", Cow::Borrowed("192.0.2.1"))];
+        let headers = HeaderMap::new();
+        let packet = encode_uwsgi(&Request { added: &added, ..request("/", &headers) }).unwrap();
+        let last = decode(&packet).pop().unwrap();
+        assert_eq!(last, ("HTTP_X_FORWARDED_FOR".to_owned(), b"192.0.2.1".to_vec()));
     }
 
     #[test]
