@@ -51,6 +51,14 @@ const PROGRAM_OPTIONS: [i32; 4] = [
     libc::SO_ATTACH_REUSEPORT_EBPF,
 ];
 
+/// Options of the internet's sockets that join a group, or set whom it takes from. Source: `linux/in.h`, which has those
+/// from 42 up for both families.
+const GROUP_OPTIONS: [i32; 6] =
+    [libc::IP_ADD_MEMBERSHIP, libc::IP_ADD_SOURCE_MEMBERSHIP, IP_MSFILTER, 42, 46, 48];
+const GROUP_OPTIONS_OF_IPV6: [i32; 5] = [libc::IPV6_ADD_MEMBERSHIP, IPV6_JOIN_ANYCAST, 42, 46, 48];
+const IP_MSFILTER: i32 = 41;
+const IPV6_JOIN_ANYCAST: i32 = 27;
+
 /// Flags of clone(2) that make a namespace.
 const NAMESPACE_FLAGS: u64 = (libc::CLONE_NEWNS
     | libc::CLONE_NEWCGROUP
@@ -144,15 +152,24 @@ fn socket_rules() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
     Ok(rules)
 }
 
-/// Options of sockets: all but those that give the kernel a program to translate. It has room for the programs of the
-/// whole machine; where that is taken, no filter of anybody's is installed any more, such as this one.
+/// Options of sockets: all but those that give the kernel a program to translate, for which it has room for the whole
+/// machine, so that where it's taken no filter of anybody's is installed any more, such as this one; and all but those that
+/// join a group of receivers, whose list the kernel goes through each time, with a lock that setting up anybody's network needs.
 fn option_rules() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
-    let is_other = |name: &i32| condition(2, SeccompCmpOp::Ne, unsigned(*name));
-    let others = PROGRAM_OPTIONS.iter().map(is_other).collect::<Result<Vec<_>, _>>()?;
-    Ok(vec![
-        rule([condition(1, SeccompCmpOp::Ne, unsigned(libc::SOL_SOCKET))?])?,
-        SeccompRule::new(others)?,
-    ])
+    use SeccompCmpOp::{Eq, Ne};
+    let refused = [
+        (libc::SOL_SOCKET, &PROGRAM_OPTIONS[..]),
+        (libc::IPPROTO_IP, &GROUP_OPTIONS),
+        (libc::IPPROTO_IPV6, &GROUP_OPTIONS_OF_IPV6),
+    ];
+    let of_level = |(level, names): (i32, &[i32])| {
+        let others = names.iter().map(|name| condition(2, Ne, unsigned(*name)));
+        let conditions = std::iter::once(condition(1, Eq, unsigned(level))).chain(others);
+        SeccompRule::new(conditions.collect::<Result<_, _>>()?)
+    };
+    let other_levels = refused.map(|(level, _)| condition(1, Ne, unsigned(level)));
+    let other_levels = SeccompRule::new(other_levels.into_iter().collect::<Result<_, _>>()?);
+    refused.into_iter().map(of_level).chain([other_levels]).collect()
 }
 
 /// The filter that answers what would set the limit of core files as if it had, and leaves it.

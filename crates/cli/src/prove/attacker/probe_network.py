@@ -276,6 +276,27 @@ def programs(facts):
     }, only=("EPERM",))
 
 
+@probe("network: join groups of receivers", "refused", in_build=True)
+def groups(facts):
+    """A list that the kernel goes through while nobody else can set up a network, in memory that it counts as nobody's."""
+    def join(family, level, name, value):
+        with socket.socket(family, socket.SOCK_DGRAM) as datagrams:
+            datagrams.setsockopt(level, name, value)
+
+    group = socket.inet_aton("239.1.2.3")
+    group_6 = socket.inet_pton(socket.AF_INET6, "ff01::1:2")
+    request = struct.pack("I4xHH4s120x", 1, socket.AF_INET, 0, group)
+    request_6 = struct.pack("I4xHHI16sI100x", 1, socket.AF_INET6, 0, 0, group_6, 0)
+    return refusals({
+        "IP_ADD_MEMBERSHIP": lambda: join(socket.AF_INET, 0, 35, group + socket.inet_aton("127.0.0.1")),
+        "IP_ADD_SOURCE_MEMBERSHIP": lambda: join(socket.AF_INET, 0, 39, group + socket.inet_aton("127.0.0.1") + socket.inet_aton("192.0.2.1")),
+        "MCAST_JOIN_GROUP": lambda: join(socket.AF_INET, 0, 42, request),
+        "IPV6_JOIN_GROUP": lambda: join(socket.AF_INET6, 41, 20, group_6 + struct.pack("I", 1)),
+        "IPV6_JOIN_ANYCAST": lambda: join(socket.AF_INET6, 41, 27, group_6 + struct.pack("I", 1)),
+        "MCAST_JOIN_GROUP of IPv6": lambda: join(socket.AF_INET6, 41, 42, request_6),
+    }, only=("EPERM",))
+
+
 @probe("network: read or set the firewall", "refused", in_build=True)
 def firewall(facts):
     def table():
