@@ -32,6 +32,8 @@ pub struct AppTraffic {
     /// Bytes of answers' bodies.
     pub sent_bytes: u64,
     pub under_way: u64,
+    /// Those of them that have come as a whole and that the app has not answered, which its `connections` bounds.
+    pub working: u64,
     /// Those of them that wait for an instance.
     pub waiting: u64,
     /// Requests that have waited for an instance, and how long in all.

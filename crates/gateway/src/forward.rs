@@ -26,7 +26,7 @@ use crate::body::{AppContent, AppSource, Content, Pump};
 use crate::client::ClientState;
 use crate::failure::Failure;
 use crate::request_body::{PumpError, RequestBody};
-use crate::routes::{AppRoute, HoldPermit, Instance, InstancePermit, Routes, Visit};
+use crate::routes::{AppRoute, HoldPermit, Instance, InstancePermit, Routes, Visit, WorkPermit};
 use crate::spool::AppSpool;
 use crate::{headers, interim};
 
@@ -42,6 +42,8 @@ pub struct Outgoing {
     pub spool: AppSpool,
     /// The connection that it came on.
     pub client: Arc<ClientState>,
+    /// The request is one of those that the app is at work on, until it has been answered.
+    pub work: Option<WorkPermit>,
 }
 
 /// An instance's answer.
@@ -276,7 +278,7 @@ impl Outgoing {
         &mut self,
         mut connection: Connection,
         unsent: &[u8],
-        permit: InstancePermit,
+        mut permit: InstancePermit,
     ) -> Result<(Response<Content>, Option<AppTunnel>), Failure> {
         if self.head.upgrade.is_some() && connection.protocol() == Protocol::Http {
             connection.allow_upgrade();
@@ -305,6 +307,7 @@ impl Outgoing {
                 head.map_err(|_| self.timed_out())?.map_err(Failure::Answer)?
             }
         };
+        permit.keep(self.work.take());
         if head.status == StatusCode::SWITCHING_PROTOCOLS {
             return upgrade(head, connection, permit);
         }

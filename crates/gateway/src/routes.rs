@@ -95,7 +95,9 @@ struct AppLoad {
     meter: AppMeter,
     /// Requests that came and are not answered to the last byte.
     requests: AtomicU32,
-    /// Those of them that wait for an instance.
+    /// Those of them that the app is at work on; see [`WorkPermit`].
+    working: AtomicU32,
+    /// Those that wait for an instance.
     held: Arc<AtomicU32>,
     spooled: Arc<AppUse>,
     /// Counts how often an instance has been looked for.
@@ -107,6 +109,7 @@ impl AppLoad {
         Self {
             meter: AppMeter::new(now),
             requests: AtomicU32::new(0),
+            working: AtomicU32::new(0),
             held: Arc::default(),
             spooled: Arc::default(),
             turns: AtomicU32::new(0),
@@ -122,6 +125,7 @@ impl AppLoad {
             received_bytes,
             sent_bytes,
             under_way: self.requests.load(Ordering::Relaxed).into(),
+            working: self.working.load(Ordering::Relaxed).into(),
             waiting: self.held.load(Ordering::Relaxed).into(),
             waits,
             waited_usec,
@@ -143,6 +147,13 @@ pub struct AppPermit {
     load: Arc<AppLoad>,
 }
 
+/// One of the requests that an app is at work on, from when all of it has come until the app has answered; given
+/// back when dropped. So a client that sends or reads slowly takes none from others.
+#[derive(Debug)]
+pub struct WorkPermit {
+    load: Arc<AppLoad>,
+}
+
 /// One of the requests that may wait, for an instance of an app or for the first table; given back
 /// when dropped.
 #[derive(Debug)]
@@ -158,6 +169,8 @@ pub struct HoldPermit {
 pub struct InstancePermit {
     id: InstanceId,
     load: Arc<InstanceLoad>,
+    /// Given back at the same time.
+    work: Option<WorkPermit>,
 }
 
 /// Which instance a request was taken to, be it still there or not.
@@ -340,6 +353,15 @@ impl AppPermit {
     }
 }
 
+impl WorkPermit {
+    /// Counts a request in, unless the app is at work on `max` of them.
+    pub fn take(route: &Arc<AppRoute>, max: u32) -> Option<Self> {
+        let permit = Self { load: Arc::clone(&route.load) };
+        let before = route.load.working.fetch_add(1, Ordering::AcqRel);
+        (before < max).then_some(permit)
+    }
+}
+
 impl HoldPermit {
     fn take(held: &Arc<AtomicU32>, app: Option<&Arc<AppLoad>>, max: u32) -> Option<Self> {
         let app = app.cloned();
@@ -352,7 +374,8 @@ impl HoldPermit {
 impl Instance {
     /// Counts a request in; `None` where a newer table has left this instance out.
     pub fn enter(&self) -> Option<InstancePermit> {
-        let permit = InstancePermit { id: self.id.clone(), load: Arc::clone(&self.load) };
+        let (id, load) = (self.id.clone(), Arc::clone(&self.load));
+        let permit = InstancePermit { id, load, work: None };
         let before = self.load.state.fetch_add(1, Ordering::AcqRel);
         (before & RETIRED == 0).then_some(permit)
     }
@@ -366,6 +389,11 @@ impl Instance {
 }
 
 impl InstancePermit {
+    /// Has `work` given back when this is.
+    pub fn keep(&mut self, work: Option<WorkPermit>) {
+        self.work = work;
+    }
+
     pub fn visit(&self) -> Visit {
         Visit { id: self.id.clone(), load: Arc::clone(&self.load) }
     }
@@ -385,6 +413,12 @@ impl Visit {
 impl Drop for AppPermit {
     fn drop(&mut self) {
         self.load.requests.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Drop for WorkPermit {
+    fn drop(&mut self) {
+        self.load.working.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

@@ -22,7 +22,7 @@ use crate::forward::{Answer, AppTunnel, Forwarded, HoldBounds, Outgoing, await_r
 use crate::origin::{Origin, TrustedProxies};
 use crate::request_body::{BodyBounds, RequestBody};
 use crate::rewrite::{Facts, Outcome, Place};
-use crate::routes::{AppPermit, AppRoute, Routes};
+use crate::routes::{AppPermit, AppRoute, Routes, WorkPermit};
 use crate::server::Lease;
 use crate::spool::Spool;
 use crate::statics::Asked;
@@ -66,7 +66,7 @@ struct Reply {
 /// A request that no file answers.
 struct AppRequest<'a> {
     host: &'a HostName,
-    route: &'a AppRoute,
+    route: &'a Arc<AppRoute>,
     origin: Origin,
     place: Place,
     parts: Parts,
@@ -128,9 +128,9 @@ impl Service {
         let path = target::normalise(parts.uri.path())?;
         let route = self.route(&host).await?;
         record.route = Some(Arc::clone(&route));
-        let connections = route.limits.connections.min(self.app_requests_max);
-        let permit = AppPermit::take(&route, connections);
-        record.app = Some(permit.ok_or(Failure::Busy { connections })?);
+        let most = self.app_requests_max;
+        let permit = AppPermit::take(&route, most);
+        record.app = Some(permit.ok_or(Failure::Busy { connections: most })?);
         if route.is_stopped() {
             return Err(Failure::Stopped);
         }
@@ -166,6 +166,8 @@ impl Service {
             _ => None,
         };
         record.received(body.as_ref().map_or(0, RequestBody::length));
+        let connections = limits.connections;
+        let work = WorkPermit::take(route, connections).ok_or(Failure::Busy { connections })?;
         let upgrade = parts.extensions.remove::<OnUpgrade>();
         let request = Outgoing {
             head: AppHead {
@@ -177,6 +179,7 @@ impl Service {
             timeout: limits.timeout,
             spool,
             client: record.client(),
+            work: Some(work),
         };
         match forward(&self.routes, host, request, self.hold, &mut record.instance).await? {
             Forwarded::Answer(Answer { response, tunnel, visit }) => {

@@ -7,7 +7,8 @@ mod common;
 
 use std::time::Duration;
 
-use ace_api::{Backend, InstanceSocket};
+use ace_api::{Backend, Gateway, InstanceSocket};
+use ace_gateway::GatewayConfig;
 use ace_types::{Bytes, Limits, Protocol};
 use common::{AppRequest, Bench, config};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
@@ -414,6 +415,33 @@ async fn an_app_has_no_more_requests_at_once_than_its_limit() {
     assert_eq!((one.status, two.status, three.status), (200, 200, 503));
     assert_eq!(three.header("retry-after"), "5");
     assert_eq!(bench.get("/").await.status, 200);
+}
+
+#[tokio::test]
+async fn who_sends_or_reads_slowly_takes_no_place_of_the_apps() {
+    let bench = Bench::with(GatewayConfig { body_timeout: Duration::from_secs(60), ..config() });
+    let app = bench.app("x", |request| async move {
+        let length = if request.get("PATH_INFO") == "/big" { 20_000_000 } else { 4 };
+        request.ok(&"x".repeat(length)).await;
+    });
+    let mut route = bench.route(&[&app]);
+    route.limits = Limits { connections: 1, timeout: Duration::from_secs(60), ..route.limits };
+    bench.set_route(route);
+    let (mut sending, mut reading) = (bench.client().await, bench.client().await);
+    sending.send("POST / HTTP/1.1\r\nHost: shop.localhost\r\nContent-Length: 9\r\n\r\nhalf").await;
+    reading.send("GET /big HTTP/1.1\r\nHost: shop.localhost\r\n\r\n").await;
+    loop {
+        let apps = bench.gateway.traffic().apps;
+        let shop = apps.values().next().cloned().unwrap_or_default();
+        if (shop.under_way, shop.working, app.taken()) == (2, 0, 1) {
+            break;
+        }
+        sleep(Duration::from_millis(5)).await;
+    }
+    assert_eq!(bench.get("/").await.text(), "xxxx");
+    sending.send("other").await;
+    assert_eq!(sending.receive(false).await.text(), "xxxx");
+    assert_eq!(reading.receive(false).await.body.len(), 20_000_000);
 }
 
 #[tokio::test]

@@ -109,6 +109,7 @@ fn sum_traffic(a: &AppTraffic, b: &AppTraffic) -> AppTraffic {
         received_bytes: a.received_bytes + b.received_bytes,
         sent_bytes: a.sent_bytes + b.sent_bytes,
         under_way: a.under_way + b.under_way,
+        working: a.working + b.working,
         waiting: a.waiting + b.waiting,
         waits: a.waits + b.waits,
         waited_usec: a.waited_usec + b.waited_usec,

@@ -47,7 +47,7 @@ fn used(key: LimitKey, app: &AppRow, observed: &Observed) -> Option<String> {
         LimitKey::Tmp => most(|it| it.tmp.map(|space| space.used_bytes)).map(size),
         LimitKey::Shm => most(|it| it.shm.map(|space| space.used_bytes)).map(size),
         LimitKey::Connections => {
-            observed.traffic.apps.get(&app.name).map(|traffic| traffic.under_way.to_string())
+            observed.traffic.apps.get(&app.name).map(|traffic| traffic.working.to_string())
         }
         LimitKey::Io => most(|it| Some(it.io?.per_second)).map(size),
         LimitKey::Iops => most(|it| Some(it.iops?.per_second)).map(|used| used.to_string()),
@@ -131,7 +131,7 @@ mod tests {
             packets_held_back: 40,
             ..AppUsage::default()
         };
-        let mut traffic = AppTraffic { under_way: 7, ..AppTraffic::default() };
+        let mut traffic = AppTraffic { working: 7, ..AppTraffic::default() };
         traffic.refused.body = 2;
         let observed = Observed {
             statuses: Arc::new(BTreeMap::from([(id.clone(), status)])),
