@@ -72,6 +72,8 @@ pub struct ClientState {
     parts: OnceLock<FileParts>,
     /// What an app says before its answer.
     interim: Interim,
+    /// The connection ends with the present answer, and the client does not know yet.
+    cut_short: AtomicBool,
     /// Why the connection's last head was refused.
     refusal: Mutex<Option<Failure>>,
     /// Another client needs the place.
@@ -170,6 +172,11 @@ impl ClientState {
         }
         let refusal = self.refusal.lock().unwrap_or_else(PoisonError::into_inner).take();
         Some(refusal.unwrap_or(Failure::BadRequest("its target is not one")))
+    }
+
+    /// The connection ends with the present answer, though the client may go on sending.
+    pub fn cut_short(&self) {
+        self.cut_short.store(true, Ordering::Relaxed);
     }
 
     /// From here on, what the client sends is passed on unseen. Call before the client is told.
@@ -362,10 +369,18 @@ impl ClientStream {
         Poll::Ready(Ok(()))
     }
 
-    /// Reads and drops the rest of a request, within bounds.
+    /// Whether the client may be sending while the connection ends. What it has sent and nobody has read makes
+    /// of the end a reset, which can cost it the answer.
+    fn has_more_to_come(&self) -> bool {
+        let has_asked_again = self.framing.heads() > self.shared.begun();
+        let is_cut_short = self.shared.cut_short.load(Ordering::Relaxed);
+        self.framing.is_after_head() || has_asked_again || is_cut_short
+    }
+
+    /// Reads and drops what the client still sends, within bounds.
     fn poll_linger(&mut self, cx: &mut Context<'_>) -> Poll<()> {
         let mut scratch = [0; 4096];
-        while self.framing.is_after_head() && self.lingered_bytes < LINGER_BYTES {
+        while self.lingered_bytes < LINGER_BYTES {
             let mut buffer = ReadBuf::new(&mut scratch);
             match Pin::new(&mut self.stream).poll_read(cx, &mut buffer) {
                 Poll::Pending => return self.linger_watch.poll(cx, LINGER_TIME),
@@ -460,12 +475,15 @@ impl AsyncWrite for ClientStream {
 
     fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
         let this = self.get_mut();
-        if this.shared.is_http() && !this.framing.is_after_head() {
+        if this.shared.is_http() && !this.has_more_to_come() {
             // The connection is closed right after this, and nothing is left to be read: one call does for both.
             return Poll::Ready(Ok(()));
         }
         ready!(Pin::new(&mut this.stream).poll_shutdown(cx))?;
-        this.poll_linger(cx).map(Ok)
+        match this.shared.is_http() {
+            true => this.poll_linger(cx).map(Ok),
+            false => Poll::Ready(Ok(())),
+        }
     }
 }
 

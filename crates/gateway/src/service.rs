@@ -107,6 +107,9 @@ impl Service {
             Some(unread) => waits_to_send || !Box::pin(discard(unread)).await,
             None => false,
         };
+        if tunnel.is_none() && (ends || is_dirty) {
+            record.client().cut_short();
+        }
         if is_dirty || (!is_http2 && tunnel.is_none() && client.lease.is_closing()) {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }

@@ -12,6 +12,7 @@ use std::time::{Duration, Instant};
 use ace_api::{Backend, Gateway, Route, RouteTable};
 use ace_gateway::GatewayConfig;
 use common::{Bench, Client, config, rule};
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 const GET: &str = "GET / HTTP/1.1\r\nHost: shop.localhost\r\n\r\n";
@@ -179,18 +180,28 @@ async fn the_least_busy_instance_is_asked() {
 #[tokio::test]
 async fn an_instance_is_drained_when_its_last_answer_has_ended() {
     let bench = Bench::start();
-    let old = bench.app("x", |request| async move {
-        sleep(Duration::from_millis(200)).await;
-        request.ok("old").await;
+    let may_answer = Arc::new(Notify::new());
+    let answers = Arc::clone(&may_answer);
+    let old = bench.app("x", move |request| {
+        let answers = Arc::clone(&answers);
+        async move {
+            answers.notified().await;
+            request.ok("old").await;
+        }
     });
     let new = bench.app("y", |request| request.ok("new"));
-    bench.set_route(bench.route(&[&old]));
+    let mut route = bench.route(&[&old]);
+    route.limits.timeout = Duration::from_secs(20);
+    bench.set_route(route);
     let (answer, ()) = tokio::join!(bench.get("/"), async {
-        sleep(Duration::from_millis(50)).await;
+        while old.taken() == 0 {
+            sleep(Duration::from_millis(5)).await;
+        }
         bench.set_route(bench.route(&[&new]));
         let (gateway, id) = (&bench.gateway, &old.socket.id);
         assert!(!gateway.drained(id, Duration::from_millis(20)).await);
         assert_eq!(bench.get("/").await.text(), "new");
+        may_answer.notify_one();
         assert!(gateway.drained(id, Duration::from_secs(5)).await);
     });
     assert_eq!(answer.text(), "old");
