@@ -344,22 +344,23 @@ def build_disk():
     return folder
 
 
-@probe("limits: bytes on the build's disk", "full at its size", in_app=False, in_build=True)
+@probe("limits: bytes on the build's disk", "as many as it has room for, each counted", in_app=False, in_build=True)
 def build_bytes(facts):
-    """Takes room, and writes nothing to it: that is quick, and counts as much."""
-    path, taken, step = os.path.join(build_disk(), "taken"), 0, 64 * MIB
-    descriptor, refusal = os.open(path, os.O_WRONLY | os.O_CREAT), None
+    """It's not filled: a build that does so is ended, and could tell nothing."""
+    folder, taken = build_disk(), 64 * MIB
+    path = os.path.join(folder, "taken")
+    before = os.statvfs(folder)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT)
     try:
-        while taken < facts["limits"]["build_disk"] + 4 * step:
-            checked(libc.fallocate(descriptor, 0, ctypes.c_long(taken), ctypes.c_long(step)))
-            taken += step
-    except OSError as error:
-        refusal = errno.errorcode.get(error.errno)
+        # Takes room, and writes nothing to it.
+        checked(libc.fallocate(descriptor, 0, ctypes.c_long(0), ctypes.c_long(taken)))
+        after = os.statvfs(folder)
     finally:
         os.close(descriptor)
         os.unlink(path)
-    held = refusal in ("ENOSPC", "EDQUOT", "EFBIG") and taken <= facts["limits"]["build_disk"]
-    return held, "%d MiB taken, then %s" % (taken // MIB, refusal or "no end")
+    size, counted = after.f_blocks * after.f_frsize, (before.f_bfree - after.f_bfree) * after.f_frsize
+    words = "room for %d MiB, of which %d MiB take %d" % (size // MIB, taken // MIB, counted // MIB)
+    return size <= facts["limits"]["build_disk"] and counted >= taken, words
 
 
 @probe("limits: files on the build's disk", "as many as it has room for, each counted", in_app=False, in_build=True)
