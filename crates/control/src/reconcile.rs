@@ -93,6 +93,8 @@ fn turn_back(engine: &Arc<Engine>, death: Death) {
     let task_engine = Arc::clone(engine);
     engine.tasks.spawn(async move {
         operation::retreat(&task_engine, app, release, reason).await;
+        // The release that serves again may be one whose Python has changed, which is to be told.
+        task_engine.upgrades.look_now();
         drop(mark);
     });
 }
