@@ -30,15 +30,15 @@ const CONNECTIONS: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 const BEGIN_CONNECTIONS: &str = "
 import socket
 datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-for port in range(1, 8193):
+for port in range(1, 32769):
     try:
         datagrams.sendto(b'x', ('192.0.2.1', port))
     except OSError:
         pass
 ";
-const CONNECTIONS_TRIED: u64 = 8192;
-/// What one container may have, and what others on the machine may begin meanwhile.
-const CONNECTIONS_MOST: u64 = 4096 + 1024;
+const CONNECTIONS_TRIED: u64 = 32_768;
+/// What one container may have, 4,096, and what others on a busy machine may begin meanwhile.
+const CONNECTIONS_MOST: u64 = CONNECTIONS_TRIED / 2;
 /// Fewer come of what others do.
 const CONNECTIONS_LEAST: u64 = 2048;
 
