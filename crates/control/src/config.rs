@@ -96,7 +96,20 @@ impl ControlConfig {
 
 #[cfg(test)]
 mod tests {
+    use super::*;
     use crate::testing::{config, name};
+
+    #[test]
+    fn a_volume_is_an_image_or_the_folder_beside_it() {
+        let data = tempfile::tempdir().unwrap();
+        let image = data.path().join("shop.img");
+        assert!(!ControlConfig::is_volume(&image));
+        std::fs::create_dir(data.path().join("shop")).unwrap();
+        assert!(ControlConfig::is_volume(&image));
+        std::fs::remove_dir(data.path().join("shop")).unwrap();
+        std::fs::write(&image, "").unwrap();
+        assert!(ControlConfig::is_volume(&image));
+    }
 
     #[test]
     fn a_url_names_the_port_unless_everyone_knows_it() {
