@@ -73,7 +73,7 @@ const DESCRIPTOR_WEIGHT: u64 = 64 << 10;
 
 /// The largest file that is kept in memory. The kernel sends larger ones from the page cache, where the connection
 /// lets it: that takes a call more, and spares a copy.
-const SMALL_BYTES_MAX: u64 = 64 << 10;
+const SMALL_BYTES_MAX: u64 = 16 << 10;
 
 impl Default for FileCache {
     fn default() -> Self {
