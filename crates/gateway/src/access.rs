@@ -12,9 +12,9 @@ use http::request::Parts;
 use http::{HeaderValue, Method, StatusCode, Uri, Version};
 use jiff::Timestamp;
 
-use crate::access_log::{AccessLine, AccessLog};
+use crate::access_log::{AccessLine, AccessLog, Asked};
 use crate::body::BodyError;
-use crate::client::ClientState;
+use crate::client::{ClientState, is_stand_in};
 use crate::failure::Failure;
 use crate::file_parts::FileParts;
 use crate::meter::Ended;
@@ -50,11 +50,10 @@ pub struct RequestRecord {
     pub instance: Option<Visit>,
     pub status: Option<StatusCode>,
     from: IpAddr,
-    method: Method,
-    version: Version,
+    /// `None` where the head was refused before it could be told what it asks for.
+    asked: Option<(Method, Uri, Version)>,
     host: Option<HeaderValue>,
     user_agent: Option<HeaderValue>,
-    uri: Uri,
     received_bytes: u64,
     sent_bytes: u64,
     started: Instant,
@@ -110,6 +109,7 @@ impl RequestRecord {
         client: Arc<ClientState>,
     ) -> Self {
         client.begin();
+        let asked = || (request.method.clone(), request.uri.clone(), request.version);
         Self {
             id: origin.request_id.clone().unwrap_or_else(|| ledger.ids.draw()),
             from: origin.client.ip().to_canonical(),
@@ -117,11 +117,9 @@ impl RequestRecord {
             app: None,
             instance: None,
             status: None,
-            method: request.method.clone(),
-            version: request.version,
+            asked: (!is_stand_in(request)).then(asked),
             host: request.headers.get(HOST).cloned(),
             user_agent: request.headers.get(USER_AGENT).cloned(),
-            uri: request.uri.clone(),
             received_bytes: 0,
             sent_bytes: 0,
             started: Instant::now(),
@@ -218,15 +216,18 @@ impl RequestRecord {
     }
 
     fn line(&self, duration: Duration) -> AccessLine {
+        // Without its query, which may hold what nobody should read in a log.
+        let asked = |(method, uri, version): &(Method, Uri, Version)| Asked {
+            method: method.clone(),
+            path: AccessLine::path_of(uri),
+            version: *version,
+        };
         AccessLine {
             at: Timestamp::now(),
             request: self.id.clone(),
             client: self.from,
-            method: self.method.clone(),
-            version: self.version,
+            asked: self.asked.as_ref().map(asked),
             host: self.host.as_ref().map(AccessLine::header_of),
-            // Without its query, which may hold what nobody should read in a log.
-            path: AccessLine::path_of(&self.uri),
             user_agent: self.user_agent.as_ref().map(AccessLine::header_of),
             status: self.status,
             received_bytes: self.received_bytes,

@@ -46,12 +46,10 @@ pub struct AccessLine {
     pub at: Timestamp,
     pub request: String,
     pub client: IpAddr,
-    pub method: Method,
-    pub version: Version,
+    /// `None`: the head was refused before it could be told.
+    pub asked: Option<Asked>,
     /// At most [`HEADER_MAX`] bytes, as is the user agent.
     pub host: Option<String>,
-    /// At most [`PATH_MAX`] bytes.
-    pub path: String,
     pub user_agent: Option<String>,
     /// `None`: the client left before there was an answer.
     pub status: Option<StatusCode>,
@@ -61,6 +59,15 @@ pub struct AccessLine {
     pub first_byte: Option<Duration>,
     pub app: Option<(AppName, ReleaseNumber)>,
     pub instance: Option<InstanceId>,
+}
+
+/// What a request line says.
+#[derive(Debug, Clone)]
+pub struct Asked {
+    pub method: Method,
+    /// At most [`PATH_MAX`] bytes.
+    pub path: String,
+    pub version: Version,
 }
 
 /// Lines that may wait for the disk.
@@ -151,10 +158,10 @@ impl AccessLine {
             time: format!("{:.6}", self.at),
             request: &self.request,
             client: self.client,
-            method: self.method.as_str(),
+            method: self.asked.as_ref().map(|asked| asked.method.as_str()),
             host: self.host.as_deref(),
-            path: &self.path,
-            protocol: protocol(self.version),
+            path: self.asked.as_ref().map(|asked| asked.path.as_str()),
+            protocol: self.asked.as_ref().map(|asked| protocol(asked.version)),
             user_agent: self.user_agent.as_deref(),
             status: self.status.map(|status| status.as_u16()),
             received_bytes: self.received_bytes,
@@ -178,10 +185,10 @@ struct Document<'a> {
     time: String,
     request: &'a str,
     client: IpAddr,
-    method: &'a str,
+    method: Option<&'a str>,
     host: Option<&'a str>,
-    path: &'a str,
-    protocol: &'static str,
+    path: Option<&'a str>,
+    protocol: Option<&'static str>,
     user_agent: Option<&'a str>,
     status: Option<u16>,
     received_bytes: u64,
@@ -386,10 +393,12 @@ mod tests {
             at: "2026-11-23T05:49:27Z".parse().unwrap(),
             request: "0f".to_owned(),
             client: IpAddr::from([192, 0, 2, 1]),
-            method: Method::GET,
-            version: Version::HTTP_11,
+            asked: Some(Asked {
+                method: Method::GET,
+                path: path.to_owned(),
+                version: Version::HTTP_11,
+            }),
             host: Some("shop.localhost".to_owned()),
-            path: path.to_owned(),
             user_agent: HeaderValue::from_bytes(user_agent)
                 .ok()
                 .as_ref()

@@ -108,6 +108,11 @@ const LINGER_TIME: Duration = Duration::from_secs(2);
 /// it comes from nowhere else.
 const STAND_IN: &[u8] = b"REFUSED * HTTP/1.1\r\nconnection: close\r\n\r\n";
 
+/// Whether `request` is [`STAND_IN`], and so nothing that a client has asked for.
+pub fn is_stand_in(request: &Parts) -> bool {
+    request.method.as_str() == "REFUSED" && request.uri.path() == "*"
+}
+
 /// How much is read at once while a head is incomplete.
 const HEAD_PART_BYTES: usize = 4096;
 

@@ -102,3 +102,24 @@ async fn each_request_has_a_line_that_no_client_can_forge() {
     assert_eq!(line["request"], answer.header("x-request-id"));
     assert!(line["first_byte_ms"].as_f64().unwrap() <= line["duration_ms"].as_f64().unwrap());
 }
+
+#[tokio::test]
+async fn a_head_that_was_refused_has_a_line_that_claims_nothing_of_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("access.log");
+    let bench = Bench::with(GatewayConfig {
+        access_log: Some(AccessLogConfig::new(file.clone())),
+        ..config()
+    });
+    let mut client = bench.client().await;
+    client.send("GET /a HTTP/1.1\r\nHost : shop.localhost\r\n\r\n").await;
+    assert_eq!(client.receive(false).await.status, 400);
+    drop(client);
+    bench.gateway.stop(Duration::from_secs(5)).await;
+
+    let line: Value = serde_json::from_str(&std::fs::read_to_string(file).unwrap()).unwrap();
+    assert_eq!(line["status"], 400);
+    for unknown in ["method", "path", "protocol", "host", "app"] {
+        assert!(line[unknown].is_null(), "{line}");
+    }
+}
