@@ -84,6 +84,11 @@ pub enum StartError {
 impl StartError {
     /// What a tenant may know of it: nothing of the host's, but that its disk is full.
     pub fn for_tenant(&self) -> String {
+        if let Self::Volume(volume::VolumeError::Shrink { has, asked, .. }) = self {
+            return format!(
+                "the app's volume has {has} and can't shrink to {asked}: say \"volume: {has}\" in app.yaml"
+            );
+        }
         let mut causes = successors(self.source(), |cause| (*cause).source());
         let is_full = causes.any(|cause| {
             let kind = cause.downcast_ref::<io::Error>().map(io::Error::kind);
@@ -412,4 +417,22 @@ fn read_exit(path: &Path, volume: Option<&Place>) -> Option<ExitRecord> {
         exit.found.full.push(shape::VOLUME.into());
     }
     Some(exit)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::PathBuf;
+
+    use ace_types::Bytes;
+
+    use super::*;
+
+    #[test]
+    fn a_tenant_learns_that_a_volume_does_not_shrink_and_nothing_of_where_it_is() {
+        let (image, has, asked) = (PathBuf::from("/host/shop.img"), Bytes::mib(48), Bytes::mib(32));
+        let error = StartError::Volume(volume::VolumeError::Shrink { image, has, asked });
+        let told = error.for_tenant();
+        assert!(told.contains("48M") && told.contains("volume: 48M"), "{told}");
+        assert!(!told.contains("host"), "{told}");
+    }
 }
