@@ -232,7 +232,7 @@ impl CgroupTree {
         Cgroup { folders: self.folders.iter().map(below).collect() }
     }
 
-    /// Names of all containers that have a group in any tree.
+    /// Names of all containers that have a group in any tree, sorted.
     pub fn list(&self) -> io::Result<Vec<String>> {
         let mut names = BTreeSet::new();
         for folder in &self.folders {
@@ -319,8 +319,7 @@ impl CgroupTree {
     ) -> Result<(), CgroupError> {
         make_folder(&engine.path)?;
         if self.scope.is_none() && engine.controllers.contains(&Controller::Cpu) {
-            weights::weigh_all(engine, processors())
-                .map_err(|source| CgroupError::Make { folder: engine.path.clone(), source })?;
+            weights::weigh_all(engine, processors())?;
         }
         make_folder(&group.path)?;
         if group.version == Version::V2 && !group.controllers.is_empty() {

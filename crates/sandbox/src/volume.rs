@@ -306,24 +306,16 @@ fn make(image: &Path, size: Bytes, owner: IdRange) -> Result<(), VolumeError> {
 fn format(image: &Path, inodes: u64, owner: u32, label: &str) -> Result<(), VolumeError> {
     let extended =
         format!("root_owner={owner}:{owner},lazy_itable_init=1,lazy_journal_init=1,nodiscard");
+    make_ext4(image, inodes, &["-L", label, "-E", &extended])
+}
+
+/// Makes an ext4 with `options` of mkfs.ext4's.
+fn make_ext4(image: &Path, inodes: u64, options: &[&str]) -> Result<(), VolumeError> {
     let (block_size, inodes) = (BLOCK_SIZE.to_string(), inodes.to_string());
     let path = image.to_string_lossy();
     // No blocks are kept for root: the tenant has all that was promised.
-    let arguments = [
-        "-q",
-        "-F",
-        "-b",
-        &block_size,
-        "-m",
-        "0",
-        "-N",
-        &inodes,
-        "-L",
-        label,
-        "-E",
-        &extended,
-        &path,
-    ];
+    let common = ["-q", "-F", "-b", &block_size, "-m", "0", "-N", &inodes];
+    let arguments = [&common[..], options, &[&path]].concat();
     MKFS.run(&arguments, &[], MAKE_DEADLINE)
         .map(drop)
         .map_err(|source| VolumeError::Format { image: image.to_owned(), source })

@@ -10,7 +10,9 @@ use std::io;
 use std::path::PathBuf;
 use std::time::Instant;
 
-use super::{CgroupTree, Controller, Folder, Version, read_value, when_there, write_value};
+use super::{
+    CgroupError, CgroupTree, Controller, Folder, Version, read_value, when_there, write_value,
+};
 
 /// What a container weighs that uses little, which is what the kernel gives each group.
 const FULL_V1: u32 = 1024;
@@ -43,8 +45,8 @@ impl Balance {
     ///
     /// Errors: the engine's groups can't be listed. One that has gone meanwhile is none.
     pub fn look(&mut self, tree: &CgroupTree, now: Instant) -> io::Result<()> {
-        let names = tree.list()?;
-        self.seen.retain(|name, _| names.contains(name));
+        let names = tree.list()?; // Sorted.
+        self.seen.retain(|name, _| names.binary_search(name).is_ok());
         for name in names {
             let cgroup = tree.get(&name);
             let cpu_usec = cgroup.cpu_usec();
@@ -73,10 +75,11 @@ impl Balance {
 /// the host, the engine's among them, would wait longer when they wake.
 ///
 /// Errors: the group's file can't be written.
-pub fn weigh_all(engine: &Folder, processors: u32) -> io::Result<()> {
+pub fn weigh_all(engine: &Folder, processors: u32) -> Result<(), CgroupError> {
     let (file, full) = file(engine);
     let most = if engine.version == Version::V1 { 262_144 } else { 10_000 };
-    write_value(&file, &full.saturating_mul(processors).min(most).to_string())
+    let value = full.saturating_mul(processors).min(most).to_string();
+    write_value(&file, &value).map_err(|source| CgroupError::Write { file, value, source })
 }
 
 fn weigh(container: &Folder, halvings: u32) -> io::Result<()> {

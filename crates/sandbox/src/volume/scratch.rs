@@ -15,8 +15,7 @@ use rustix::mount::{
 use rustix::thread::UnshareFlags;
 
 use super::{
-    Attached, BLOCK_SIZE, MAKE_DEADLINE, MKFS, VolumeError, attach, file_system_size, is_attached,
-    lock, open, unfinished,
+    Attached, VolumeError, attach, file_system_size, is_attached, lock, make_ext4, open, unfinished,
 };
 use crate::disk::Device;
 use crate::sys;
@@ -116,25 +115,8 @@ fn make(image: &Path, size: Bytes, inodes: u64) -> Result<(), VolumeError> {
     options.create(true).truncate(true).write(true).mode(0o600);
     let file = options.open(&fresh).map_err(failed)?;
     file.set_len(size.0).map_err(failed)?;
-    let (block_size, inodes) = (BLOCK_SIZE.to_string(), inodes.to_string());
-    let path = fresh.to_string_lossy();
-    let arguments = [
-        "-q",
-        "-F",
-        "-b",
-        &block_size,
-        "-m",
-        "0",
-        "-N",
-        &inodes,
-        "-O",
-        "^has_journal",
-        "-E",
-        "lazy_itable_init=1,nodiscard",
-        &path,
-    ];
-    MKFS.run(&arguments, &[], MAKE_DEADLINE)
-        .map_err(|source| VolumeError::Format { image: image.to_owned(), source })?;
+    let options = ["-O", "^has_journal", "-E", "lazy_itable_init=1,nodiscard"];
+    make_ext4(&fresh, inodes, &options)?;
     std::fs::rename(&fresh, image).map_err(failed)
 }
 
