@@ -215,27 +215,28 @@ impl RequestRecord {
         }
     }
 
-    fn line(&self, duration: Duration) -> AccessLine {
+    fn line(&self, duration: Duration) -> AccessLine<'_> {
         // Without its query, which may hold what nobody should read in a log.
-        let asked = |(method, uri, version): &(Method, Uri, Version)| Asked {
-            method: method.clone(),
-            path: AccessLine::path_of(uri),
+        let asked = self.asked.as_ref();
+        let asked = asked.map(|(method, uri, version)| Asked {
+            method,
+            path: uri.path(),
             version: *version,
-        };
+        });
         AccessLine {
             at: Timestamp::now(),
-            request: self.id.clone(),
+            request: &self.id,
             client: self.from,
-            asked: self.asked.as_ref().map(asked),
-            host: self.host.as_ref().map(AccessLine::header_of),
-            user_agent: self.user_agent.as_ref().map(AccessLine::header_of),
+            asked,
+            host: self.host.as_ref(),
+            user_agent: self.user_agent.as_ref(),
             status: self.status,
             received_bytes: self.received_bytes,
             sent_bytes: self.sent_bytes,
             duration,
             first_byte: self.first_byte,
-            app: self.route.as_ref().map(|route| (route.app.clone(), route.release)),
-            instance: self.instance.as_ref().map(|visit| visit.instance().clone()),
+            app: self.route.as_ref().map(|route| (&route.app, route.release)),
+            instance: self.instance.as_ref().map(Visit::instance),
         }
     }
 }
@@ -247,7 +248,7 @@ impl Drop for RequestRecord {
         let duration = self.started.elapsed();
         self.count(duration);
         if let Some(log) = &self.ledger.log {
-            log.write(self.line(duration));
+            log.write(&self.line(duration));
         }
     }
 }

@@ -1,25 +1,28 @@
 //! The access log: one JSON document a line for each request that has ended.
 //!
-//! Lines are written by a thread of their own. A request leaves its line in a bounded queue, and where
-//! that is full the line is dropped and counted: neither a slow disk nor a full one is ever waited
-//! for. The file is renamed when it is full, and so many old ones are kept; one that somebody else has
-//! renamed is begun anew.
+//! A request's thread spells its line and adds it to those that wait, of which there are so many bytes at
+//! most; a thread of the log's own writes them, many at a time. Where there is no room the line is dropped
+//! and counted: neither a slow disk nor a full one is ever waited for. The file is renamed when it is full,
+//! and so many old ones are kept; one that somebody else has renamed is begun anew.
 
+use std::borrow::Cow;
+use std::cell::RefCell;
+use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, TrySendError, sync_channel};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
 use ace_types::{AppName, InstanceId, ReleaseNumber, error_chain};
-use http::{HeaderValue, Method, StatusCode, Uri, Version};
+use http::{HeaderValue, Method, StatusCode, Version};
 use jiff::Timestamp;
 use serde::Serialize;
+use serde_json::ser::{Formatter, Serializer};
 
 /// Where the access log is written, and how much of it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -34,60 +37,70 @@ pub struct AccessLogConfig {
 /// The near end of the log.
 #[derive(Debug)]
 pub struct AccessLog {
-    queue: SyncSender<AccessLine>,
-    shared: Arc<Shared>,
+    lines: Arc<Lines>,
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
 /// One request.
 #[derive(Debug, Clone)]
-pub struct AccessLine {
+pub struct AccessLine<'a> {
     /// When it had ended.
     pub at: Timestamp,
-    pub request: String,
+    pub request: &'a str,
     pub client: IpAddr,
     /// `None`: the head was refused before it could be told.
-    pub asked: Option<Asked>,
-    /// At most [`HEADER_MAX`] bytes, as is the user agent.
-    pub host: Option<String>,
-    pub user_agent: Option<String>,
+    pub asked: Option<Asked<'a>>,
+    pub host: Option<&'a HeaderValue>,
+    pub user_agent: Option<&'a HeaderValue>,
     /// `None`: the client left before there was an answer.
     pub status: Option<StatusCode>,
     pub received_bytes: u64,
     pub sent_bytes: u64,
     pub duration: Duration,
     pub first_byte: Option<Duration>,
-    pub app: Option<(AppName, ReleaseNumber)>,
-    pub instance: Option<InstanceId>,
+    pub app: Option<(&'a AppName, ReleaseNumber)>,
+    pub instance: Option<&'a InstanceId>,
 }
 
 /// What a request line says.
 #[derive(Debug, Clone)]
-pub struct Asked {
-    pub method: Method,
-    /// At most [`PATH_MAX`] bytes.
-    pub path: String,
+pub struct Asked<'a> {
+    pub method: &'a Method,
+    pub path: &'a str,
     pub version: Version,
 }
 
-/// Lines that may wait for the disk.
-const QUEUE: usize = 8192;
+/// What may wait for the disk: what comes in a tenth of a second, of short requests to a busy machine.
+const WAITING_BYTES_MAX: usize = 4 << 20;
 /// How much of a path is logged, in bytes.
 const PATH_MAX: usize = 2048;
 /// How much of a host or user agent is logged, in bytes.
 const HEADER_MAX: usize = 256;
-/// How long lines are gathered: whoever waits for each has to be woken for each.
+/// How long lines are gathered, unless there are [`GATHERED_BYTES`]: whoever waits for each has to be woken for each.
 const GATHER: Duration = Duration::from_millis(50);
+/// As many as one write is worth. More would no longer be in the processor's cache when they are written.
+const GATHERED_BYTES: usize = 64 << 10;
 /// How often it's looked whether the file is still the one of its name.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 /// How often the operator is told of dropped lines.
 const TELL_EVERY: Duration = Duration::from_secs(60);
 
+/// The lines between those who leave them and who writes them.
 #[derive(Debug, Default)]
-struct Shared {
+struct Lines {
+    waiting: Mutex<Waiting>,
+    /// Notified when the first of them has come, when they are worth a write, and at the end.
+    worth_a_look: Condvar,
     dropped: AtomicU64,
+}
+
+/// The lines that wait to be written.
+#[derive(Debug, Default)]
+struct Waiting {
+    bytes: Vec<u8>,
+    count: u64,
     /// No more lines come.
-    finished: AtomicBool,
+    finished: bool,
 }
 
 impl AccessLogConfig {
@@ -102,34 +115,28 @@ impl AccessLog {
     ///
     /// Errors: the file can't be opened, or no thread started.
     pub fn open(config: AccessLogConfig) -> io::Result<Self> {
-        let (queue, lines) = sync_channel(QUEUE);
-        let shared = Arc::new(Shared::default());
+        let lines = Arc::new(Lines::default());
         let file = LogFile::open(config)?;
-        let writer = Writer { file, shared: Arc::clone(&shared), told: None };
-        let thread = std::thread::Builder::new()
-            .name("access-log".to_owned())
-            .spawn(|| writer.run(lines))?;
-        Ok(Self { queue, shared, thread: Mutex::new(Some(thread)) })
+        let writer = Writer { file, lines: Arc::clone(&lines), told: None };
+        let thread =
+            std::thread::Builder::new().name("access-log".to_owned()).spawn(|| writer.run())?;
+        Ok(Self { lines, thread: Mutex::new(Some(thread)) })
     }
 
-    /// Leaves `line` to be written. Never waits.
-    pub fn write(&self, line: AccessLine) {
-        match self.queue.try_send(line) {
-            Ok(()) => {}
-            Err(TrySendError::Full(_) | TrySendError::Disconnected(_)) => {
-                self.shared.dropped.fetch_add(1, Ordering::Relaxed);
-            }
-        }
+    /// Leaves `line` to be written. Never waits for a disk.
+    pub fn write(&self, line: &AccessLine<'_>) {
+        PEN.with_borrow_mut(|pen| self.lines.add(pen.spell(line)));
     }
 
     /// How many lines have been dropped.
     pub fn dropped(&self) -> u64 {
-        self.shared.dropped.load(Ordering::Relaxed)
+        self.lines.dropped.load(Ordering::Relaxed)
     }
 
-    /// Waits until what is in the queue is written, or dropped. May be called twice.
+    /// Waits until the lines that wait are written, or dropped. May be called twice.
     pub fn finish(&self) {
-        self.shared.finished.store(true, Ordering::Relaxed);
+        self.lines.waiting().finished = true;
+        self.lines.worth_a_look.notify_one();
         let thread = self.thread.lock().unwrap_or_else(PoisonError::into_inner).take();
         if let Some(thread) = thread {
             // One that panicked writes nothing more either.
@@ -138,58 +145,137 @@ impl AccessLog {
     }
 }
 
-impl AccessLine {
-    /// As much of the path in `uri` as is logged.
-    pub fn path_of(uri: &Uri) -> String {
-        let path = uri.path();
-        path[..path.floor_char_boundary(PATH_MAX)].to_owned()
+impl Lines {
+    /// Adds `line` to those that wait, if there is room.
+    fn add(&self, line: &[u8]) {
+        let mut waiting = self.waiting();
+        if waiting.finished || waiting.bytes.len() + line.len() > WAITING_BYTES_MAX {
+            drop(waiting);
+            self.dropped.fetch_add(1, Ordering::Relaxed);
+            return;
+        }
+        let before = waiting.bytes.len();
+        waiting.bytes.extend_from_slice(line);
+        waiting.count += 1;
+        let after = waiting.bytes.len();
+        drop(waiting);
+        if before == 0 || (before < GATHERED_BYTES && after >= GATHERED_BYTES) {
+            self.worth_a_look.notify_one();
+        }
     }
 
-    /// As much of a header's value as is logged. A copy: the value itself would hold on to the whole
-    /// head that it came in.
-    pub fn header_of(value: &HeaderValue) -> String {
-        let bytes = value.as_bytes();
-        String::from_utf8_lossy(&bytes[..bytes.len().min(HEADER_MAX)]).into_owned()
+    /// Waits for lines, no longer than [`LOOK_EVERY`], and gathers more of them. `room` is empty.
+    fn gather(&self, room: Vec<u8>) -> Waiting {
+        let none = |waiting: &mut Waiting| waiting.bytes.is_empty() && !waiting.finished;
+        let few = |waiting: &mut Waiting| waiting.bytes.len() < GATHERED_BYTES && !waiting.finished;
+        let mut waiting = self.wait_while(self.waiting(), LOOK_EVERY, none);
+        if !waiting.bytes.is_empty() {
+            waiting = self.wait_while(waiting, GATHER, few);
+        }
+        let finished = waiting.finished;
+        std::mem::replace(&mut *waiting, Waiting { bytes: room, count: 0, finished })
     }
 
-    /// Adds the line, with its end, to `bytes`.
-    fn render(&self, bytes: &mut Vec<u8>) {
+    fn wait_while<'a>(
+        &self,
+        waiting: MutexGuard<'a, Waiting>,
+        at_most: Duration,
+        condition: impl FnMut(&mut Waiting) -> bool,
+    ) -> MutexGuard<'a, Waiting> {
+        let waited = self.worth_a_look.wait_timeout_while(waiting, at_most, condition);
+        waited.unwrap_or_else(PoisonError::into_inner).0
+    }
+
+    fn waiting(&self) -> MutexGuard<'_, Waiting> {
+        // Nothing that holds the lock leaves half a line behind.
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+thread_local! {
+    static PEN: RefCell<Pen> = const { RefCell::new(Pen { line: Vec::new(), time: Time::NONE }) };
+}
+
+/// What a thread spells its lines with.
+struct Pen {
+    line: Vec<u8>,
+    time: Time,
+}
+
+impl Pen {
+    /// `line` with its end.
+    fn spell(&mut self, line: &AccessLine<'_>) -> &[u8] {
         let document = Document {
-            time: format!("{:.6}", self.at),
-            request: &self.request,
-            client: self.client,
-            method: self.asked.as_ref().map(|asked| asked.method.as_str()),
-            host: self.host.as_deref(),
-            path: self.asked.as_ref().map(|asked| asked.path.as_str()),
-            protocol: self.asked.as_ref().map(|asked| protocol(asked.version)),
-            user_agent: self.user_agent.as_deref(),
-            status: self.status.map(|status| status.as_u16()),
-            received_bytes: self.received_bytes,
-            sent_bytes: self.sent_bytes,
-            duration_ms: millis(self.duration),
-            first_byte_ms: self.first_byte.map(millis),
-            app: self.app.as_ref().map(|(app, _)| app.as_str()),
-            release: self.app.as_ref().map(|(_, release)| release.0),
-            instance: self.instance.as_ref().map(InstanceId::as_str),
+            time: self.time.to(line.at),
+            request: line.request,
+            client: line.client,
+            method: line.asked.as_ref().map(|asked| asked.method.as_str()),
+            host: line.host.map(logged_part),
+            path: line.asked.as_ref().map(|asked| logged_path(asked.path)),
+            protocol: line.asked.as_ref().map(|asked| protocol(asked.version)),
+            user_agent: line.user_agent.map(logged_part),
+            status: line.status.map(|status| status.as_u16()),
+            received_bytes: line.received_bytes,
+            sent_bytes: line.sent_bytes,
+            duration_ms: millis(line.duration),
+            first_byte_ms: line.first_byte.map(millis),
+            app: line.app.map(|(app, _)| app.as_str()),
+            release: line.app.map(|(_, release)| release.0),
+            instance: line.instance.map(InstanceId::as_str),
         };
-        // Plain data always has a JSON form.
-        let text = serde_json::to_string(&document).unwrap_or_default();
-        push_ascii(bytes, &text);
-        bytes.push(b'\n');
+        self.line.clear();
+        // Plain data always has a JSON form, and writing to memory does not fail.
+        _ = document.serialize(&mut Serializer::with_formatter(&mut self.line, AsciiOnly));
+        self.line.push(b'\n');
+        &self.line
+    }
+}
+
+/// A time, spelled to the second: most lines come in the same one as the line before.
+struct Time {
+    second: i64,
+    /// `2026-11-23T05:49:27`
+    to_second: String,
+    microsecond: i32,
+}
+
+impl Time {
+    const NONE: Self = Self { second: i64::MIN, to_second: String::new(), microsecond: 0 };
+
+    fn to(&mut self, at: Timestamp) -> &Self {
+        if self.second != at.as_second() {
+            self.second = at.as_second();
+            let text = at.strftime("%Y-%m-%dT%H:%M:%S");
+            self.to_second = text.to_string();
+        }
+        self.microsecond = at.subsec_microsecond();
+        self
+    }
+}
+
+impl fmt::Display for Time {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}.{:06}Z", self.to_second, self.microsecond)
+    }
+}
+
+impl Serialize for Time {
+    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
 /// A line's form, which is documented.
 #[derive(Serialize)]
 struct Document<'a> {
-    time: String,
+    time: &'a Time,
     request: &'a str,
     client: IpAddr,
     method: Option<&'a str>,
-    host: Option<&'a str>,
+    host: Option<Cow<'a, str>>,
     path: Option<&'a str>,
     protocol: Option<&'static str>,
-    user_agent: Option<&'a str>,
+    user_agent: Option<Cow<'a, str>>,
     status: Option<u16>,
     received_bytes: u64,
     sent_bytes: u64,
@@ -200,50 +286,61 @@ struct Document<'a> {
     instance: Option<&'a str>,
 }
 
-/// Writes what is in the queue, batch by batch.
+/// Has JSON escape everything but ASCII: then nothing in it can move a terminal's cursor or turn text
+/// around. JSON itself leaves no other control character than DEL.
+struct AsciiOnly;
+
+impl Formatter for AsciiOnly {
+    fn write_string_fragment<W: Write + ?Sized>(
+        &mut self,
+        writer: &mut W,
+        fragment: &str,
+    ) -> io::Result<()> {
+        if fragment.is_ascii() && !fragment.contains('\x7f') {
+            return writer.write_all(fragment.as_bytes());
+        }
+        for c in fragment.chars() {
+            if c.is_ascii() && c != '\x7f' {
+                writer.write_all(&[c as u8])?;
+            } else {
+                for unit in c.encode_utf16(&mut [0; 2]) {
+                    write!(writer, "\\u{unit:04x}")?;
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Writes the lines that wait, batch by batch.
 struct Writer {
     file: LogFile,
-    shared: Arc<Shared>,
+    lines: Arc<Lines>,
     /// How many dropped lines the operator has been told of, and when.
     told: Option<(u64, Instant)>,
 }
 
 impl Writer {
-    fn run(mut self, lines: Receiver<AccessLine>) {
-        let mut batch = Vec::new();
+    fn run(mut self) {
+        let mut room = Vec::new();
         loop {
-            let is_last = self.shared.finished.load(Ordering::Relaxed);
-            let first = match is_last {
-                true => lines.try_recv().ok(),
-                false => match lines.recv_timeout(LOOK_EVERY) {
-                    Ok(line) => Some(line),
-                    Err(RecvTimeoutError::Timeout) => None,
-                    Err(RecvTimeoutError::Disconnected) => return,
-                },
-            };
-            if first.is_some() && !is_last {
-                std::thread::sleep(GATHER);
-            }
-            let mut count = 0;
-            for line in first.into_iter().chain(lines.try_iter()).take(QUEUE) {
-                line.render(&mut batch);
-                count += 1;
-            }
-            if let Err(error) = self.file.append(&batch) {
-                self.shared.dropped.fetch_add(count, Ordering::Relaxed);
+            let mut batch = self.lines.gather(room);
+            if let Err(error) = self.file.append(&batch.bytes) {
+                self.lines.dropped.fetch_add(batch.count, Ordering::Relaxed);
                 tracing::debug!(error = %error_chain(&error), "could not write the access log");
             }
-            batch.clear();
             self.tell(Instant::now());
-            if is_last && count == 0 {
-                return;
+            if batch.finished {
+                return; // None was added since.
             }
+            batch.bytes.clear();
+            room = batch.bytes;
         }
     }
 
     /// Tells the operator of lines that were dropped, from time to time.
     fn tell(&mut self, now: Instant) {
-        let dropped = self.shared.dropped.load(Ordering::Relaxed);
+        let dropped = self.lines.dropped.load(Ordering::Relaxed);
         let (told, at) = self.told.unwrap_or((0, now));
         let is_due = self.told.is_none() || now.duration_since(at) >= TELL_EVERY;
         if dropped > told && is_due {
@@ -366,18 +463,15 @@ fn millis(duration: Duration) -> f64 {
     duration.as_micros() as f64 / 1000.0
 }
 
-/// Adds JSON to `bytes` with everything but ASCII escaped: then nothing in it can move a terminal's
-/// cursor or turn text around. JSON itself leaves no other control character than DEL.
-fn push_ascii(bytes: &mut Vec<u8>, json: &str) {
-    for c in json.chars() {
-        if c.is_ascii() && c != '\x7f' {
-            bytes.push(c as u8);
-        } else {
-            for unit in c.encode_utf16(&mut [0; 2]) {
-                bytes.extend_from_slice(format!("\\u{unit:04x}").as_bytes());
-            }
-        }
-    }
+/// As much of `path` as is logged.
+fn logged_path(path: &str) -> &str {
+    &path[..path.floor_char_boundary(PATH_MAX)]
+}
+
+/// As much of a header's value as is logged.
+fn logged_part(value: &HeaderValue) -> Cow<'_, str> {
+    let bytes = value.as_bytes();
+    String::from_utf8_lossy(&bytes[..bytes.len().min(HEADER_MAX)])
 }
 
 #[cfg(test)]
@@ -388,29 +482,33 @@ mod tests {
 
     use super::*;
 
-    fn line(path: &str, user_agent: &[u8]) -> AccessLine {
-        AccessLine {
-            at: "2026-11-23T05:49:27Z".parse().unwrap(),
-            request: "0f".to_owned(),
+    /// Leaves a line for a request for `path`.
+    fn ask(log: &AccessLog, path: &str) {
+        with_line(path, b"", |line| log.write(line));
+    }
+
+    fn spelled(path: &str, user_agent: &[u8]) -> String {
+        let mut pen = Pen { line: Vec::new(), time: Time::NONE };
+        with_line(path, user_agent, |line| String::from_utf8(pen.spell(line).to_vec()).unwrap())
+    }
+
+    fn with_line<T>(path: &str, user_agent: &[u8], then: impl FnOnce(&AccessLine<'_>) -> T) -> T {
+        let user_agent = HeaderValue::from_bytes(user_agent).ok();
+        then(&AccessLine {
+            at: "2026-11-23T05:49:27.000042Z".parse().unwrap(),
+            request: "0f",
             client: IpAddr::from([192, 0, 2, 1]),
-            asked: Some(Asked {
-                method: Method::GET,
-                path: path.to_owned(),
-                version: Version::HTTP_11,
-            }),
-            host: Some("shop.localhost".to_owned()),
-            user_agent: HeaderValue::from_bytes(user_agent)
-                .ok()
-                .as_ref()
-                .map(AccessLine::header_of),
+            asked: Some(Asked { method: &Method::GET, path, version: Version::HTTP_11 }),
+            host: Some(&HeaderValue::from_static("shop.localhost")),
+            user_agent: user_agent.as_ref(),
             status: Some(StatusCode::OK),
             received_bytes: 0,
             sent_bytes: 12,
             duration: Duration::from_micros(1234),
             first_byte: None,
-            app: Some(("shop".parse().unwrap(), ReleaseNumber(3))),
+            app: Some((&"shop".parse().unwrap(), ReleaseNumber(3))),
             instance: None,
-        }
+        })
     }
 
     fn config(folder: &TempDir, size_max: u64) -> AccessLogConfig {
@@ -425,11 +523,9 @@ mod tests {
 
     #[test]
     fn a_request_is_one_line_of_json() {
-        let mut bytes = Vec::new();
-        line("/x", b"curl/8").render(&mut bytes);
         assert_eq!(
-            String::from_utf8(bytes).unwrap(),
-            "{\"time\":\"2026-11-23T05:49:27.000000Z\",\"request\":\"0f\",\"client\":\"192.0.2.1\",\
+            spelled("/x", b"curl/8"),
+            "{\"time\":\"2026-11-23T05:49:27.000042Z\",\"request\":\"0f\",\"client\":\"192.0.2.1\",\
              \"method\":\"GET\",\"host\":\"shop.localhost\",\"path\":\"/x\",\"protocol\":\"HTTP/1.1\",\
              \"user_agent\":\"curl/8\",\"status\":200,\"received_bytes\":0,\"sent_bytes\":12,\
              \"duration_ms\":1.234,\"first_byte_ms\":null,\"app\":\"shop\",\"release\":3,\
@@ -442,7 +538,7 @@ mod tests {
         let folder = TempDir::new().unwrap();
         let log = AccessLog::open(config(&folder, 1 << 20)).unwrap();
         for number in 0..100 {
-            log.write(line(&format!("/{number}"), b""));
+            ask(&log, &format!("/{number}"));
         }
         log.finish();
         let paths: Vec<Value> = documents(&folder.path().join("access.log"))
@@ -450,7 +546,7 @@ mod tests {
             .map(|document| document["path"].clone())
             .collect();
         assert_eq!((paths.len(), &paths[99]), (100, &Value::from("/99")));
-        log.write(line("/late", b""));
+        ask(&log, "/late");
         log.finish();
         assert_eq!(log.dropped(), 1);
     }
@@ -485,19 +581,39 @@ mod tests {
         // It takes no byte, and says so.
         let full = AccessLogConfig::new(PathBuf::from("/dev/full"));
         let log = AccessLog::open(full).unwrap();
-        for _ in 0..QUEUE * 2 {
-            log.write(line("/", b""));
+        for _ in 0..1000 {
+            ask(&log, "/");
         }
         log.finish();
-        assert_eq!(log.dropped(), QUEUE as u64 * 2);
+        assert_eq!(log.dropped(), 1000);
+    }
+
+    #[test]
+    fn what_the_disk_does_not_take_in_time_is_dropped() {
+        let (lines, line) = (Lines::default(), [b'x'; 1 << 10]);
+        let room = WAITING_BYTES_MAX / line.len();
+        for _ in 0..room + 3 {
+            lines.add(&line);
+        }
+        assert_eq!(lines.dropped.load(Ordering::Relaxed), 3);
+        let batch = lines.gather(Vec::new());
+        assert_eq!((batch.count, batch.bytes.len()), (room as u64, WAITING_BYTES_MAX));
+        lines.add(&line);
+        assert_eq!(lines.waiting().count, 1);
+    }
+
+    #[test]
+    fn each_second_is_spelled_anew() {
+        let mut time = Time::NONE;
+        for text in ["2026-12-31T23:59:59.999999Z", "2027-01-01T00:00:00.000000Z"] {
+            assert_eq!(time.to(text.parse().unwrap()).to_string(), text);
+        }
     }
 
     proptest! {
         #[test]
         fn no_client_forges_a_line(path in "\\PC{0,40}", agent: Vec<u8>) {
-            let mut bytes = Vec::new();
-            line(&path, &agent).render(&mut bytes);
-            let text = String::from_utf8(bytes).unwrap();
+            let text = spelled(&path, &agent);
             let (one, rest) = text.split_once('\n').unwrap();
             prop_assert_eq!(rest, "");
             prop_assert!(one.chars().all(|c| (' '..='~').contains(&c)), "{}", one);
