@@ -31,8 +31,8 @@ use crate::victims::Victims;
 
 /// How often the node looks again without being told of a change.
 const RESYNC: Duration = Duration::from_secs(5);
-/// How often containers are weighed by what they use of the processor.
-const BALANCE_PAUSE: Duration = Duration::from_millis(500);
+/// How often it's looked who uses how much of the processor.
+const BALANCE_PAUSE: Duration = Duration::from_millis(250);
 /// How long `down` waits for instances to end by themselves, beyond their own grace.
 const DOWN_DEADLINE: Duration = Duration::from_secs(60);
 /// How long a dead engine's leftover cgroup may take to go.
@@ -290,7 +290,7 @@ async fn balance(world: Arc<World>) {
         let Ok((back, result)) = looked.await else { return }; // The engine is ending.
         balance = back;
         if let Err(error) = result {
-            tracing::debug!("could not weigh what containers use: {error}");
+            tracing::debug!("could not have containers give way: {error}");
         }
     }
 }

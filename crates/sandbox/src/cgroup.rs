@@ -2,21 +2,23 @@
 //!
 //! ```text
 //! ace-ENGINE/            one a tree; on a systemd machine with v2, ace-ENGINE.scope
+//!   engine/              the engine itself, in the tree that shares out processors
 //!   NAME/                one a container
 //!     init/              our process 1: uncounted, so that no bomb of the tenant's takes it
 //!     app/               the tenant's processes: every limit is here
 //! ```
 //!
 //! Containers that want more than there is share alike; one that uses much gives way to those that use
-//! little, which is in [`weights`].
+//! little, which is in [`balance`].
 //! Which trees there are is in [`hierarchy`]; systemd's part is in [`scope`]; what is read and
 //! written is bound by [`throttle`] and counted by [`traffic`].
 
+mod balance;
 mod hierarchy;
+mod own;
 mod scope;
 mod throttle;
 mod traffic;
-mod weights;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::{self, File, OpenOptions};
@@ -30,12 +32,13 @@ use rustix::process::{Pid, PidfdFlags, Signal, pidfd_open, pidfd_send_signal};
 use serde::{Deserialize, Serialize};
 
 use crate::process::ProcessRef;
+pub use balance::Balance;
 pub use hierarchy::{Controller, Version};
 use hierarchy::{Hierarchy, choose, parse_mountinfo};
+use own::OWN;
 use scope::{KEEPER, Scope, ScopeError};
 use throttle::Root;
 pub use traffic::DiskTraffic;
-pub use weights::Balance;
 
 use crate::disk::{self, Device};
 
@@ -95,6 +98,7 @@ pub struct CgroupTree {
     /// Their trees' mount points, in the same order.
     roots: Vec<PathBuf>,
     scope: Option<Scope>,
+    before: own::Before,
 }
 
 /// Why a group could not be made or removed.
@@ -154,7 +158,7 @@ impl CgroupTree {
             folders.push(Folder { path, version, controllers });
             roots.push(mount_point);
         }
-        Self { folders, roots, scope }
+        Self { folders, roots, scope, before: own::Before::default() }
     }
 
     /// Makes the groups of the container `name` and sets its limits. May be called twice.
@@ -162,15 +166,14 @@ impl CgroupTree {
     /// After a failure, what was made goes by [`Cgroup::remove`] of [`Self::get`].
     pub fn create(&self, name: &str, limits: &Limits) -> Result<Cgroup, CgroupError> {
         let harmless = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        if name.is_empty() || name == KEEPER || !name.chars().all(harmless) {
+        let is_taken = [KEEPER, OWN].contains(&name);
+        if name.is_empty() || is_taken || !name.chars().all(harmless) {
             return Err(CgroupError::Name { name: name.to_owned() });
-        }
-        if let Some(scope) = &self.scope {
-            scope.ensure().map_err(CgroupError::Scope)?;
         }
         let cgroup = self.get(name);
         for ((engine, root), group) in self.folders.iter().zip(&self.roots).zip(&cgroup.folders) {
-            self.make_folders(engine, root, group)?;
+            self.make_engines(engine, root)?;
+            make_folders(group)?;
             for (file, value) in settings(group, limits) {
                 write_setting(&group.path.join(APP).join(file), &value)?;
             }
@@ -241,12 +244,13 @@ impl CgroupTree {
                 children.iter().filter_map(|path| path.file_name()?.to_str()).map(str::to_owned),
             );
         }
-        names.remove(KEEPER);
+        names.retain(|name| ![KEEPER, OWN].contains(&name.as_str()));
         Ok(names.into_iter().collect())
     }
 
-    /// Kills all that runs in the engine's groups and removes them, the engine's own included.
+    /// Kills all that runs in the engine's groups and removes them, the engine's own included, which this process leaves before.
     pub fn remove_all(&self) -> Result<(), CgroupError> {
+        self.leave()?;
         let unreadable =
             |source| CgroupError::Read { folder: self.folders[0].path.clone(), source };
         for name in self.list().map_err(unreadable)? {
@@ -272,6 +276,11 @@ impl CgroupTree {
             means.extend(folder.controllers.iter().map(|found| (found.name(), by.clone())));
         }
         means
+    }
+
+    /// How containers that use much of the processor give way to others: by `cpu.idle` or by weight.
+    pub fn gives_way_by(&self) -> &'static str {
+        self.shares_processors().map_or("nothing", |(_, root)| balance::means(root))
     }
 
     /// Which version throttles disks; `None` where none does. What is written late, out of the page cache, only
@@ -311,26 +320,27 @@ impl CgroupTree {
         Some(Root(root.clone()))
     }
 
-    fn make_folders(
-        &self,
-        engine: &Folder,
-        root: &Path,
-        group: &Folder,
-    ) -> Result<(), CgroupError> {
+    /// Makes the engine's own folder in the tree at `root`, ready for groups below it. May be called twice.
+    fn make_engines(&self, engine: &Folder, root: &Path) -> Result<(), CgroupError> {
+        if let Some(scope) = &self.scope {
+            scope.ensure().map_err(CgroupError::Scope)?;
+        }
         make_folder(&engine.path)?;
         if self.scope.is_none() && engine.controllers.contains(&Controller::Cpu) {
-            weights::weigh_all(engine, processors())?;
+            balance::weigh_as_processes(engine, processors())?;
         }
-        make_folder(&group.path)?;
-        if group.version == Version::V2 && !group.controllers.is_empty() {
-            // systemd has seen to what is above its scope.
-            let above = if self.scope.is_none() { Some(root) } else { None };
-            for folder in above.into_iter().chain([engine.path.as_path(), group.path.as_path()]) {
-                pass_on(folder, &group.controllers)?;
-            }
-        }
-        make_folder(&group.path.join(INIT))?;
-        make_folder(&group.path.join(APP))
+        // systemd has seen to what is above its scope.
+        let above = if self.scope.is_none() { Some(root) } else { None };
+        let folders = above.into_iter().chain([engine.path.as_path()]);
+        folders.into_iter().try_for_each(|folder| engine.pass_on(folder))
+    }
+
+    /// The engine's own folder in the tree that shares out processors, and that tree's root.
+    fn shares_processors(&self) -> Option<(&Folder, &Path)> {
+        let mut trees = self.folders.iter().zip(&self.roots);
+        let (folder, root) =
+            trees.find(|(folder, _)| folder.controllers.contains(&Controller::Cpu))?;
+        Some((folder, root))
     }
 }
 
@@ -617,6 +627,23 @@ impl Folder {
         self.path.ancestors().nth(2).filter(|_| self.version == Version::V1)
     }
 
+    /// Lets groups below `folder`, which is of the same tree, use its controllers. Version 1 knows no such thing.
+    fn pass_on(&self, folder: &Path) -> Result<(), CgroupError> {
+        if self.version == Version::V1 || self.controllers.is_empty() {
+            return Ok(());
+        }
+        let file = folder.join("cgroup.subtree_control");
+        let value: Vec<String> =
+            self.controllers.iter().map(|found| format!("+{}", found.name())).collect();
+        let value = value.join(" ");
+        write_value(&file, &value).map_err(|source| match source.kind() {
+            io::ErrorKind::ResourceBusy => {
+                CgroupError::Occupied { folder: folder.to_owned(), source }
+            }
+            _ => CgroupError::Write { file, value, source },
+        })
+    }
+
     fn freezes(&self) -> bool {
         self.version == Version::V2 || self.controllers.contains(&Controller::Freezer)
     }
@@ -727,15 +754,12 @@ fn disks() -> Result<Vec<Device>, CgroupError> {
         .map_err(|source| CgroupError::Read { folder: PathBuf::from("/sys/block"), source })
 }
 
-/// Lets groups below `folder` use `controllers`.
-fn pass_on(folder: &Path, controllers: &[Controller]) -> Result<(), CgroupError> {
-    let file = folder.join("cgroup.subtree_control");
-    let value: Vec<String> = controllers.iter().map(|found| format!("+{}", found.name())).collect();
-    let value = value.join(" ");
-    write_value(&file, &value).map_err(|source| match source.kind() {
-        io::ErrorKind::ResourceBusy => CgroupError::Occupied { folder: folder.to_owned(), source },
-        _ => CgroupError::Write { file, value, source },
-    })
+/// Makes a container's folder in one tree, and those in it.
+fn make_folders(group: &Folder) -> Result<(), CgroupError> {
+    make_folder(&group.path)?;
+    group.pass_on(&group.path)?;
+    make_folder(&group.path.join(INIT))?;
+    make_folder(&group.path.join(APP))
 }
 
 fn make_folder(folder: &Path) -> Result<(), CgroupError> {

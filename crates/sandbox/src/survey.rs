@@ -140,6 +140,7 @@ fn cgroups(engine: &EngineId) -> Vec<Finding> {
             // Disks are a finding of their own.
             let means = tree.means().into_iter().filter(|(name, _)| *name != "io");
             findings.extend(means.map(|(name, by)| ok(name, by)));
+            findings.push(ok("sharing", gives_way(tree.gives_way_by())));
             findings.push(swap(group.limits_swap()));
             findings.push(kill(group.folders.iter().any(|folder| {
                 folder.version == Version::V2 && folder.path.join("cgroup.kill").exists()
@@ -151,6 +152,10 @@ fn cgroups(engine: &EngineId) -> Vec<Finding> {
         findings.push(warn(NAME, error_chain(&error), None));
     }
     findings
+}
+
+fn gives_way(by: &str) -> String {
+    format!("who uses much of the processor gives way to others, by {by}")
 }
 
 fn swap(limited: bool) -> Finding {

@@ -49,21 +49,36 @@ fn limits_can_be_read_back_from_the_kernel() {
 }
 
 #[test]
-fn a_container_at_rest_weighs_what_others_weigh_whatever_it_was_made_to() {
+fn a_container_gives_way_while_it_uses_much_and_weighs_what_others_do_at_rest() {
     let Some(groups) = Groups::new("h") else { return };
-    let group = groups.create("one", &small());
+    let group = groups.create("one", &Limits { cpu_millicores: 1000, ..small() });
     let of_processors = |folder: &&Folder| folder.controllers.contains(&Controller::Cpu);
     let folder = group.folders.iter().find(of_processors).unwrap();
-    let (file, full) = match folder.version {
-        Version::V1 => ("cpu.shares", "1024"),
-        Version::V2 => ("cpu.weight", "100"),
+    let (file, full, light) = match folder.version {
+        Version::V1 => ("cpu.shares", "1024", "64"),
+        Version::V2 => ("cpu.weight", "100", "6"),
     };
-    let weight = || fs::read_to_string(folder.path.join(file)).unwrap().trim().to_owned();
-    assert_eq!(weight(), full);
+    let read = |file: &str| fs::read_to_string(folder.path.join(file)).ok();
+    let is = |file: &str, value: &str| read(file).is_some_and(|text| text.trim() == value);
+    let gives_way = || match read("cpu.idle") {
+        Some(idle) => idle.trim() == "1",
+        None => is(file, light),
+    };
+    assert!(is(file, full));
     fs::write(folder.path.join(file), "7").unwrap();
-    let mut balance = Balance::default();
-    balance.look(&groups.tree, Instant::now()).unwrap();
-    assert_eq!(weight(), full);
+    let (mut balance, begin) = (Balance::default(), Instant::now());
+    balance.look(&groups.tree, begin).unwrap();
+    assert!(is(file, full) && !gives_way());
+
+    // The seconds are told, so that a busy machine makes no difference.
+    let mut app = start_in(&group, "app", "while :; do :; done");
+    wait_for("it has used a fifth of a second", || group.usage().cpu_usec > 200_000);
+    group.kill().unwrap();
+    app.wait().unwrap();
+    balance.look(&groups.tree, begin + Duration::from_millis(200)).unwrap();
+    assert!(gives_way());
+    balance.look(&groups.tree, begin + Duration::from_secs(1)).unwrap();
+    assert!(is(file, full) && !gives_way());
 }
 
 #[test]
