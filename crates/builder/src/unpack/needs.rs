@@ -223,7 +223,10 @@ fn of_project(root: &OwnedFd, project: &Table) -> Result<Requirements, UnpackErr
     let has_dynamic = strings(project, &["project", "dynamic"]).any(|name| name == "dependencies");
     let has_own = lookup(project, &["project", "dependencies"]).is_some();
     let mut lines: Vec<String> = match has_own {
-        true => strings(project, &["project", "dependencies"]).map(str::to_owned).collect(),
+        true => {
+            let own = strings(project, &["project", "dependencies"]).map(str::to_owned);
+            poetry::with_places(own.collect(), project)
+        }
         false => poetry::dependencies(project),
     };
     // Elsewhere the source's own packages lie in /ace/code, which is on sys.path.

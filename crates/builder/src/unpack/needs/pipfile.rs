@@ -48,6 +48,7 @@ struct Package {
     git: Option<String>,
     #[serde(rename = "ref")]
     reference: Option<String>,
+    subdirectory: Option<String>,
     /// An address, or a path in the source.
     file: Option<String>,
     path: Option<String>,
@@ -125,7 +126,9 @@ impl Package {
         let mut line = match &self.git {
             Some(url) => {
                 let reference = self.reference.as_ref().map(|name| format!("@{name}"));
-                format!("{name}{extras} @ git+{url}{}", reference.unwrap_or_default())
+                let within = self.subdirectory.as_ref().map(|path| format!("#subdirectory={path}"));
+                let reference = reference.unwrap_or_default() + &within.unwrap_or_default();
+                format!("{name}{extras} @ git+{url}{reference}")
             }
             None => {
                 let version = self.version.as_deref().filter(|version| *version != "*");
@@ -158,7 +161,7 @@ mod tests {
                           "markers": "python_version >= '3.8'", "extras": ["async"]},
                 "six": {"version": "*"},
                 "own": {"path": "./lib/own", "editable": true},
-                "kit": {"git": "https://h/kit", "ref": "abc"},
+                "kit": {"git": "https://h/kit", "ref": "abc", "subdirectory": "in/kit"},
                 "far": {"file": "https://h/far-1.zip"}
             },
             "develop": {"pytest": {"version": "==8"}}
@@ -173,7 +176,7 @@ mod tests {
                 "--trusted-host packages.example:8443",
                 "far @ https://h/far-1.zip",
                 "flask[async]==3.0.1 ; python_version >= '3.8' --hash=sha256:aa --hash=sha256:bb",
-                "kit @ git+https://h/kit@abc",
+                "kit @ git+https://h/kit@abc#subdirectory=in/kit",
                 "-e ./lib/own",
                 "six",
             ]
@@ -201,11 +204,14 @@ mod tests {
             "[[source]]\nurl = 'https://own.test/simple'\nverify_ssl = false\n",
             "[packages]\na = '*'\nb = '~=1.4'\n",
             "c = {version = '==2', extras = ['x'], markers = \"os_name == 'posix'\"}\n",
+            "d = {version = '*', sys_platform = \"== 'win32'\"}\n",
             "[dev-packages]\npytest = '*'\n[requires]\npython_version = '3.8'\n",
         )
         .parse()
         .unwrap();
-        let lines = ["a", "b~=1.4", "c[x]==2 ; (os_name == 'posix')"].map(str::to_owned);
+        let lines =
+            ["a", "b~=1.4", "c[x]==2 ; (os_name == 'posix')", "d ; sys_platform == 'win32'"];
+        let lines = lines.map(str::to_owned);
         let options = "--extra-index-url https://own.test/simple\n--trusted-host own.test\n";
         assert_eq!(requirements(&pipfile), text("Pipfile", &lines, options));
         assert_eq!(python(&pipfile).as_deref(), Some("==3.8.*"));

@@ -13,6 +13,22 @@ use super::{index_lines, lookup, read_toml, strings};
 use crate::unpack::UnpackError;
 
 const DEPENDENCIES: [&str; 3] = ["tool", "poetry", "dependencies"];
+/// The keys by which a dependency is to be had elsewhere than in an index.
+const PLACES: [&str; 4] = ["path", "url", "file", "git"];
+/// What a `Pipfile` may tell of the machines that a package is for, as in `sys_platform = "== 'win32'"`.
+const MARKERS: [&str; 11] = [
+    "os_name",
+    "sys_platform",
+    "platform_machine",
+    "platform_python_implementation",
+    "platform_release",
+    "platform_system",
+    "platform_version",
+    "python_version",
+    "python_full_version",
+    "implementation_name",
+    "implementation_version",
+];
 
 /// The requirements of Poetry's own table, without those for development and optional ones.
 pub fn dependencies(project: &Table) -> Vec<String> {
@@ -21,6 +37,53 @@ pub fn dependencies(project: &Table) -> Vec<String> {
     };
     let others = table.iter().filter(|(name, _)| *name != "python");
     others.flat_map(|(name, value)| lines(name, value)).collect()
+}
+
+/// The requirements `lines` of `project.dependencies`, which Poetry's own table may say a place for.
+///
+/// Source: <https://python-poetry.org/docs/dependency-specification/#projectdependencies-and-toolpoetrydependencies>.
+pub fn with_places(lines: Vec<String>, project: &Table) -> Vec<String> {
+    let Some(table) = lookup(project, &DEPENDENCIES).and_then(Value::as_table) else {
+        return lines;
+    };
+    lines.into_iter().flat_map(|line| with_place(&line, table).unwrap_or(vec![line])).collect()
+}
+
+/// `line` by what `table` says of its package: one line for each place; `None` where it names none.
+fn with_place(line: &str, table: &Table) -> Option<Vec<String>> {
+    let (requirement, condition) = line.split_once(';').unwrap_or((line, ""));
+    let is_name = |c: char| c.is_ascii_alphanumeric() || "._-".contains(c);
+    let name = requirement.trim().split(|c| !is_name(c)).next()?;
+    let (_, value) = table.iter().find(|(key, _)| normal(key) == normal(name))?;
+    let places: &[Value] = match value {
+        Value::Array(list) => list,
+        value => std::slice::from_ref(value),
+    };
+    let places = places.iter().filter_map(Value::as_table).filter(|place| has_place(place));
+    let found: Vec<String> = places
+        .filter_map(|place| {
+            let mut place = place.clone();
+            if let Some((_, extras)) = requirement.split_once('[') {
+                let extras = extras.split(']').next()?.split(',');
+                let extras = extras.map(|extra| Value::from(extra.trim())).collect();
+                place.insert("extras".to_owned(), Value::Array(extras));
+            }
+            let conditions = [condition, text(&place, "markers").unwrap_or_default()];
+            let conditions: Vec<&str> =
+                conditions.into_iter().map(str::trim).filter(|text| !text.is_empty()).collect();
+            if !conditions.is_empty() {
+                let conditions = conditions.join(") and (");
+                place.insert("markers".to_owned(), conditions.into());
+            }
+            self::line(name, &place)
+        })
+        .collect();
+    (!found.is_empty()).then_some(found)
+}
+
+/// Whether a dependency is to be had elsewhere than in an index.
+fn has_place(dependency: &Table) -> bool {
+    PLACES.iter().any(|key| dependency.contains_key(*key))
 }
 
 /// The Pythons that Poetry's own table asks for, where that is one range.
@@ -78,7 +141,6 @@ pub fn at_commit(line: String, lock: &Table) -> String {
 
 /// The commit of the package `name`, as Poetry writes it or PDM.
 fn commit_of<'a>(lock: &'a Table, name: &str) -> Option<&'a str> {
-    let normal = |name: &str| name.to_ascii_lowercase().replace(['_', '.'], "-");
     let packages = lock.get("package")?.as_array()?.iter().filter_map(Value::as_table);
     let mut named = packages
         .filter(|package| text(package, "name").is_some_and(|it| normal(it) == normal(name)));
@@ -86,6 +148,11 @@ fn commit_of<'a>(lock: &'a Table, name: &str) -> Option<&'a str> {
     let of_poetry = lookup(package, &["source", "resolved_reference"]).and_then(Value::as_str);
     let commit = of_poetry.or_else(|| text(package, "revision"))?;
     commit.bytes().all(|byte| byte.is_ascii_hexdigit()).then_some(commit)
+}
+
+/// A package's name as it is compared.
+fn normal(name: &str) -> String {
+    name.to_ascii_lowercase().replace(['_', '.'], "-")
 }
 
 /// A package of a lock.
@@ -159,17 +226,22 @@ fn line(name: &str, table: &Table) -> Option<String> {
         let option = if develop { "-e " } else { "" };
         return Some(format!("{option}./{}{extras}", path.trim_start_matches("./")));
     } else if let Some(url) = text(table, "url").or_else(|| text(table, "file")) {
-        format!("{name}{extras} @ {url}")
+        format!("{name}{extras} @ {url}{}", subdirectory(table))
     } else if let Some(url) = text(table, "git") {
         let reference = ["rev", "tag", "branch", "ref"].iter().find_map(|key| text(table, key));
         let reference = reference.map(|name| format!("@{name}")).unwrap_or_default();
-        format!("{name}{extras} @ git+{url}{reference}")
+        format!("{name}{extras} @ git+{url}{reference}{}", subdirectory(table))
     } else {
         let version = text(table, "version").and_then(specifiers).unwrap_or_default();
         format!("{name}{extras}{version}")
     };
     let markers = markers(table);
     Some(if markers.is_empty() { requirement } else { format!("{requirement} ; {markers}") })
+}
+
+/// Where in a repository or archive a package lies, as the end of its address.
+fn subdirectory(table: &Table) -> String {
+    text(table, "subdirectory").map(|path| format!("#subdirectory={path}")).unwrap_or_default()
 }
 
 /// The conditions under which a dependency counts, joined; empty if it always does.
@@ -183,8 +255,19 @@ fn markers(table: &Table) -> String {
             format!("python_full_version {operator} '{version}'")
         }));
     }
+    all.extend(text(table, "platform").map(platform));
+    all.extend(MARKERS.iter().filter_map(|name| Some(format!("{name} {}", text(table, name)?))));
     all.extend(text(table, "markers").map(|markers| format!("({markers})")));
     all.join(" and ")
+}
+
+/// Poetry's word for the machines that a dependency is for: `linux`, `!=win32`, `linux || darwin`.
+fn platform(constraint: &str) -> String {
+    let one = |name: &str| match name.trim().strip_prefix("!=") {
+        Some(name) => format!("sys_platform != '{}'", name.trim()),
+        None => format!("sys_platform == '{}'", name.trim().trim_start_matches('=')),
+    };
+    format!("({})", constraint.split("||").map(one).collect::<Vec<_>>().join(" or "))
 }
 
 /// Poetry's constraint as version specifiers; `None` for a union, which they can't say.
@@ -267,6 +350,8 @@ mod tests {
             "c = {path = './libs/c', develop = true}\n",
             "d = [{version = '1.0', python = '<3.9'}, {version = '2.0', python = '^3.9'}]\n",
             "e = {version = '*', optional = true}\n",
+            "f = {version = '*', platform = '!=win32'}\n",
+            "g = {git = 'https://h/g', rev = 'abc', subdirectory = 'in/g'}\n",
         )
         .parse()
         .unwrap();
@@ -278,9 +363,34 @@ mod tests {
                 "-e ./libs/c",
                 "d==1.0 ; python_full_version < '3.9'",
                 "d==2.0 ; python_full_version >= '3.9' and python_full_version < '4'",
+                "f ; (sys_platform != 'win32')",
+                "g @ git+https://h/g@abc#subdirectory=in/g",
             ]
         );
         assert_eq!(python(&project).as_deref(), Some(">=3.8,<4"));
+    }
+
+    #[test]
+    fn a_requirement_of_the_project_is_had_where_poetrys_table_says() {
+        let project: Table = concat!(
+            "[tool.poetry.dependencies]\n",
+            "Own_Kit = {git = 'https://h/kit', tag = 'v1', markers = \"os_name == 'posix'\"}\n",
+            "near = {path = 'libs/near', develop = true}\n",
+            "flask = {source = 'own'}\n",
+        )
+        .parse()
+        .unwrap();
+        for (line, expected) in [
+            (
+                "own-kit[x, y] (>=1) ; python_version > '3'",
+                "own-kit[x,y] @ git+https://h/kit@v1 ; (python_version > '3') and (os_name == 'posix')",
+            ),
+            ("near>=1", "-e ./libs/near"),
+            ("flask (>=3,<4)", "flask (>=3,<4)"),
+            ("six", "six"),
+        ] {
+            assert_eq!(with_places(vec![line.to_owned()], &project), [expected]);
+        }
     }
 
     #[test]
