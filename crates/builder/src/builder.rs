@@ -306,6 +306,9 @@ impl Inner {
         let python = choose(&pythons, pin, wanted.as_ref())
             .map_err(|error| BuildError::Rejected(error.to_string()))?;
         say_python(bench, python).await;
+        if let Some(other) = source.python_of_project(python.version) {
+            bench.log().say(other).await;
+        }
         let origin = match origin {
             Some(origin) => origin,
             None => match search(&source, python, job).await? {

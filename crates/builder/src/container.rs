@@ -337,6 +337,20 @@ impl Command {
         }
     }
 
+    /// The same once more, without standard input.
+    pub fn again(&self) -> Self {
+        Self {
+            argv: self.argv.clone(),
+            env: self.env.clone(),
+            working_directory: self.working_directory.clone(),
+            binds: self.binds.clone(),
+            files: self.files.clone(),
+            stdin: None,
+            network: self.network,
+            keep_stdout: self.keep_stdout,
+        }
+    }
+
     pub fn env(mut self, name: &str, value: impl Into<String>) -> Self {
         self.env.retain(|(other, _)| other != name);
         self.env.push((name.to_owned(), value.into()));

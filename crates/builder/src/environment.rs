@@ -19,6 +19,7 @@ use sha2::{Digest, Sha256};
 use crate::container::{Bench, Command, Ended};
 use crate::hash::hex;
 use crate::mistagged;
+use crate::old_setuptools;
 use crate::pip::Pip;
 use crate::python::Python;
 use crate::setuptools;
@@ -132,7 +133,8 @@ impl Installer {
             }
         };
         command.keep_stdout = Some(LOCK_MAX);
-        let ended = bench.run(in_source(command, &app_yaml.env, site)).await?;
+        let command = in_source(command, &app_yaml.env, site);
+        let ended = self.run(command, python, bench).await?;
         check_end(&ended, bench, "the requirements could not be resolved")?;
         Lock::resolved(requirements, &ended.stdout, source_hash)
             .ok_or_else(|| BuildError::Rejected("the requirements resolve to no text".to_owned()))
@@ -168,7 +170,7 @@ impl Installer {
                 pip.install(python)
             }
         };
-        let mut ended = bench.run(with_lock(command)).await?;
+        let mut ended = self.run(with_lock(command), python, bench).await?;
         if let (false, Self::Uv(uv)) = (ended.success, self)
             && !bench.log().mistagged().is_empty()
         {
@@ -184,6 +186,19 @@ impl Installer {
             bench.run(in_source(see_python(Command::new(words), python), env, site)).await?;
         }
         check_is_folder(site.environment()).await
+    }
+
+    /// Runs `command`, which may build packages.
+    async fn run(
+        &self,
+        command: Command,
+        python: &Python,
+        bench: &Bench,
+    ) -> Result<Ended, BuildError> {
+        match self {
+            Self::Uv(_) => old_setuptools::run(bench, python, command).await,
+            Self::Pip(_) => Ok(bench.run(command).await?),
+        }
     }
 
     /// Installs `requirement`, files known by their hash, in a container that sees nothing of a

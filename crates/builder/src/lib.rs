@@ -31,6 +31,7 @@ mod index;
 mod kept;
 mod log;
 mod mistagged;
+mod old_setuptools;
 mod pip;
 mod python;
 mod remedy;

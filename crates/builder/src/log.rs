@@ -8,6 +8,7 @@ use tokio::io::{AsyncRead, AsyncReadExt};
 use tokio::sync::mpsc;
 
 use crate::mistagged;
+use crate::old_setuptools;
 use crate::remedy::{package_for, remedy};
 use crate::wheels::{self, Version};
 
@@ -36,6 +37,8 @@ struct Noted {
     failed: Option<Version>,
     /// Packages whose wheels say in an old way what they are for.
     mistagged: Vec<String>,
+    /// The first setuptools that lacks something which a package's build misses.
+    setuptools_below: Option<u32>,
 }
 
 impl BuildLog {
@@ -79,6 +82,11 @@ impl BuildLog {
         self.noted().mistagged.clone()
     }
 
+    /// The setuptools below which all is there that builds have missed; see [`old_setuptools`].
+    pub fn setuptools_below(&self) -> Option<u32> {
+        self.noted().setuptools_below
+    }
+
     /// Sends each line of `output` until its end. An error of reading ends it as well.
     pub async fn say_all(&self, mut output: impl AsyncRead + Unpin) {
         let mut splitter = LineSplitter::default();
@@ -104,6 +112,10 @@ impl BuildLog {
             && !noted.mistagged.contains(&name)
         {
             noted.mistagged.push(name);
+        }
+        if let Some(below) = old_setuptools::removed_in(line) {
+            let lowest = noted.setuptools_below.map_or(below, |known| known.min(below));
+            noted.setuptools_below = Some(lowest);
         }
         if noted.missing.len() == MISSING_MAX {
             return;

@@ -92,6 +92,15 @@ impl Inspection {
         self.app_yaml.python.clone().or(project.and_then(Result::ok))
     }
 
+    /// That its project asks for another Python than `version`, which `app.yaml` made it be, if so.
+    pub fn python_of_project(&self, version: [u32; 3]) -> Option<String> {
+        let text = self.python.as_deref()?;
+        let range = PythonRange::from_specifiers(text).ok()?;
+        (!range.contains(version)).then(|| {
+            format!("its project is for Python {text}; \"python:\" in app.yaml goes before that")
+        })
+    }
+
     /// The minor version that it was written on, where nothing goes before that.
     pub fn named_python(&self) -> Option<(&NamedPython, PythonRange)> {
         let named = self.named_python.as_ref().filter(|_| self.app_yaml.python.is_none())?;

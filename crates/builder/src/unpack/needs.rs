@@ -38,8 +38,15 @@ const FILES: [&str; 11] = [
     "setup.cfg",
     requirements_txt::INPUT,
 ];
-/// What conda reads.
-const CONDA: [&str; 2] = ["environment.yml", "environment.yaml"];
+/// What conda and pixi read.
+const CONDA: [&str; 6] = [
+    "environment.yml",
+    "environment.yaml",
+    "conda-lock.yml",
+    "conda-lock.yaml",
+    "pixi.toml",
+    "pixi.lock",
+];
 /// How many files that don't count are told.
 const UNREAD_MAX: usize = 6;
 const PYPI: [&str; 2] = ["https://pypi.org/simple", "https://pypi.python.org/simple"];
@@ -145,10 +152,13 @@ pub fn find(root: &OwnedFd, env: &BTreeMap<String, String>) -> Result<Needs, Unp
             (requirements, _) => requirements,
         }
     };
-    let ignored = match requirements {
+    let mut ignored = match requirements {
         Requirements::None => unread(root)?,
         _ => ignored(root, &requirements, &project),
     };
+    if lookup(&project, &["tool", "pixi", "dependencies"]).is_some() {
+        ignored.push("the conda packages of pyproject.toml".to_owned());
+    }
     let python = python_of(&project).or_else(|| pipfile::python(pipfile.as_ref()?));
     let undescribed = is_project(root, &project)
         && !installs_itself(root, &requirements)?
@@ -466,6 +476,10 @@ mod tests {
         assert_eq!(ignored(&[lists[0], lists[1], conda]), unread);
         assert_eq!(ignored(&[file, lists[0], conda]), [""; 0]);
         assert_eq!(ignored(&[("index.py", "")]), [""; 0]);
+        assert_eq!(ignored(&[("pixi.toml", ""), ("pixi.lock", "")]), ["pixi.lock", "pixi.toml"]);
+        let pixi = format!("{}[tool.pixi.dependencies]\ngdal = '*'\n", PROJECT.1);
+        let told = ["the conda packages of pyproject.toml"];
+        assert_eq!(ignored(&[("pyproject.toml", &pixi)]), told);
     }
 
     #[test]
