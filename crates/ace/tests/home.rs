@@ -36,6 +36,11 @@ const QUESTIONS: &[Question] = &[
         || json!(true),
     ),
     (
+        "where requests and httpx find them",
+        "[os.environ[name] for name in ('REQUESTS_CA_BUNDLE', 'SSL_CERT_FILE')]",
+        || json!(["/etc/ssl/certs/ca-certificates.crt", "/etc/ssl/certs/ca-certificates.crt"]),
+    ),
+    (
         "locks and shared memory of multiprocessing",
         "[str(multiprocessing.get_context('fork').Lock()), shared()]",
         || json!(["<Lock(owner=None)>", 8]),

@@ -3,6 +3,7 @@
 //! A server is started by a script of ours, which finds the app and hands it over. So a failing import
 //! looks the same whatever the server, and nothing of the server's is written to the app's folder.
 
+use std::path::Path;
 use std::time::Duration;
 
 use ace_api::{InstanceSpec, Program};
@@ -22,6 +23,9 @@ pub const STATUS_NOT_LOADED: i32 = 22;
 const PYTHON: &str = "/ace/user/virtualenv/bin/python";
 /// What reads a command of the app's own. As its last act, it becomes the program it starts.
 const SHELL: &str = "/bin/sh";
+
+/// The machine's certificate authorities, on the host and in a container.
+const CERTIFICATES: &str = "/etc/ssl/certs/ca-certificates.crt";
 
 /// How long uWSGI lets a read or a write of its socket wait. By default four seconds, after which it
 /// cuts the answer to a client that pauses. The gateway knows better when a client has left, and is
@@ -169,6 +173,11 @@ pub fn environment(spec: &InstanceSpec) -> Vec<(String, String)> {
     if spec.runtime.python.version.starts_with("2.") {
         // Its output is ASCII wherever it is no terminal, whatever LANG says.
         all.push(("PYTHONIOENCODING".to_owned(), "UTF-8".to_owned()));
+    }
+    // What this machine trusts, its owner's certificates among it: packages bring lists of their own.
+    if Path::new(CERTIFICATES).exists() {
+        let names = ["SSL_CERT_FILE", "REQUESTS_CA_BUNDLE"];
+        all.extend(names.map(|name| (name.to_owned(), CERTIFICATES.to_owned())));
     }
     all.retain(|(name, _)| !spec.env.contains_key(name));
     all.extend(spec.env.clone());
