@@ -40,6 +40,7 @@ pub struct AppTraffic {
     pub waits: u64,
     pub waited_usec: u64,
     pub refused: Refused,
+    pub bandwidth: BandwidthUse,
     pub recent: Recent,
 }
 
@@ -74,6 +75,19 @@ pub struct Refused {
     pub timeout: u64,
     /// No instance took them in time, or too many waited for one.
     pub no_instance: u64,
+}
+
+/// What passes the gateway for an app, which its `bandwidth` bounds each way.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct BandwidthUse {
+    /// Of requests' bodies, over the last seconds; small ones when their request has ended.
+    pub received_bits_per_second: u64,
+    /// Of answers' bodies, likewise.
+    pub sent_bits_per_second: u64,
+    /// For how long the gateway has held something back, of whichever way.
+    pub held_back_usec: u64,
+    /// How much of that was in the last minute.
+    pub held_back_last_minute_usec: u64,
 }
 
 /// How long things took.

@@ -13,6 +13,7 @@ use http::{HeaderValue, Method, StatusCode, Uri, Version};
 use jiff::Timestamp;
 
 use crate::access_log::{AccessLine, AccessLog, Asked};
+use crate::bandwidth::Way;
 use crate::body::BodyError;
 use crate::client::{ClientState, is_stand_in};
 use crate::failure::Failure;
@@ -56,6 +57,8 @@ pub struct RequestRecord {
     user_agent: Option<HeaderValue>,
     received_bytes: u64,
     sent_bytes: u64,
+    /// Its bandwidth has been asked for, each way, by whoever moves its bytes.
+    is_paced: [bool; 2],
     started: Instant,
     /// When the app's answer began, after [`Self::started`].
     first_byte: Option<Duration>,
@@ -122,6 +125,7 @@ impl RequestRecord {
             user_agent: request.headers.get(USER_AGENT).cloned(),
             received_bytes: 0,
             sent_bytes: 0,
+            is_paced: [false; 2],
             started: Instant::now(),
             first_byte: None,
             client,
@@ -148,6 +152,16 @@ impl RequestRecord {
     /// Counts bytes of the request's body.
     pub fn received(&mut self, count: u64) {
         self.received_bytes += count;
+    }
+
+    /// Bytes of its body so far.
+    pub fn sent_bytes(&self) -> u64 {
+        self.sent_bytes
+    }
+
+    /// What passes that `way` has an allowance: it's not to be counted against the app's bandwidth at the end.
+    pub fn pace(&mut self, way: Way) {
+        self.is_paced[way as usize] = true;
     }
 
     /// The app's answer has begun.
@@ -207,11 +221,24 @@ impl RequestRecord {
             sent_bytes: self.sent_bytes,
         };
         match &self.route {
-            Some(route) => route.meter().ended(ended),
+            Some(route) => {
+                route.meter().ended(ended);
+                self.count_small(route);
+            }
             None => _ = self.ledger.unrouted.fetch_add(1, Ordering::Relaxed),
         }
         if let Some(instance) = &self.instance {
             instance.pace().ended(ended);
+        }
+    }
+
+    /// Counts against the app's bandwidth what has passed at once.
+    fn count_small(&self, route: &AppRoute) {
+        let ways = [(Way::Received, self.received_bytes), (Way::Sent, self.sent_bytes)];
+        for (way, bytes) in ways {
+            if bytes > 0 && !self.is_paced[way as usize] {
+                route.bandwidth().count(way, bytes);
+            }
         }
     }
 

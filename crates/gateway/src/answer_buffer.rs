@@ -16,6 +16,7 @@ use http::HeaderMap;
 use tokio::sync::Notify;
 use tokio::task::{JoinHandle, spawn_blocking};
 
+use crate::bandwidth::Allowance;
 use crate::body::{AppSource, BodyError};
 use crate::spool::{AppSpool, Room};
 
@@ -62,8 +63,9 @@ const MEMORY_BYTES: usize = 64 * 1024;
 const READ_BYTES: u64 = 64 * 1024;
 
 impl AnswerBuffer {
-    /// Begins to receive what `source` still has. Call within the runtime that has its connection.
-    pub fn start(source: AppSource, spool: AppSpool) -> Self {
+    /// Begins to receive what `source` still has, as fast as `allowance` lets it. Call within the runtime that has its
+    /// connection.
+    pub fn start(source: AppSource, spool: AppSpool, allowance: Option<Allowance>) -> Self {
         let state = State {
             memory: VecDeque::new(),
             memory_bytes: 0,
@@ -76,7 +78,7 @@ impl AnswerBuffer {
             reader: None,
         };
         let shared = Arc::new(Shared { state: Mutex::new(state), room_made: Notify::new() });
-        let task = tokio::spawn(fill(Arc::clone(&shared), source, spool));
+        let task = tokio::spawn(fill(Arc::clone(&shared), source, spool, allowance));
         Self { shared, reading: None, task }
     }
 
@@ -129,10 +131,23 @@ impl Drop for AnswerBuffer {
 }
 
 /// Receives to the end, or until nobody reads any more.
-async fn fill(shared: Arc<Shared>, mut source: AppSource, spool: AppSpool) {
+async fn fill(
+    shared: Arc<Shared>,
+    mut source: AppSource,
+    spool: AppSpool,
+    mut allowance: Option<Allowance>,
+) {
     let end = loop {
+        if let Some(allowance) = &mut allowance {
+            allowance.ready().await;
+        }
         match std::future::poll_fn(|cx| source.poll_chunk(cx)).await {
-            Some(Ok(bytes)) => shared.push(bytes, &spool).await,
+            Some(Ok(bytes)) => {
+                if let Some(allowance) = &mut allowance {
+                    allowance.spend(bytes.len() as u64);
+                }
+                shared.push(bytes, &spool).await;
+            }
             Some(Err(error)) => break Err(error),
             None => break Ok(()),
         }

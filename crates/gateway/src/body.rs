@@ -14,6 +14,7 @@ use http_body::{Frame, SizeHint};
 
 use crate::access::RequestRecord;
 use crate::answer_buffer::AnswerBuffer;
+use crate::bandwidth::{Allowance, SMALL_BYTES, Way};
 use crate::file_parts::{FileParts, PART_BYTES_MAX};
 use crate::files::FileReader;
 use crate::headers;
@@ -27,6 +28,8 @@ pub struct Body {
     content: Content,
     /// `None` where the request goes on in another way.
     record: Option<RequestRecord>,
+    /// `None` for what is small.
+    allowance: Option<Box<Allowance>>,
 }
 
 /// Where a body comes from.
@@ -47,6 +50,8 @@ pub struct AppContent {
     /// Bytes still to come, where that is known.
     remaining: Option<u64>,
     passed: u64,
+    /// What may be received ahead of the client.
+    ahead: Option<Allowance>,
 }
 
 #[expect(clippy::large_enum_variant, reason = "it's in a box already, and mostly stays the larger")]
@@ -69,7 +74,7 @@ pub struct AppSource {
 }
 
 /// How much of an answer is passed on directly.
-const DIRECT_BYTES: u64 = 64 * 1024;
+const DIRECT_BYTES: u64 = SMALL_BYTES;
 
 /// A request's body on its way to an app.
 pub type Pump = Pin<Box<dyn Future<Output = Result<(), PumpError>> + Send>>;
@@ -91,12 +96,42 @@ pub enum BodyError {
 
 impl Body {
     pub fn new(content: Content, record: RequestRecord) -> Self {
-        Self { content, record: Some(record) }
+        Self { content, record: Some(record), allowance: None }
     }
 
     /// No body, of a response that does not end its request.
     pub fn none() -> Self {
-        Self { content: Content::Empty, record: None }
+        Self { content: Content::Empty, record: None, allowance: None }
+    }
+
+    /// Ready with how many bytes may pass, where that is bounded.
+    fn poll_allowance(&mut self, cx: &mut Context<'_>) -> Poll<Option<u64>> {
+        if self.allowance.is_none() {
+            self.allowance = self.begin_allowance();
+        }
+        match &mut self.allowance {
+            Some(allowance) => allowance.poll_ready(cx).map(Some),
+            None => Poll::Ready(None),
+        }
+    }
+
+    /// What a body needs that turns out not to be small.
+    fn begin_allowance(&mut self) -> Option<Box<Allowance>> {
+        let record = self.record.as_mut()?;
+        let bandwidth = record.route.as_ref()?.bandwidth();
+        let sent = record.sent_bytes();
+        let is_small = sent < SMALL_BYTES
+            && self.content.remaining().is_none_or(|left| sent + left <= SMALL_BYTES);
+        if is_small && !(sent == 0 && bandwidth.is_in_arrears(Way::Sent)) {
+            return None;
+        }
+        let mut allowance = Box::new(Allowance::with_credit(bandwidth, Way::Sent));
+        allowance.spend(sent);
+        if let Content::App(app) = &mut self.content {
+            app.ahead = Some(allowance.ahead());
+        }
+        record.pace(Way::Sent);
+        Some(allowance)
     }
 }
 
@@ -106,14 +141,15 @@ impl AppContent {
             BodyLength::Known(length) => Some(length),
             BodyLength::Chunked | BodyLength::UntilClose => None,
         };
-        Self { manner: Manner::Direct(source), spool, remaining, passed: 0 }
+        Self { manner: Manner::Direct(source), spool, remaining, passed: 0, ahead: None }
     }
 
     fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Bytes, BodyError>>> {
         if self.passed >= DIRECT_BYTES && matches!(self.manner, Manner::Direct(_)) {
             let direct = std::mem::replace(&mut self.manner, Manner::Between);
             if let Manner::Direct(source) = direct {
-                let buffer = AnswerBuffer::start(source, self.spool.clone());
+                let (spool, ahead) = (self.spool.clone(), self.ahead.take());
+                let buffer = AnswerBuffer::start(source, spool, ahead);
                 self.manner = Manner::Buffered(buffer);
             }
         }
@@ -178,27 +214,26 @@ impl AppSource {
 }
 
 impl Content {
-    /// The next bytes, or, where there are `parts`, what stands in for them.
+    /// The next bytes, or, where there are `parts`, what stands in for them; of files no more than `bytes_max`.
     fn poll_chunk(
         &mut self,
         cx: &mut Context<'_>,
         parts: Option<&FileParts>,
+        bytes_max: usize,
     ) -> Poll<Option<Result<Bytes, BodyError>>> {
         match self {
             Self::Empty => Poll::Ready(None),
             Self::Bytes(bytes) if bytes.is_empty() => Poll::Ready(None),
             Self::Bytes(bytes) => Poll::Ready(Some(Ok(std::mem::take(bytes)))),
             Self::File(file) => match parts {
-                Some(parts) => {
-                    Poll::Ready(file.part(PART_BYTES_MAX).map(|part| Ok(parts.leave(part))))
-                }
+                Some(parts) => Poll::Ready(file.part(bytes_max).map(|part| Ok(parts.leave(part)))),
                 None => file
-                    .poll_chunk(cx)
+                    .poll_chunk(cx, bytes_max as u64)
                     .map(|chunk| chunk.map(|chunk| chunk.map_err(BodyError::File))),
             },
             Self::Sequence(contents) => {
                 while let Some(content) = contents.front_mut() {
-                    match ready!(content.poll_chunk(cx, parts)) {
+                    match ready!(content.poll_chunk(cx, parts, bytes_max)) {
                         None => _ = contents.pop_front(),
                         chunk => return Poll::Ready(chunk),
                     }
@@ -238,8 +273,17 @@ impl http_body::Body for Body {
         cx: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, BodyError>>> {
         let this = self.get_mut();
+        let Poll::Ready(allowed) = this.poll_allowance(cx) else {
+            // It's us who the client waits for.
+            if let Some(record) = &mut this.record {
+                record.note_offer(false);
+            }
+            return Poll::Pending;
+        };
+        let bytes_max = allowed.and_then(|bytes| usize::try_from(bytes).ok());
+        let bytes_max = bytes_max.map_or(PART_BYTES_MAX, |bytes| bytes.min(PART_BYTES_MAX));
         let parts = this.record.as_ref().and_then(RequestRecord::parts);
-        let polled = this.content.poll_chunk(cx, parts);
+        let polled = this.content.poll_chunk(cx, parts, bytes_max);
         if let Some(record) = &mut this.record {
             record.note_offer(matches!(polled, Poll::Ready(Some(Ok(_)))));
         }
@@ -247,6 +291,9 @@ impl http_body::Body for Body {
             Some(Ok(bytes)) => {
                 if let Some(record) = &mut this.record {
                     record.sent(bytes.len());
+                }
+                if let Some(allowance) = &mut this.allowance {
+                    allowance.spend(bytes.len() as u64);
                 }
                 Some(Ok(Frame::data(bytes)))
             }

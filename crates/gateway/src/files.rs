@@ -125,12 +125,16 @@ impl OpenFile {
 }
 
 impl FileReader {
-    /// The next bytes; `None` at the end.
+    /// The next bytes, at most `length_max` but at least one; `None` at the end.
     ///
     /// What the page cache holds is read at once; for the rest, a thread waits for the disk. Errors:
     /// [`io::ErrorKind::UnexpectedEof`] where the file has become shorter.
-    pub fn poll_chunk(&mut self, cx: &mut Context<'_>) -> Poll<Option<io::Result<Bytes>>> {
-        let length = self.remaining().min(CHUNK_BYTES);
+    pub fn poll_chunk(
+        &mut self,
+        cx: &mut Context<'_>,
+        length_max: u64,
+    ) -> Poll<Option<io::Result<Bytes>>> {
+        let length = self.remaining().min(CHUNK_BYTES).min(length_max.max(1));
         if length == 0 {
             return Poll::Ready(None);
         }
@@ -141,7 +145,7 @@ impl FileReader {
             None => match read_at(&self.file, self.position, length, ReadWriteFlags::NOWAIT) {
                 Err(error) if must_wait(&error) => {
                     self.read_elsewhere(length);
-                    return self.poll_chunk(cx);
+                    return self.poll_chunk(cx, length);
                 }
                 result => result,
             },
@@ -326,7 +330,7 @@ mod tests {
         };
         let mut reader = file.read(1, 299_999);
         let mut total = 0;
-        while let Some(chunk) = poll_fn(|cx| reader.poll_chunk(cx)).await {
+        while let Some(chunk) = poll_fn(|cx| reader.poll_chunk(cx, u64::MAX)).await {
             total += chunk.unwrap().len();
         }
         assert_eq!(total, 299_998);

@@ -14,6 +14,7 @@ mod access;
 mod access_log;
 mod answer_buffer;
 mod app_head;
+mod bandwidth;
 mod body;
 mod chunk_line;
 mod client;

@@ -20,6 +20,7 @@ use hyper::body::Incoming;
 use tokio::task::spawn_blocking;
 use tokio::time::timeout;
 
+use crate::bandwidth::{Allowance, AppBandwidth, SMALL_BYTES, Way};
 use crate::failure::Failure;
 use crate::spool::{AppSpool, Room};
 
@@ -35,6 +36,8 @@ pub struct RequestBody {
     rest: Option<Incoming>,
     length: u64,
     room: Room,
+    /// `None` for what is small.
+    allowance: Option<Allowance>,
 }
 
 /// Why a body did not reach the app as a whole.
@@ -69,13 +72,17 @@ impl RequestBody {
         incoming: Incoming,
         bounds: BodyBounds,
         spool: &AppSpool,
+        bandwidth: &Arc<AppBandwidth>,
     ) -> Result<Option<Self>, Failure> {
         let announced = incoming.size_hint().exact();
         if announced == Some(0) {
             return Ok(None);
         }
         bounds.check(announced.unwrap_or(0))?;
-        let mut body = receive(spool, incoming, bounds).await?;
+        let is_small = announced.is_some_and(|length| length <= SMALL_BYTES)
+            && !bandwidth.is_in_arrears(Way::Received);
+        let allowance = (!is_small).then(|| Allowance::with_credit(bandwidth, Way::Received));
+        let mut body = receive(spool, incoming, bounds, allowance).await?;
         match announced {
             Some(length) => body.length = length,
             None if body.rest.is_some() => return Err(Failure::SpoolFull),
@@ -86,6 +93,11 @@ impl RequestBody {
 
     pub fn length(&self) -> u64 {
         self.length
+    }
+
+    /// Whether its bandwidth has been asked for.
+    pub fn is_paced(&self) -> bool {
+        self.allowance.is_some()
     }
 
     /// Sends all of the body to the app, waiting no longer than `timeout` for the app to take it,
@@ -107,7 +119,10 @@ impl RequestBody {
         }
         send(&to, &self.tail, timeout).await?;
         let Some(mut rest) = self.rest else { return Ok(()) };
-        while let Some(bytes) = next(&mut rest, pace).await.map_err(PumpError::Client)? {
+        let mut allowance = self.allowance;
+        while let Some(bytes) =
+            next(&mut rest, pace, &mut allowance).await.map_err(PumpError::Client)?
+        {
             send(&to, &bytes, timeout).await?;
         }
         Ok(())
@@ -128,6 +143,7 @@ async fn receive(
     spool: &AppSpool,
     mut incoming: Incoming,
     bounds: BodyBounds,
+    allowance: Option<Allowance>,
 ) -> Result<RequestBody, Failure> {
     let mut body = RequestBody {
         file: None,
@@ -136,8 +152,9 @@ async fn receive(
         rest: None,
         length: 0,
         room: spool.room(),
+        allowance,
     };
-    while let Some(bytes) = next(&mut incoming, bounds.pace).await? {
+    while let Some(bytes) = next(&mut incoming, bounds.pace, &mut body.allowance).await? {
         body.length += bytes.len() as u64;
         bounds.check(body.length)?;
         let has_room =
@@ -178,15 +195,27 @@ async fn write_out(spool: &AppSpool, body: &mut RequestBody) -> bool {
     }
 }
 
-/// The next bytes of a body; `None` at its end. Trailers are dropped.
-async fn next(incoming: &mut Incoming, pace: Duration) -> Result<Option<Bytes>, Failure> {
+/// The next bytes of a body, once they may pass; `None` at its end. Trailers are dropped.
+async fn next(
+    incoming: &mut Incoming,
+    pace: Duration,
+    allowance: &mut Option<Allowance>,
+) -> Result<Option<Bytes>, Failure> {
+    if let Some(allowance) = allowance {
+        allowance.ready().await;
+    }
     loop {
         let frame = timeout(pace, incoming.frame()).await;
         match frame.map_err(|_| Failure::BodyLate { waited: pace })? {
             None => return Ok(None),
             Some(Err(error)) => return Err(Failure::Body(error)),
             Some(Ok(frame)) => match frame.into_data() {
-                Ok(bytes) => return Ok(Some(bytes)),
+                Ok(bytes) => {
+                    if let Some(allowance) = allowance {
+                        allowance.spend(bytes.len() as u64);
+                    }
+                    return Ok(Some(bytes));
+                }
                 Err(_trailers) => {}
             },
         }

@@ -26,6 +26,7 @@ use ace_upstream::Pool;
 use arc_swap::{ArcSwap, Guard};
 use tokio::sync::{Notify, watch};
 
+use crate::bandwidth::{AppBandwidth, Crowd};
 use crate::file_cache::{CachedFolder, FileCache};
 use crate::files::Folder;
 use crate::meter::{AppMeter, Pace};
@@ -100,18 +101,20 @@ struct AppLoad {
     /// Those that wait for an instance.
     held: Arc<AtomicU32>,
     spooled: Arc<AppUse>,
+    bandwidth: Arc<AppBandwidth>,
     /// Counts how often an instance has been looked for.
     turns: AtomicU32,
 }
 
 impl AppLoad {
-    fn new(now: Instant) -> Self {
+    fn new(now: Instant, crowd: &Arc<Crowd>) -> Self {
         Self {
             meter: AppMeter::new(now),
             requests: AtomicU32::new(0),
             working: AtomicU32::new(0),
             held: Arc::default(),
             spooled: Arc::default(),
+            bandwidth: Arc::new(AppBandwidth::new(crowd)),
             turns: AtomicU32::new(0),
         }
     }
@@ -130,6 +133,7 @@ impl AppLoad {
             waits,
             waited_usec,
             refused: self.meter.refused(),
+            bandwidth: self.bandwidth.usage(now.into()),
             recent: self.meter.pace().recent(now),
         }
     }
@@ -184,6 +188,7 @@ pub struct Visit {
 #[derive(Debug, Default)]
 struct Known {
     files: FileCache,
+    crowd: Arc<Crowd>,
     /// How many folders have been opened.
     folders: u64,
     apps: HashMap<AppName, Arc<AppLoad>>,
@@ -251,7 +256,10 @@ impl Routes {
     /// Notes how much has come until `now`, so that the last minute can be told.
     pub fn roll(&self, now: Instant) {
         let known = self.known();
-        known.apps.values().for_each(|app| app.meter.pace().roll(now));
+        for app in known.apps.values() {
+            app.meter.pace().roll(now);
+            app.bandwidth.roll(now.into());
+        }
         known.instances.values().for_each(|instance| instance.pace.roll(now));
     }
 
@@ -336,6 +344,11 @@ impl AppRoute {
     /// What the app has on disk of requests and answers under way.
     pub fn spooled(&self) -> &Arc<AppUse> {
         &self.load.spooled
+    }
+
+    /// What may pass for the app.
+    pub fn bandwidth(&self) -> &Arc<AppBandwidth> {
+        &self.load.bandwidth
     }
 
     /// Counts in a request that waits for an instance, unless `max` of them do.
@@ -506,8 +519,10 @@ impl Known {
             ),
             Backend::Stopped => Behind::Stopped,
         };
+        let load = self.app(&route.app);
+        load.bandwidth.set_limit(route.limits.bandwidth);
         AppRoute {
-            load: self.app(&route.app),
+            load,
             behind,
             app: route.app,
             release: route.release,
@@ -522,8 +537,9 @@ impl Known {
     }
 
     fn app(&mut self, name: &AppName) -> Arc<AppLoad> {
+        let crowd = &self.crowd;
         let known = self.apps.entry(name.clone());
-        Arc::clone(known.or_insert_with(|| Arc::new(AppLoad::new(Instant::now()))))
+        Arc::clone(known.or_insert_with(|| Arc::new(AppLoad::new(Instant::now(), crowd))))
     }
 
     fn prepare_instance(&mut self, instance: InstanceSocket) -> Instance {

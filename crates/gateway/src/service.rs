@@ -14,6 +14,7 @@ use hyper::upgrade::OnUpgrade;
 
 use crate::access::{Ledger, RequestRecord};
 use crate::app_head::{AppHead, wanted_upgrade};
+use crate::bandwidth::Way;
 use crate::body::{Body, Content};
 use crate::client::ClientState;
 use crate::failure::{self, Failure};
@@ -134,6 +135,7 @@ impl Service {
         let most = self.app_requests_max;
         let permit = AppPermit::take(&route, most);
         record.app = Some(permit.ok_or(Failure::Busy { connections: most })?);
+        route.bandwidth().note();
         if route.is_stopped() {
             return Err(Failure::Stopped);
         }
@@ -164,11 +166,16 @@ impl Service {
         let bounds = BodyBounds { bytes_max, pace: self.body_pace };
         let body = match body {
             Some(body) if !body.is_end_stream() => {
-                Box::pin(RequestBody::accept(body, bounds, &spool)).await?
+                Box::pin(RequestBody::accept(body, bounds, &spool, route.bandwidth())).await?
             }
             _ => None,
         };
-        record.received(body.as_ref().map_or(0, RequestBody::length));
+        if let Some(body) = &body {
+            record.received(body.length());
+            if body.is_paced() {
+                record.pace(Way::Received);
+            }
+        }
         let connections = limits.connections;
         let work = WorkPermit::take(route, connections).ok_or(Failure::Busy { connections })?;
         let upgrade = parts.extensions.remove::<OnUpgrade>();

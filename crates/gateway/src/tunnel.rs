@@ -13,6 +13,7 @@ use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::access::RequestRecord;
+use crate::bandwidth::{Allowance, Way};
 use crate::forward::AppTunnel;
 use crate::server::Lease;
 
@@ -52,8 +53,9 @@ async fn carry(
     let (mut from_app, mut to_app) = app.stream.into_split();
     to_client.write_all(&app.early).await?;
     record.sent(app.early.len());
-    let outward = copy(&mut from_app, &mut to_client, |count| record.sent(count));
-    let inward = copy(&mut from_client, &mut to_app, |count| {
+    let [inward, outward] = [Way::Received, Way::Sent].map(|way| allowance(record, way));
+    let outward = copy(&mut from_app, &mut to_client, outward, |count| record.sent(count));
+    let inward = copy(&mut from_client, &mut to_app, inward, |count| {
         received.fetch_add(count as u64, Ordering::Relaxed);
     });
     // A WebSocket is closed as a whole: who has closed one half reads no more of the other.
@@ -64,19 +66,33 @@ async fn carry(
     to_client.shutdown().await
 }
 
+/// What may pass one way, for as long as the tunnel is open.
+fn allowance(record: &mut RequestRecord, way: Way) -> Option<Allowance> {
+    record.pace(way);
+    let route = record.route.as_ref();
+    route.map(|route| Allowance::with_credit(route.bandwidth(), way))
+}
+
 async fn copy(
     from: &mut (impl AsyncRead + Unpin),
     to: &mut (impl AsyncWrite + Unpin),
+    mut allowance: Option<Allowance>,
     mut count: impl FnMut(usize),
 ) -> io::Result<()> {
     let mut buffer = vec![0; BUFFER_BYTES];
     loop {
+        if let Some(allowance) = &mut allowance {
+            allowance.ready().await;
+        }
         match from.read(&mut buffer).await? {
             0 => return Ok(()),
             length => {
                 to.write_all(&buffer[..length]).await?;
                 to.flush().await?;
                 count(length);
+                if let Some(allowance) = &mut allowance {
+                    allowance.spend(length as u64);
+                }
             }
         }
     }

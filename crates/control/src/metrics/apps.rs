@@ -5,7 +5,7 @@ use std::collections::BTreeMap;
 
 #[cfg(test)]
 use ace_api::traffic::DurationCount;
-use ace_api::traffic::{Durations, Refused, StatusCounts};
+use ace_api::traffic::{BandwidthUse, Durations, Refused, StatusCounts};
 use ace_api::{AppTraffic, AppUsage, InstanceState, SpaceUsage};
 use ace_types::AppName;
 
@@ -118,6 +118,10 @@ fn sum_traffic(a: &AppTraffic, b: &AppTraffic) -> AppTraffic {
             body: a.refused.body + b.refused.body,
             timeout: a.refused.timeout + b.refused.timeout,
             no_instance: a.refused.no_instance + b.refused.no_instance,
+        },
+        bandwidth: BandwidthUse {
+            held_back_usec: a.bandwidth.held_back_usec + b.bandwidth.held_back_usec,
+            ..a.bandwidth
         },
         // The last minute is not among the metrics.
         recent: a.recent,

@@ -132,6 +132,13 @@ pub const FAMILIES: &[Family] = &[
         samples: |all| seconds(all, |app| app.usage.bandwidth_at_limit_usec),
     },
     Family {
+        name: "ace_app_bandwidth_held_back_seconds_total",
+        kind: Kind::Counter,
+        labels: &["app"],
+        help: "How long the gateway held back answers, or requests' bodies, for their app's bandwidth.",
+        samples: |all| seconds(all, |app| app.traffic.bandwidth.held_back_usec),
+    },
+    Family {
         name: "ace_app_memory_bytes",
         kind: Kind::Gauge,
         labels: &["app"],

@@ -51,7 +51,11 @@ fn used(key: LimitKey, app: &AppRow, observed: &Observed) -> Option<String> {
         }
         LimitKey::Io => most(|it| Some(it.io?.per_second)).map(size),
         LimitKey::Iops => most(|it| Some(it.iops?.per_second)).map(|used| used.to_string()),
-        LimitKey::Bandwidth => most(|it| Some(it.bandwidth?.per_second)).map(bits),
+        LimitKey::Bandwidth => {
+            let passed = observed.traffic.apps.get(&app.name).map(|traffic| traffic.bandwidth);
+            let passed = passed.map(|it| it.received_bits_per_second.max(it.sent_bits_per_second));
+            most(|it| Some(it.bandwidth?.per_second)).max(passed).map(bits)
+        }
         LimitKey::Files | LimitKey::Log | LimitKey::Body | LimitKey::Timeout => None,
     }
 }
@@ -78,10 +82,15 @@ fn met(key: LimitKey, app: &AppRow, observed: &Observed) -> Option<LimitMet> {
         LimitKey::Iops if counts(|it| it.iops.is_some()) => {
             (usage?.iops_at_limit_usec / 1_000_000, "seconds at the limit")
         }
-        LimitKey::Bandwidth if counts(|it| it.bandwidth.is_some()) => {
-            (usage?.packets_held_back, "packets held back")
+        LimitKey::Bandwidth => {
+            let traffic = observed.traffic.apps.get(&app.name);
+            let by_gateway = traffic.map(|traffic| traffic.bandwidth.held_back_usec);
+            let by_wire = usage.map(|usage| usage.bandwidth_at_limit_usec);
+            let usec = by_gateway.unwrap_or(0) + by_wire.unwrap_or(0);
+            by_gateway.or(by_wire)?;
+            (usec / 1_000_000, "seconds at the limit")
         }
-        LimitKey::Io | LimitKey::Iops | LimitKey::Bandwidth => return None,
+        LimitKey::Io | LimitKey::Iops => return None,
         LimitKey::Tmp | LimitKey::Shm | LimitKey::Files => return None,
     };
     Some(LimitMet { count, what: what.to_owned() })
@@ -128,11 +137,13 @@ mod tests {
         let sum = AppUsage {
             memory_kills: 3,
             io_at_limit_usec: 7_900_000,
-            packets_held_back: 40,
+            bandwidth_at_limit_usec: 2_500_000,
             ..AppUsage::default()
         };
         let mut traffic = AppTraffic { working: 7, ..AppTraffic::default() };
         traffic.refused.body = 2;
+        traffic.bandwidth.held_back_usec = 4_500_000;
+        traffic.bandwidth.sent_bits_per_second = 51_300_000;
         let observed = Observed {
             statuses: Arc::new(BTreeMap::from([(id.clone(), status)])),
             usage: NodeUsage {
@@ -159,8 +170,8 @@ mod tests {
         assert_eq!(of("files"), (None, None));
         let io = Some((7, "seconds at the limit".to_owned()));
         assert_eq!(of("io"), (Some("3M".to_owned()), io));
-        let bandwidth = Some((40, "packets held back".to_owned()));
-        assert_eq!(of("bandwidth"), (Some("49M".to_owned()), bandwidth));
+        let bandwidth = Some((7, "seconds at the limit".to_owned()));
+        assert_eq!(of("bandwidth"), (Some("51M".to_owned()), bandwidth));
         // A kernel that doesn't count it has it told so.
         assert_eq!(of("iops"), (None, None));
     }

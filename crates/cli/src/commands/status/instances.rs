@@ -7,6 +7,9 @@ use jiff::Timestamp;
 use super::ago;
 use crate::screen::{self, Screen};
 
+/// How long the gateway holds back in a minute before that is worth telling.
+const TOLD_FROM_USEC: u64 = 1_000_000;
+
 /// The instances of `app`, in tables, and what is to be said of each; one part after the other.
 pub fn render(app: &AppView, screen: &Screen, now: Timestamp) -> Vec<String> {
     let mut parts = vec![table(&app.instances, screen, now)];
@@ -19,7 +22,7 @@ pub fn render(app: &AppView, screen: &Screen, now: Timestamp) -> Vec<String> {
 
 /// What came to the app in the last minute, in a line.
 pub fn requests(traffic: &AppTraffic) -> String {
-    let AppTraffic { recent, under_way, waiting, .. } = traffic;
+    let AppTraffic { recent, under_way, waiting, bandwidth, .. } = traffic;
     let pace = match (recent.p50_usec, recent.p99_usec) {
         (Some(p50), Some(p99)) => {
             let (p50, p99) = (span(p50), span(p99));
@@ -32,7 +35,11 @@ pub fn requests(traffic: &AppTraffic) -> String {
         _ => format!(", {} failed", percent(recent.server_error_percent())),
     };
     let waiting = if *waiting > 0 { format!(", {waiting} waiting") } else { String::new() };
-    format!("{} a second{pace}{failed}, {under_way} under way{waiting}", rate(recent))
+    let held_back = match bandwidth.held_back_last_minute_usec {
+        usec if usec < TOLD_FROM_USEC => String::new(),
+        usec => format!(", slowed by its bandwidth for {} of the last minute", span(usec)),
+    };
+    format!("{} a second{pace}{failed}, {under_way} under way{waiting}{held_back}", rate(recent))
 }
 
 fn table(instances: &[InstanceView], screen: &Screen, now: Timestamp) -> String {
@@ -267,9 +274,12 @@ mod tests {
     #[test]
     fn an_app_says_what_came_in_the_last_minute() {
         let recent = busy().traffic.expect("traffic").recent;
-        let traffic = AppTraffic { recent, under_way: 4, ..AppTraffic::default() };
+        let mut traffic = AppTraffic { recent, under_way: 4, ..AppTraffic::default() };
         let line = "12.3 a second, p50 12 ms, p99 3.1 s, 0.4 % failed, 4 under way";
         assert_eq!(requests(&traffic), line);
+        traffic.bandwidth.held_back_last_minute_usec = 12_300_000;
+        let slowed = "slowed by its bandwidth for 12.3 s of the last minute";
+        assert_eq!(requests(&traffic), format!("{line}, {slowed}"));
         assert_eq!(requests(&AppTraffic::default()), "0.0 a second, 0 under way");
     }
 
