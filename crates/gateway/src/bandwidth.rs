@@ -227,7 +227,7 @@ mod tests {
         assert!(a.as_millis().abs_diff(b.as_millis()) < 100, "{a:?} {b:?}");
         assert!((3_700..4_000).contains(&b.as_millis()), "{b:?}");
         let held_back = app.mark(Instant::now()).held_back;
-        assert!(held_back <= b && held_back * 10 > b * 9, "{held_back:?} of {b:?}");
+        assert!(held_back.as_millis().abs_diff(b.as_millis()) < 200, "{held_back:?} of {b:?}");
         assert_eq!(app.mark(Instant::now()).sent, 4_000_000);
     }
 
