@@ -26,7 +26,7 @@ async fn large_bodies_wait_for_their_turn_and_for_no_deadline() {
     });
     bench.write("pub/large.txt", "f".repeat(LENGTH));
     let mut route = bench.route(&[&app]);
-    route.statics = vec![rule("/static", "pub")];
+    route.statics = vec![rule("/static/", "pub")];
     route.limits = Limits { bandwidth: BitRate::mega(1), ..route.limits };
     bench.set_route(route);
 
@@ -43,7 +43,9 @@ async fn large_bodies_wait_for_their_turn_and_for_no_deadline() {
     let all = |letter: char, body: &[u8]| {
         body.len() == LENGTH && body.iter().all(|byte| *byte == letter as u8)
     };
-    assert!(all('f', &first.body) && all('f', &second.body) && all('a', &third.body));
+    for (answer, letter) in [(&first, 'f'), (&second, 'f'), (&third, 'a')] {
+        assert!(all(letter, &answer.body), "{letter}: {}", answer.status);
+    }
     assert_eq!(uploaded.text(), LENGTH.to_string());
 
     let traffic = bench.gateway.traffic();
