@@ -86,13 +86,15 @@ const AHEAD_TIMES: u64 = 4;
 impl AppBandwidth {
     pub fn new(crowd: &Arc<Crowd>) -> Self {
         let default = Limits::for_app().bandwidth;
-        Self {
+        let app = Self {
             member: crowd.join(),
             bytes_per_second: AtomicU64::new(default.bytes_per_second()),
             is_ceiling: AtomicBool::new(false),
             ways: Default::default(),
             past: Mutex::default(),
-        }
+        };
+        app.roll(Instant::now());
+        app
     }
 
     /// Holds to `limit` from now on, also what is under way.

@@ -26,7 +26,7 @@ async fn large_bodies_wait_for_their_turn_and_for_no_deadline() {
     });
     bench.write("pub/large.txt", "f".repeat(LENGTH));
     let mut route = bench.route(&[&app]);
-    route.statics = vec![rule("/static/", "pub")];
+    route.statics = vec![rule("/static/", "pub/")];
     route.limits = Limits { bandwidth: BitRate::mega(1), ..route.limits };
     bench.set_route(route);
 
