@@ -5,12 +5,9 @@
 //! and counted: neither a slow disk nor a full one is ever waited for. The file is renamed when it is full,
 //! and so many old ones are kept; one that somebody else has renamed is begun anew.
 
-use std::borrow::Cow;
 use std::cell::RefCell;
-use std::fmt;
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::net::IpAddr;
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -18,11 +15,9 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
 
-use ace_types::{AppName, InstanceId, ReleaseNumber, error_chain};
-use http::{HeaderValue, Method, StatusCode, Version};
-use jiff::Timestamp;
-use serde::Serialize;
-use serde_json::ser::{Formatter, Serializer};
+use ace_types::error_chain;
+
+use crate::access_line::{AccessLine, Pen};
 
 /// Where the access log is written, and how much of it is kept.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -41,41 +36,8 @@ pub struct AccessLog {
     thread: Mutex<Option<JoinHandle<()>>>,
 }
 
-/// One request.
-#[derive(Debug, Clone)]
-pub struct AccessLine<'a> {
-    /// When it had ended.
-    pub at: Timestamp,
-    pub request: &'a str,
-    pub client: IpAddr,
-    /// `None`: the head was refused before it could be told.
-    pub asked: Option<Asked<'a>>,
-    pub host: Option<&'a HeaderValue>,
-    pub user_agent: Option<&'a HeaderValue>,
-    /// `None`: the client left before there was an answer.
-    pub status: Option<StatusCode>,
-    pub received_bytes: u64,
-    pub sent_bytes: u64,
-    pub duration: Duration,
-    pub first_byte: Option<Duration>,
-    pub app: Option<(&'a AppName, ReleaseNumber)>,
-    pub instance: Option<&'a InstanceId>,
-}
-
-/// What a request line says.
-#[derive(Debug, Clone)]
-pub struct Asked<'a> {
-    pub method: &'a Method,
-    pub path: &'a str,
-    pub version: Version,
-}
-
 /// What may wait for the disk: what comes in a tenth of a second, of short requests to a busy machine.
 const WAITING_BYTES_MAX: usize = 4 << 20;
-/// How much of a path is logged, in bytes.
-const PATH_MAX: usize = 2048;
-/// How much of a host or user agent is logged, in bytes.
-const HEADER_MAX: usize = 256;
 /// How long lines are gathered, unless there are [`GATHERED_BYTES`]: whoever waits for each has to be woken for each.
 const GATHER: Duration = Duration::from_millis(50);
 /// As many as one write is worth. More would no longer be in the processor's cache when they are written.
@@ -193,123 +155,7 @@ impl Lines {
 }
 
 thread_local! {
-    static PEN: RefCell<Pen> = const { RefCell::new(Pen { line: Vec::new(), time: Time::NONE }) };
-}
-
-/// What a thread spells its lines with.
-struct Pen {
-    line: Vec<u8>,
-    time: Time,
-}
-
-impl Pen {
-    /// `line` with its end.
-    fn spell(&mut self, line: &AccessLine<'_>) -> &[u8] {
-        let document = Document {
-            time: self.time.to(line.at),
-            request: line.request,
-            client: line.client,
-            method: line.asked.as_ref().map(|asked| asked.method.as_str()),
-            host: line.host.map(logged_part),
-            path: line.asked.as_ref().map(|asked| logged_path(asked.path)),
-            protocol: line.asked.as_ref().map(|asked| protocol(asked.version)),
-            user_agent: line.user_agent.map(logged_part),
-            status: line.status.map(|status| status.as_u16()),
-            received_bytes: line.received_bytes,
-            sent_bytes: line.sent_bytes,
-            duration_ms: millis(line.duration),
-            first_byte_ms: line.first_byte.map(millis),
-            app: line.app.map(|(app, _)| app.as_str()),
-            release: line.app.map(|(_, release)| release.0),
-            instance: line.instance.map(InstanceId::as_str),
-        };
-        self.line.clear();
-        // Plain data always has a JSON form, and writing to memory does not fail.
-        _ = document.serialize(&mut Serializer::with_formatter(&mut self.line, AsciiOnly));
-        self.line.push(b'\n');
-        &self.line
-    }
-}
-
-/// A time, spelled to the second: most lines come in the same one as the line before.
-struct Time {
-    second: i64,
-    /// `2026-11-23T05:49:27`
-    to_second: String,
-    microsecond: i32,
-}
-
-impl Time {
-    const NONE: Self = Self { second: i64::MIN, to_second: String::new(), microsecond: 0 };
-
-    fn to(&mut self, at: Timestamp) -> &Self {
-        if self.second != at.as_second() {
-            self.second = at.as_second();
-            let text = at.strftime("%Y-%m-%dT%H:%M:%S");
-            self.to_second = text.to_string();
-        }
-        self.microsecond = at.subsec_microsecond();
-        self
-    }
-}
-
-impl fmt::Display for Time {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}.{:06}Z", self.to_second, self.microsecond)
-    }
-}
-
-impl Serialize for Time {
-    fn serialize<S: serde::Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.collect_str(self)
-    }
-}
-
-/// A line's form, which is documented.
-#[derive(Serialize)]
-struct Document<'a> {
-    time: &'a Time,
-    request: &'a str,
-    client: IpAddr,
-    method: Option<&'a str>,
-    host: Option<Cow<'a, str>>,
-    path: Option<&'a str>,
-    protocol: Option<&'static str>,
-    user_agent: Option<Cow<'a, str>>,
-    status: Option<u16>,
-    received_bytes: u64,
-    sent_bytes: u64,
-    duration_ms: f64,
-    first_byte_ms: Option<f64>,
-    app: Option<&'a str>,
-    release: Option<u32>,
-    instance: Option<&'a str>,
-}
-
-/// Has JSON escape everything but ASCII: then nothing in it can move a terminal's cursor or turn text
-/// around. JSON itself leaves no other control character than DEL.
-struct AsciiOnly;
-
-impl Formatter for AsciiOnly {
-    fn write_string_fragment<W: Write + ?Sized>(
-        &mut self,
-        writer: &mut W,
-        fragment: &str,
-    ) -> io::Result<()> {
-        if fragment.is_ascii() && !fragment.contains('\x7f') {
-            return writer.write_all(fragment.as_bytes());
-        }
-        for c in fragment.chars() {
-            if c.is_ascii() && c != '\x7f' {
-                writer.write_all(&[c as u8])?;
-            } else {
-                for unit in c.encode_utf16(&mut [0; 2]) {
-                    write!(writer, "\\u{unit:04x}")?;
-                }
-            }
-        }
-        Ok(())
-    }
+    static PEN: RefCell<Pen> = const { RefCell::new(Pen::new()) };
 }
 
 /// Writes the lines that wait, batch by batch.
@@ -450,65 +296,17 @@ fn rename_if_there(from: &Path, to: &Path) -> io::Result<()> {
     }
 }
 
-fn protocol(version: Version) -> &'static str {
-    match version {
-        Version::HTTP_10 => "HTTP/1.0",
-        Version::HTTP_2 => "HTTP/2",
-        _ => "HTTP/1.1",
-    }
-}
-
-/// To a thousandth of a millisecond.
-fn millis(duration: Duration) -> f64 {
-    duration.as_micros() as f64 / 1000.0
-}
-
-/// As much of `path` as is logged.
-fn logged_path(path: &str) -> &str {
-    &path[..path.floor_char_boundary(PATH_MAX)]
-}
-
-/// As much of a header's value as is logged.
-fn logged_part(value: &HeaderValue) -> Cow<'_, str> {
-    let bytes = value.as_bytes();
-    String::from_utf8_lossy(&bytes[..bytes.len().min(HEADER_MAX)])
-}
-
 #[cfg(test)]
 mod tests {
-    use proptest::prelude::*;
     use serde_json::Value;
     use tempfile::TempDir;
 
     use super::*;
+    use crate::access_line::with_line;
 
     /// Leaves a line for a request for `path`.
     fn ask(log: &AccessLog, path: &str) {
         with_line(path, b"", |line| log.write(line));
-    }
-
-    fn spelled(path: &str, user_agent: &[u8]) -> String {
-        let mut pen = Pen { line: Vec::new(), time: Time::NONE };
-        with_line(path, user_agent, |line| String::from_utf8(pen.spell(line).to_vec()).unwrap())
-    }
-
-    fn with_line<T>(path: &str, user_agent: &[u8], then: impl FnOnce(&AccessLine<'_>) -> T) -> T {
-        let user_agent = HeaderValue::from_bytes(user_agent).ok();
-        then(&AccessLine {
-            at: "2026-11-23T05:49:27.000042Z".parse().unwrap(),
-            request: "0f",
-            client: IpAddr::from([192, 0, 2, 1]),
-            asked: Some(Asked { method: &Method::GET, path, version: Version::HTTP_11 }),
-            host: Some(&HeaderValue::from_static("shop.localhost")),
-            user_agent: user_agent.as_ref(),
-            status: Some(StatusCode::OK),
-            received_bytes: 0,
-            sent_bytes: 12,
-            duration: Duration::from_micros(1234),
-            first_byte: None,
-            app: Some((&"shop".parse().unwrap(), ReleaseNumber(3))),
-            instance: None,
-        })
     }
 
     fn config(folder: &TempDir, size_max: u64) -> AccessLogConfig {
@@ -519,18 +317,6 @@ mod tests {
     fn documents(path: &Path) -> Vec<Value> {
         let text = fs::read_to_string(path).unwrap();
         text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
-    }
-
-    #[test]
-    fn a_request_is_one_line_of_json() {
-        assert_eq!(
-            spelled("/x", b"curl/8"),
-            "{\"time\":\"2026-11-23T05:49:27.000042Z\",\"request\":\"0f\",\"client\":\"192.0.2.1\",\
-             \"method\":\"GET\",\"host\":\"shop.localhost\",\"path\":\"/x\",\"protocol\":\"HTTP/1.1\",\
-             \"user_agent\":\"curl/8\",\"status\":200,\"received_bytes\":0,\"sent_bytes\":12,\
-             \"duration_ms\":1.234,\"first_byte_ms\":null,\"app\":\"shop\",\"release\":3,\
-             \"instance\":null}\n"
-        );
     }
 
     #[test]
@@ -600,25 +386,5 @@ mod tests {
         assert_eq!((batch.count, batch.bytes.len()), (room as u64, WAITING_BYTES_MAX));
         lines.add(&line);
         assert_eq!(lines.waiting().count, 1);
-    }
-
-    #[test]
-    fn each_second_is_spelled_anew() {
-        let mut time = Time::NONE;
-        for text in ["2026-12-31T23:59:59.999999Z", "2027-01-01T00:00:00.000000Z"] {
-            assert_eq!(time.to(text.parse().unwrap()).to_string(), text);
-        }
-    }
-
-    proptest! {
-        #[test]
-        fn no_client_forges_a_line(path in "\\PC{0,40}", agent: Vec<u8>) {
-            let text = spelled(&path, &agent);
-            let (one, rest) = text.split_once('\n').unwrap();
-            prop_assert_eq!(rest, "");
-            prop_assert!(one.chars().all(|c| (' '..='~').contains(&c)), "{}", one);
-            let document: Value = serde_json::from_str(one).unwrap();
-            prop_assert_eq!(document["path"].as_str(), Some(path.as_str()));
-        }
     }
 }

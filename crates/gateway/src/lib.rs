@@ -11,6 +11,7 @@
 
 mod accept_encoding;
 mod access;
+mod access_line;
 mod access_log;
 mod answer_buffer;
 mod app_head;
