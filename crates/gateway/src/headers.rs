@@ -4,7 +4,6 @@
 //! found: an app may trust `X-Forwarded-*`, `Forwarded` and `X-Request-Id`.
 
 use std::borrow::Cow;
-use std::net::IpAddr;
 
 use ace_upstream::Added;
 
@@ -67,27 +66,26 @@ pub fn to_app(headers: &mut HeaderMap, origin: &Origin, request_id: &str) -> Vec
         *name == EXPECT || *name == PROXY_AUTHORIZATION || OURS.contains(&name.as_str())
     });
     let client = origin.client.ip().to_canonical();
+    let address = client.to_string();
     let mut added = vec![
-        ("x-forwarded-for", Cow::Owned(client.to_string())),
         ("x-forwarded-proto", Cow::Borrowed(origin.scheme)),
         ("x-forwarded-port", Cow::Owned(origin.port.to_string())),
         ("x-request-id", Cow::Owned(request_id.to_owned())),
     ];
     // It has been found to be a host.
     if let Some(host) = headers.get(HOST).and_then(|host| host.to_str().ok()) {
-        let forwarded = forwarded(client, origin.scheme, host);
+        let forwarded = forwarded(&address, origin.scheme, host);
         added.push(("forwarded", Cow::Owned(forwarded)));
         added.push(("x-forwarded-host", Cow::Owned(host.to_owned())));
     }
+    added.push(("x-forwarded-for", Cow::Owned(address)));
     added
 }
 
 /// Source: RFC 7239.
-fn forwarded(client: IpAddr, scheme: &str, host: &str) -> String {
-    match client {
-        IpAddr::V4(client) => format!("for={client};host=\"{host}\";proto={scheme}"),
-        IpAddr::V6(client) => format!("for=\"[{client}]\";host=\"{host}\";proto={scheme}"),
-    }
+fn forwarded(client: &str, scheme: &str, host: &str) -> String {
+    let (open, close) = if client.contains(':') { ("\"[", "]\"") } else { ("", "") };
+    ["for=", open, client, close, ";host=\"", host, "\";proto=", scheme].concat()
 }
 
 /// Makes an app's headers those that a client gets; `length` is the body's, where one is known.

@@ -63,6 +63,8 @@ pub const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// The most headers taken from an app.
 const HEADERS_MAX: usize = 256;
+/// Room for what whoever passes the head on adds to it.
+const HEADERS_ADDED: usize = 4;
 
 /// Finds where the head in `bytes` ends: the offset after its empty line.
 ///
@@ -96,7 +98,7 @@ pub fn parse_head(bytes: &[u8], protocol: Protocol) -> Result<ResponseHead, Head
     }
     let status = parsed.code.unwrap_or_default();
     let status = StatusCode::from_u16(status).map_err(|_| HeadError::Status { status })?;
-    let mut headers = HeaderMap::with_capacity(parsed.headers.len());
+    let mut headers = HeaderMap::with_capacity(parsed.headers.len() + HEADERS_ADDED);
     for field in parsed.headers.iter() {
         let (name, value) = header(field)?;
         headers.append(name, value);
