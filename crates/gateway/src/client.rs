@@ -40,6 +40,8 @@ pub struct ClientStream {
     held: BytesMut,
     /// How much of it may be passed on.
     checked: usize,
+    /// [`Self::framing`] has not seen yet what is held.
+    unseen: bool,
     /// A body was refused in its middle, or what came is no HTTP: nothing after that place is passed on.
     cut: bool,
     deadlines: Deadlines,
@@ -229,12 +231,12 @@ impl ClientState {
 }
 
 impl ClientStream {
-    /// `early` is the beginning of a head, which has been read since the client connected, at `connected`.
+    /// `early` is what has been read since the client connected, at `connected`.
     pub fn new(
         stream: TcpStream,
         shared: Arc<ClientState>,
         deadlines: Deadlines,
-        early: &[u8],
+        early: BytesMut,
         connected: Instant,
     ) -> Self {
         shared.parts.get_or_init(FileParts::default);
@@ -242,7 +244,8 @@ impl ClientStream {
             stream,
             framing: Framing::new(),
             shared,
-            held: BytesMut::from(early),
+            unseen: !early.is_empty(),
+            held: early,
             checked: 0,
             cut: false,
             deadlines,
@@ -311,13 +314,21 @@ impl ClientStream {
 
     /// Reads on where a head is incomplete, and checks it anew.
     fn poll_read_held(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<Received>> {
-        let mut scratch = [0; HEAD_PART_BYTES];
-        let mut part = ReadBuf::new(&mut scratch);
-        ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
-        if part.filled().is_empty() {
-            return Poll::Ready(Ok(Received::End));
+        if !std::mem::take(&mut self.unseen) {
+            let mut scratch = [0; HEAD_PART_BYTES];
+            let mut part = ReadBuf::new(&mut scratch);
+            ready!(Pin::new(&mut self.stream).poll_read(cx, &mut part))?;
+            if part.filled().is_empty() {
+                return Poll::Ready(Ok(Received::End));
+            }
+            self.held.extend_from_slice(part.filled());
         }
-        self.held.extend_from_slice(part.filled());
+        self.check_held();
+        Poll::Ready(Ok(Received::Held))
+    }
+
+    /// Finds how much of what is held may be passed on.
+    fn check_held(&mut self) {
         self.checked = match self.framing.feed(&mut self.held) {
             Ok(passed) => passed,
             Err(Refused::Head { at, failure }) => {
@@ -332,7 +343,6 @@ impl ClientStream {
                 at
             }
         };
-        Poll::Ready(Ok(Received::Held))
     }
 
     /// Reads what is no HTTP, beginning with what has been held.

@@ -355,7 +355,7 @@ impl Worker {
             to_its_end(connection, closing, |connection| connection.graceful_shutdown()).await
         } else {
             let closing = closed_to_silence(self.phase);
-            let stream = ClientStream::new(stream, state, self.deadlines, &early, connected);
+            let stream = ClientStream::new(stream, state, self.deadlines, early, connected);
             let connection = http1_builder().serve_connection(TokioIo::new(stream), handle);
             let connection = connection.with_upgrades();
             to_its_end(connection, closing, |connection| connection.graceful_shutdown()).await

@@ -1,40 +1,58 @@
 //! Which version of HTTP a client begins to speak.
 
+use std::future::poll_fn;
 use std::io;
+use std::pin::Pin;
+use std::task::{Poll, ready};
 
-use tokio::io::AsyncReadExt;
+use bytes::BytesMut;
+use tokio::io::{AsyncRead, ReadBuf};
 use tokio::net::TcpStream;
 
 /// What a client has shown of its version.
 #[derive(Debug)]
 pub struct Spoken {
     pub is_http2: bool,
-    /// What has been read for that. Never a whole head of HTTP/1.
-    pub early: Vec<u8>,
+    /// What has been read for that: of HTTP/2 the preface, of either what has come with it.
+    pub early: BytesMut,
 }
 
 /// What a connection of HTTP/2 begins with. Source: RFC 9113, section 3.4.
 pub const PREFACE: &[u8; 24] = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n";
 
-/// Waits until the bytes of `stream` tell its version; reads none that HTTP/1 would need to see first.
+/// How much is read at once: most heads.
+const PART_BYTES: usize = 2048;
+
+/// Waits until the bytes of `stream` tell its version.
 pub async fn sniff(stream: &mut TcpStream) -> io::Result<Spoken> {
-    let mut early = Vec::new();
-    while early.len() < PREFACE.len() {
-        let rest = &PREFACE[early.len()..];
-        let mut seen = [0; PREFACE.len()];
-        let count = stream.peek(&mut seen[..rest.len()]).await?;
-        if count == 0 || seen[..count] != rest[..count] {
-            return Ok(Spoken { is_http2: false, early });
+    let mut early = BytesMut::new();
+    loop {
+        let has_ended = !read_more(stream, &mut early).await?;
+        let seen = early.len().min(PREFACE.len());
+        let is_preface = early[..seen] == PREFACE[..seen];
+        if has_ended || !is_preface || seen == PREFACE.len() {
+            return Ok(Spoken { is_http2: is_preface && seen == PREFACE.len(), early });
         }
-        stream.read_exact(&mut seen[..count]).await?;
-        early.extend_from_slice(&seen[..count]);
     }
-    Ok(Spoken { is_http2: true, early })
+}
+
+/// Reads what there is onto `bytes`. Returns whether that was anything; after that nothing more will come.
+///
+/// Over the stack: a connection keeps no more than has come.
+async fn read_more(stream: &mut TcpStream, bytes: &mut BytesMut) -> io::Result<bool> {
+    poll_fn(|cx| {
+        let mut scratch = [0; PART_BYTES];
+        let mut part = ReadBuf::new(&mut scratch);
+        ready!(Pin::new(&mut *stream).poll_read(cx, &mut part))?;
+        bytes.extend_from_slice(part.filled());
+        Poll::Ready(Ok(!part.filled().is_empty()))
+    })
+    .await
 }
 
 #[cfg(test)]
 mod tests {
-    use tokio::io::AsyncWriteExt;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::TcpListener;
 
     use super::*;
@@ -55,19 +73,20 @@ mod tests {
         let Spoken { is_http2, early } = spoken.unwrap();
         let mut rest = Vec::new();
         server.read_to_end(&mut rest).await.unwrap();
-        (is_http2, early, rest)
+        (is_http2, early.to_vec(), rest)
     }
 
     #[tokio::test]
     async fn a_preface_is_known_however_it_comes() {
         let (is_http2, early, rest) = spoken(&[&PREFACE[..], b"more"]).await;
-        assert!(is_http2 && early == PREFACE && rest == b"more");
+        assert!(is_http2 && early.starts_with(PREFACE));
+        assert_eq!([early, rest].concat(), [&PREFACE[..], b"more"].concat());
         let (is_http2, early, _) = spoken(&[&PREFACE[..1], &PREFACE[1..9], &PREFACE[9..]]).await;
         assert!(is_http2 && early == PREFACE);
     }
 
     #[tokio::test]
-    async fn anything_else_is_left_to_be_read() {
+    async fn anything_else_is_kept_for_who_reads_it() {
         for text in ["GET / HTTP/1.1\r\n\r\n", "PRI * HTTP/1.1\r\n\r\n", "POST", "", "PRI * HT"] {
             let (is_http2, early, rest) = spoken(&[text.as_bytes()]).await;
             assert!(!is_http2, "{text}");

@@ -9,12 +9,14 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::task::{Context, Poll, ready};
 
+use bytes::{Buf, BytesMut};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
 use crate::client::{ClientState, Deadlines};
 use crate::http2::flood::Flood;
+use crate::http2::preface::PREFACE;
 use crate::sending::Sending;
 use crate::stopwatch::Stopwatch;
 
@@ -22,7 +24,7 @@ use crate::stopwatch::Stopwatch;
 pub struct Http2Stream {
     stream: TcpStream,
     /// What was read to find that out, as far as hyper has not seen it.
-    early: Vec<u8>,
+    early: BytesMut,
     state: Arc<ClientState>,
     deadlines: Deadlines,
     flood: Flood,
@@ -48,20 +50,23 @@ enum Wait {
 const WITHDRAWN_MAX: u64 = 200;
 
 impl Http2Stream {
-    /// `early` has been read since the client connected, at `connected`.
+    /// `early`, the preface and what has come with it, has been read since the client connected, at `connected`.
     pub fn new(
         stream: TcpStream,
         state: Arc<ClientState>,
         deadlines: Deadlines,
-        early: Vec<u8>,
+        early: BytesMut,
         connected: Instant,
     ) -> Self {
+        let mut flood = Flood::default();
+        // So little is none yet; it counts towards one.
+        _ = flood.receive(early.get(PREFACE.len()..).unwrap_or_default());
         Self {
             stream,
             early,
             state,
             deadlines,
-            flood: Flood::default(),
+            flood,
             wait: Wait::FirstRequest,
             waiting: Stopwatch::since(connected),
             sending: Sending::default(),
@@ -119,7 +124,7 @@ impl AsyncRead for Http2Stream {
         if !this.early.is_empty() {
             let count = this.early.len().min(buffer.remaining());
             buffer.put_slice(&this.early[..count]);
-            this.early.drain(..count);
+            this.early.advance(count);
             return Poll::Ready(Ok(()));
         }
         if this.is_wasteful() {
