@@ -55,6 +55,8 @@ pub struct Variant {
     pub version: Version,
     pub etag: HeaderValue,
     pub last_modified: Option<HeaderValue>,
+    /// As `Content-Length` has it.
+    pub length: HeaderValue,
     content: Held,
 }
 
@@ -196,6 +198,7 @@ fn variant(file: OpenFile, wait: Wait) -> io::Result<Variant> {
     Ok(Variant {
         etag: header(version.etag.clone()).ok_or(io::ErrorKind::InvalidData)?,
         last_modified: http_date(version.modified).and_then(header),
+        length: HeaderValue::from(version.size),
         content: match version.size <= SMALL_BYTES_MAX {
             true => Held::InMemory(file.content(wait)?),
             false => Held::Open(file),

@@ -137,7 +137,6 @@ fn send(
         Selection::PreconditionFailed => return Err(Failure::Precondition),
         Selection::OutOfRange => return Err(Failure::Range { size }),
     };
-    let length = content.remaining();
     let mut response = Response::new(Content::Empty);
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -147,7 +146,10 @@ fn send(
         return Ok(response);
     }
     describe_content(headers, file, coding);
-    headers.insert(CONTENT_LENGTH, HeaderValue::from(length.unwrap_or(0)));
+    let whole = selection == Selection::Whole;
+    let length =
+        if whole { variant.length.clone() } else { content.remaining().unwrap_or(0).into() };
+    headers.insert(CONTENT_LENGTH, length);
     match selection {
         Selection::Part(part) => insert(headers, CONTENT_RANGE, Some(content_range(part, size))),
         Selection::Parts(_) => insert(headers, CONTENT_TYPE, Some(multipart_type(variant))),

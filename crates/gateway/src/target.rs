@@ -22,9 +22,9 @@ pub fn host(request: &Parts) -> Result<HostName, Failure> {
         (Some(_), Some(_)) => return Err(Failure::BadRequest("the request names two hosts")),
     };
     if request.uri.authority().is_none()
-        && let Some(name) = plain_name(field.as_bytes())
+        && let Some(host) = plain_host(field.as_bytes())
     {
-        return name.parse().map_err(|_| Failure::UnknownHost { host: name.to_owned() });
+        return Ok(host);
     }
     let field = std::str::from_utf8(field.as_bytes()).ok().and_then(|text| text.parse().ok());
     let field =
@@ -33,15 +33,11 @@ pub fn host(request: &Parts) -> Result<HostName, Failure> {
     canonical(&field).parse().map_err(|_| Failure::UnknownHost { host: field.host().to_owned() })
 }
 
-/// The name in a `Host` that is spelled as routes spell names, with a port or without, as nearly all are.
-fn plain_name(field: &[u8]) -> Option<&str> {
+/// The host in a `Host` that is spelled as routes spell names, with a port or without, as nearly all are.
+fn plain_host(field: &[u8]) -> Option<HostName> {
     let field = std::str::from_utf8(field).ok()?;
     let (name, port) = field.split_once(':').unwrap_or((field, ""));
-    let is_label = |label: &str| {
-        let fits = |byte: u8| byte.is_ascii_lowercase() || byte.is_ascii_digit() || byte == b'-';
-        !label.is_empty() && label.bytes().all(fits)
-    };
-    (name.split('.').all(is_label) && (port.is_empty() || is_port(port))).then_some(name)
+    name.parse().ok().filter(|_| port.is_empty() || is_port(port))
 }
 
 /// The path and query of `target`, as an app is asked for them. A target that names a host may have a query
