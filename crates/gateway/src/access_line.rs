@@ -69,7 +69,7 @@ impl Pen {
         let asked = request.asked.as_ref();
         line.0.clear();
         line.raw("{\"time\":\"");
-        line.raw(self.time.to_second(request.at));
+        line.raw(self.time.spell(request.at));
         line.fraction(request.at.subsec_microsecond().unsigned_abs().into(), 6);
         line.raw("Z\"");
         line.text(name!("request"), Some(request.request));
@@ -178,7 +178,7 @@ struct Time {
 }
 
 impl Time {
-    fn to_second(&mut self, at: Timestamp) -> &str {
+    fn spell(&mut self, at: Timestamp) -> &str {
         if self.second != at.as_second() {
             self.second = at.as_second();
             self.to_second = at.strftime("%Y-%m-%dT%H:%M:%S").to_string();
