@@ -627,6 +627,11 @@ impl Folder {
         self.path.ancestors().nth(2).filter(|_| self.version == Version::V1)
     }
 
+    /// Whether a container's group has no group of ours above it.
+    fn stands_alone(&self) -> bool {
+        false
+    }
+
     /// Lets groups below `folder`, which is of the same tree, use its controllers. Version 1 knows no such thing.
     fn pass_on(&self, folder: &Path) -> Result<(), CgroupError> {
         if self.version == Version::V1 || self.controllers.is_empty() {

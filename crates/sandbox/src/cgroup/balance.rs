@@ -144,7 +144,7 @@ fn fair_share(cores: &[f64], processors: f64) -> f64 {
 fn set_standing(container: &Folder, gives_way: bool) -> io::Result<()> {
     let idle = container.path.join(IDLE);
     let stands = read_value(&idle);
-    let can_be_idle = !stands.is_empty();
+    let can_be_idle = container.stands_alone() && !stands.is_empty();
     let wanted = if gives_way { "1" } else { "0" };
     if can_be_idle && stands.trim() != wanted {
         when_there(write_value(&idle, wanted))?;
