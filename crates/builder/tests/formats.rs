@@ -141,6 +141,29 @@ async fn a_source_whose_wheel_is_named_in_an_old_way_is_installed() {
 }
 
 #[tokio::test]
+async fn a_package_for_an_older_setuptools_is_built_with_one() {
+    let Some(kit) = Kit::new() else { return };
+    if !has_python(&kit, "3.11").await {
+        return;
+    }
+    let setup = "import sys, setuptools\n\
+                 if int(setuptools.__version__.split('.')[0]) >= 58:\n\
+                 \x20   sys.exit('error in own setup command: use_2to3 is invalid.')\n\
+                 setuptools.setup(name='own', py_modules=['own'])\n";
+    let built = kit
+        .build(&[
+            INDEX,
+            ("app.yaml", "python: \"3.11\"\n"),
+            ("requirements.txt", "./own\n"),
+            ("own/setup.py", setup),
+            ("own/own.py", ""),
+        ])
+        .await
+        .built();
+    assert!(has_file(&site_packages(&built.environment), "own-0.0.0"));
+}
+
+#[tokio::test]
 async fn a_build_that_fails_is_told_with_what_would_do() {
     let Some(kit) = Kit::new() else { return };
     let failing = "import sys\nsys.exit('fatal error: portaudio.h: No such file or directory')\n";
