@@ -172,3 +172,34 @@ fn a_tracker_under_gunicorn_on_python_3_12() -> Result<()> {
         expect_status(&app.get("/issue2")?, 404)
     })
 }
+
+#[test]
+#[ignore = "fetches a whole application from the package index"]
+fn tables_are_edited_under_uvicorn_on_python_3_13() -> Result<()> {
+    let fill = |app: &RealApp| {
+        expect_status(&app.submit("/admin/cake/create", "", &[("name", "Crème brûlée")])?, 302)
+    };
+    put_to_use("sqladmin", fill, |app| {
+        shows(&app.get("/admin/cake/list")?, &["Crème brûlée"])?;
+        shows(&app.get("/admin/statics/css/tabler.min.css")?, &["tabler"])?;
+        shows(&app.get("/openapi.json")?, &["\"Cakes\""])
+    })
+}
+
+#[test]
+#[ignore = "fetches a whole application from the package index"]
+fn a_server_of_maps_on_python_3_12() -> Result<()> {
+    const MAP: &str = "/service?service=WMS&version=1.1.1&request=GetMap&layers=grid&styles=\
+                       &srs=EPSG:4326&bbox=-180,-90,180,90&width=256&height=128&format=image/png";
+    put_to_use(
+        "mapproxy",
+        |_| Ok(()),
+        |app| {
+            shows(&app.get("/service?service=WMS&request=GetCapabilities")?, &["Our maps"])?;
+            let map = app.get(MAP)?;
+            ensure!(map.header("content-type") == Some("image/png"), "{map:?}");
+            ensure!(map.body.starts_with(b"\x89PNG"), "no picture");
+            Ok(())
+        },
+    )
+}

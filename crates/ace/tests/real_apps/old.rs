@@ -137,6 +137,18 @@ fn a_tracker_on_python_2_7() -> Result<()> {
     })
 }
 
+#[test]
+#[ignore = "fetches a whole application from the package index"]
+fn tables_are_edited_on_python_3_6() -> Result<()> {
+    let fill = |app: &RealApp| {
+        expect_status(&app.submit("/admin/cake/new/", "", &[("name", "Crème brûlée")])?, 302)
+    };
+    put_to_use("flask-admin", fill, |app| {
+        shows(&app.get("/admin/cake/")?, &["Crème brûlée"])?;
+        shows(&app.get("/admin/fileadmin/")?, &["cakes.db"])
+    })
+}
+
 /// As `setup.py upload` and twine do.
 fn upload_package(app: &RealApp) -> Result<()> {
     let part = |disposition: &str, content: &str| {
