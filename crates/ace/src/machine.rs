@@ -49,10 +49,6 @@ impl Machine {
         let launcher = LauncherProgram::seal(Path::new("/proc/self/exe"))
             .context("could not copy this program for launchers")?;
         let cgroups = CgroupTree::find(&id).context("could not find the control groups")?;
-        if let Err(error) = cgroups.enter() {
-            let error = error_chain(&error);
-            tracing::warn!("requests may wait for apps that compute much: {error}");
-        }
         let resolvers = resolvers(&claim);
         let forwarder: Vec<_> = resolvers.forward_to.map(|_| claim.gateway()).into_iter().collect();
         firewall::ensure(&id, claim.subnet(), &forwarder)

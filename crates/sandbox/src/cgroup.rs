@@ -2,8 +2,7 @@
 //!
 //! ```text
 //! ace-ENGINE/            one a tree; on a systemd machine with v2, ace-ENGINE.scope
-//!   engine/              the engine itself, in the tree that shares out processors
-//!   NAME/                one a container
+//!   NAME/                one a container; in the tree that shares out processors, with v1, ace-ENGINE.NAME
 //!     init/              our process 1: uncounted, so that no bomb of the tenant's takes it
 //!     app/               the tenant's processes: every limit is here
 //! ```
@@ -15,7 +14,6 @@
 
 mod balance;
 mod hierarchy;
-mod own;
 mod scope;
 mod throttle;
 mod traffic;
@@ -35,7 +33,6 @@ use crate::process::ProcessRef;
 pub use balance::Balance;
 pub use hierarchy::{Controller, Version};
 use hierarchy::{Hierarchy, choose, parse_mountinfo};
-use own::OWN;
 use scope::{KEEPER, Scope, ScopeError};
 use throttle::Root;
 pub use traffic::DiskTraffic;
@@ -98,7 +95,6 @@ pub struct CgroupTree {
     /// Their trees' mount points, in the same order.
     roots: Vec<PathBuf>,
     scope: Option<Scope>,
-    before: own::Before,
 }
 
 /// Why a group could not be made or removed.
@@ -158,7 +154,7 @@ impl CgroupTree {
             folders.push(Folder { path, version, controllers });
             roots.push(mount_point);
         }
-        Self { folders, roots, scope, before: own::Before::default() }
+        Self { folders, roots, scope }
     }
 
     /// Makes the groups of the container `name` and sets its limits. May be called twice.
@@ -166,13 +162,14 @@ impl CgroupTree {
     /// After a failure, what was made goes by [`Cgroup::remove`] of [`Self::get`].
     pub fn create(&self, name: &str, limits: &Limits) -> Result<Cgroup, CgroupError> {
         let harmless = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
-        let is_taken = [KEEPER, OWN].contains(&name);
-        if name.is_empty() || is_taken || !name.chars().all(harmless) {
+        if name.is_empty() || name == KEEPER || !name.chars().all(harmless) {
             return Err(CgroupError::Name { name: name.to_owned() });
         }
         let cgroup = self.get(name);
         for ((engine, root), group) in self.folders.iter().zip(&self.roots).zip(&cgroup.folders) {
-            self.make_engines(engine, root)?;
+            if !group.stands_alone() {
+                self.make_engines(engine, root)?;
+            }
             make_folders(group)?;
             for (file, value) in settings(group, limits) {
                 write_setting(&group.path.join(APP).join(file), &value)?;
@@ -231,26 +228,21 @@ impl CgroupTree {
 
     /// The container `name`, whether it exists or not.
     pub fn get(&self, name: &str) -> Cgroup {
-        let below = |folder: &Folder| Folder { path: folder.path.join(name), ..folder.clone() };
-        Cgroup { folders: self.folders.iter().map(below).collect() }
+        Cgroup { folders: self.folders.iter().map(|engine| engine.of_container(name)).collect() }
     }
 
     /// Names of all containers that have a group in any tree, sorted.
     pub fn list(&self) -> io::Result<Vec<String>> {
         let mut names = BTreeSet::new();
         for folder in &self.folders {
-            let children = children(&folder.path)?;
-            names.extend(
-                children.iter().filter_map(|path| path.file_name()?.to_str()).map(str::to_owned),
-            );
+            names.extend(folder.containers()?);
         }
-        names.retain(|name| ![KEEPER, OWN].contains(&name.as_str()));
+        names.remove(KEEPER);
         Ok(names.into_iter().collect())
     }
 
-    /// Kills all that runs in the engine's groups and removes them, the engine's own included, which this process leaves before.
+    /// Kills all that runs in the engine's groups and removes them, the engine's own included.
     pub fn remove_all(&self) -> Result<(), CgroupError> {
-        self.leave()?;
         let unreadable =
             |source| CgroupError::Read { folder: self.folders[0].path.clone(), source };
         for name in self.list().map_err(unreadable)? {
@@ -280,7 +272,10 @@ impl CgroupTree {
 
     /// How containers that use much of the processor give way to others: by `cpu.idle` or by weight.
     pub fn gives_way_by(&self) -> &'static str {
-        self.shares_processors().map_or("nothing", |(_, root)| balance::means(root))
+        let mut trees = self.folders.iter().zip(&self.roots);
+        let can_be_idle =
+            trees.any(|(folder, root)| folder.stands_alone() && balance::can_be_idle(root));
+        if can_be_idle { "cpu.idle" } else { "weight" }
     }
 
     /// Which version throttles disks; `None` where none does. What is written late, out of the page cache, only
@@ -327,20 +322,12 @@ impl CgroupTree {
         }
         make_folder(&engine.path)?;
         if self.scope.is_none() && engine.controllers.contains(&Controller::Cpu) {
-            balance::weigh_as_processes(engine, processors())?;
+            balance::weigh_all(engine, processors())?;
         }
         // systemd has seen to what is above its scope.
         let above = if self.scope.is_none() { Some(root) } else { None };
         let folders = above.into_iter().chain([engine.path.as_path()]);
         folders.into_iter().try_for_each(|folder| engine.pass_on(folder))
-    }
-
-    /// The engine's own folder in the tree that shares out processors, and that tree's root.
-    fn shares_processors(&self) -> Option<(&Folder, &Path)> {
-        let mut trees = self.folders.iter().zip(&self.roots);
-        let (folder, root) =
-            trees.find(|(folder, _)| folder.controllers.contains(&Controller::Cpu))?;
-        Some((folder, root))
     }
 }
 
@@ -418,8 +405,9 @@ impl Cgroup {
             let name = folder.path.file_name()?.to_str()?;
             Some(format!("/{name}/{INIT}"))
         };
-        let Some(own) = self.folders.first().and_then(own) else { return Ok(true) };
-        let within = stands_in.lines().filter(|line| line.ends_with(&own)).count();
+        let own: BTreeSet<_> = self.folders.iter().filter_map(own).collect();
+        let is_own = |line: &&str| own.iter().any(|own| line.ends_with(own));
+        let within = stands_in.lines().filter(is_own).count();
         let is_there = |folder: &Folder| folder.path.join(APP).is_dir();
         Ok(within >= self.folders.len() && self.folders.iter().all(is_there))
     }
@@ -622,14 +610,40 @@ impl Cgroup {
 }
 
 impl Folder {
-    /// The root of its tree, where that is of version 1: below it stand the engine's groups, and below those this one.
+    /// The root of a container's tree, where that is of version 1.
     fn root_of_v1(&self) -> Option<&Path> {
-        self.path.ancestors().nth(2).filter(|_| self.version == Version::V1)
+        let above = if self.stands_alone() { 1 } else { 2 };
+        self.path.ancestors().nth(above).filter(|_| self.version == Version::V1)
     }
 
-    /// Whether a container's group has no group of ours above it.
+    /// Whether its containers stand right below the tree's root. Where version 1 shares out processors, they do: below
+    /// a group of ours none could be idle without harm to the others, for which see [`balance`].
     fn stands_alone(&self) -> bool {
-        false
+        self.version == Version::V1 && self.controllers.contains(&Controller::Cpu)
+    }
+
+    /// With this as the engine's: the folder of its container `name`.
+    fn of_container(&self, name: &str) -> Self {
+        let path = match self.stands_alone() {
+            true => self.path.with_file_name(format!("{}{name}", self.prefix())),
+            false => self.path.join(name),
+        };
+        Self { path, ..self.clone() }
+    }
+
+    /// With this as the engine's: the names of its containers. Where it is absent there are none.
+    fn containers(&self) -> io::Result<Vec<String>> {
+        let (folder, prefix) = match self.path.parent() {
+            Some(root) if self.stands_alone() => (root, self.prefix()),
+            _ => (self.path.as_path(), String::new()),
+        };
+        let name =
+            |path: PathBuf| Some(path.file_name()?.to_str()?.strip_prefix(&prefix)?.to_owned());
+        Ok(children(folder)?.into_iter().filter_map(name).collect())
+    }
+
+    fn prefix(&self) -> String {
+        format!("{}.", self.path.file_name().unwrap_or_default().to_string_lossy())
     }
 
     /// Lets groups below `folder`, which is of the same tree, use its controllers. Version 1 knows no such thing.
@@ -907,6 +921,24 @@ mod tests {
             CgroupTree::of("ace-abcd", vec![tree("/c", Version::V2, &[Controller::Cpu])], true);
         let expected = Path::new("/c/system.slice/ace-abcd.scope/x");
         assert_eq!(v2.get("x").folders[0].path, expected);
+    }
+
+    #[test]
+    fn where_version_1_shares_out_processors_containers_stand_below_the_root() {
+        let root = tempfile::tempdir().unwrap();
+        let tree = Hierarchy {
+            mount_point: root.path().to_owned(),
+            version: Version::V1,
+            controllers: vec![Controller::Cpu],
+        };
+        let tree = CgroupTree::of("ace-abcd", vec![tree], true);
+        let group = &tree.get("one").folders[0];
+        assert_eq!(group.path, root.path().join("ace-abcd.one"));
+        assert_eq!(group.root_of_v1(), Some(root.path()));
+        for folder in ["ace-abcd.one", "ace-abce.two", "docker"] {
+            fs::create_dir(root.path().join(folder)).unwrap();
+        }
+        assert_eq!(tree.list().unwrap(), ["one"]);
     }
 
     /// What a machine does whose version 2 tree no systemd owns.

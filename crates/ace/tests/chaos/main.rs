@@ -69,7 +69,8 @@ fn members(engine: &Engine) -> Result<Vec<(u32, String)>> {
     let group = format!("ace-{}", engine.id()?);
     let name = |groups: String| {
         let below = groups.split_once(&group)?.1.lines().next()?;
-        below.split('/').nth(1).filter(|name| *name != "engine").map(str::to_owned)
+        // Where version 1 shares out processors: ace-ENGINE.NAME.
+        below.trim_start_matches(['/', '.']).split('/').next().map(str::to_owned)
     };
     let members = fs::read_dir("/proc")?.flatten().filter_map(|entry| {
         let pid: u32 = entry.file_name().to_str()?.parse().ok()?;

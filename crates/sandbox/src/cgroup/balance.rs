@@ -4,6 +4,10 @@
 //! a tick of its clock. Only for a group that is *idle* to the kernel nobody waits. So a container that uses much is made idle, and ceases to be when
 //! it uses less, or gets less.
 //!
+//! That takes groups right below the tree's root, as on version 1. A group above several of them has next to no weight on
+//! a processor where only idle ones run, and owes the kernel for what they did there with it: who wakes there, in another container, waits for a
+//! tenth of a second. There, and before Linux 5.15, one that uses much has little weight instead.
+//!
 //! Nobody starves by that. Whoever goes first uses less than the share that each would have who wants more than there
 //! is ([`fair_share`]); so those who give way have at least that share between them, and among
 //! themselves they share alike. Who suddenly wants more goes first until it is noticed, which takes one or two looks.
@@ -21,8 +25,10 @@ use super::{
 /// What a container weighs that goes first, which is what the kernel gives each group.
 const FULL_V1: u32 = 1024;
 const FULL_V2: u32 = 100;
-/// What one that gives way has of that, on a kernel whose groups can't be idle (before Linux 5.15).
+/// What one that gives way has of that, where it can't be idle.
 const LIGHT_PART: u32 = 16;
+/// The most that version 2 takes.
+const WEIGHT_MOST: u32 = 10_000;
 const IDLE: &str = "cpu.idle";
 
 /// Processors that a container may use without giving way, in use all the time.
@@ -98,22 +104,19 @@ impl Balance {
     }
 }
 
-/// By what containers on this machine go before others: the groups of a tree that is mounted at `root`.
-pub fn means(root: &Path) -> &'static str {
-    let groups = super::children(root).unwrap_or_default();
-    // Version 2 has none of its files in the root.
-    let is_there = groups.iter().any(|group| group.join(IDLE).exists());
-    if is_there || root.join(IDLE).exists() { IDLE } else { "weight" }
+/// Whether groups of the version 1 tree at `root` can be idle.
+pub fn can_be_idle(root: &Path) -> bool {
+    root.join(IDLE).exists()
 }
 
-/// Gives `group` as much of each of `processors` as a process of the host has, where each of those counts by itself: on version
-/// 1, and without systemd. With more, processes of the host would wait longer when they wake.
+/// Gives all containers of an engine together as much of each of `processors` as a process of the host
+/// has, where each of those counts by itself: on version 2 without systemd. With more, processes of
+/// the host, the engine's among them, would wait longer when they wake.
 ///
 /// Errors: the group's file can't be written.
-pub fn weigh_as_processes(group: &Folder, processors: u32) -> Result<(), CgroupError> {
-    let (file, full) = weight_of(group);
-    let most = if group.version == Version::V1 { 262_144 } else { 10_000 };
-    let value = full.saturating_mul(processors).min(most).to_string();
+pub fn weigh_all(engine: &Folder, processors: u32) -> Result<(), CgroupError> {
+    let (file, full) = weight_of(engine);
+    let value = full.saturating_mul(processors).min(WEIGHT_MOST).to_string();
     write_value(&file, &value).map_err(|source| CgroupError::Write { file, value, source })
 }
 
