@@ -75,6 +75,8 @@ pub enum CommandEnd {
     Signalled { signal: i32 },
     /// The kernel ended it for going past the memory limit.
     OutOfMemory { limit: Bytes },
+    /// The engine ended it for memory that the kernel kept for it and no limit binds. `what` says of what: `more than …`.
+    KernelMemory { what: String },
     /// It was ended at its deadline.
     TooLong { after: Duration },
     /// It was ended since nobody wanted it any more.
@@ -109,7 +111,7 @@ impl CommandEnd {
         match self {
             Self::Exited { status } => u8::try_from(*status).unwrap_or(u8::MAX),
             Self::Signalled { signal } => u8::try_from(*signal).map_or(u8::MAX, |it| it | 128),
-            Self::OutOfMemory { .. } => 128 | 9,
+            Self::OutOfMemory { .. } | Self::KernelMemory { .. } => 128 | 9,
             Self::TooLong { .. } | Self::Stopped => 128 | 15,
         }
     }
@@ -121,6 +123,9 @@ impl std::fmt::Display for CommandEnd {
             Self::Exited { status } => write!(f, "it ended with status {status}"),
             Self::Signalled { signal } => write!(f, "it was ended by signal {signal}"),
             Self::OutOfMemory { limit } => write!(f, "out of memory: its limit is {limit}"),
+            Self::KernelMemory { what } => {
+                write!(f, "the engine ended it: it had {what}, which the kernel keeps in memory for it")
+            }
             Self::TooLong { after } => write!(f, "it took longer than {} s", after.as_secs()),
             Self::Stopped => write!(f, "it was stopped"),
         }

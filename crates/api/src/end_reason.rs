@@ -37,6 +37,8 @@ pub enum EndReason {
     WorkersEnd { signal: Option<i32> },
     /// The kernel ended a process that went past the memory limit, and the server went with it.
     OutOfMemory { limit: Bytes },
+    /// The engine ended it for memory that the kernel kept for it and no limit binds. `what` says of what: `more than …`.
+    KernelMemory { what: String },
     /// The kernel refused a process or a thread, and the app did not come up.
     TooManyProcesses { limit: u32 },
     /// There was no room left in `/tmp`.
@@ -80,6 +82,7 @@ impl EndReason {
             Self::StartupFailed => "startup_failed",
             Self::WorkersEnd { .. } => "workers_end",
             Self::OutOfMemory { .. } => "out_of_memory",
+            Self::KernelMemory { .. } => "kernel_memory",
             Self::TooManyProcesses { .. } => "too_many_processes",
             Self::TmpFull { .. } => "tmp_full",
             Self::CodeFull { .. } => "code_full",
@@ -125,6 +128,9 @@ impl fmt::Display for EndReason {
             }
             Self::OutOfMemory { limit } => {
                 write!(f, "out of memory: its limit is {limit} (memory)")
+            }
+            Self::KernelMemory { what } => {
+                write!(f, "the engine ended it: it had {what}, which the kernel keeps in memory for it")
             }
             Self::TooManyProcesses { limit } => {
                 write!(f, "too many processes and threads: its limit is {limit} (pids)")
@@ -204,6 +210,7 @@ mod tests {
             EndReason::StartupFailed,
             EndReason::WorkersEnd { signal: None },
             EndReason::OutOfMemory { limit },
+            EndReason::KernelMemory { what: text() },
             EndReason::TooManyProcesses { limit: 1 },
             EndReason::TmpFull { limit },
             EndReason::CodeFull { limit },

@@ -281,6 +281,7 @@ mod tests {
             CommandEnd::Exited { status: 3 },
             CommandEnd::Signalled { signal: 2 },
             CommandEnd::OutOfMemory { limit: ace_types::Bytes::mib(32) },
+            CommandEnd::KernelMemory { what: "more than 7 locks".to_owned() },
         ]
         .map(|end| end.status());
         assert_eq!(statuses, [3, 130, 137]);

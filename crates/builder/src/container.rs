@@ -172,7 +172,13 @@ impl Bench {
             error = self.watch_free_space(FREE_LEAST) => Err(error),
         };
         let out_of_memory = group.0.oom_kills() > 0;
+        let excess = self.workshop.cgroups.take_excess(&self.name);
         self.remove(group).await?;
+        if let Some(what) = excess {
+            return Err(RunError::Exceeded(format!(
+                "the engine ended the build: it had {what}, which the kernel keeps in memory for it"
+            )));
+        }
         let (record, stdout, ()) = match ended {
             // The memory killer may take the whole container.
             Err(RunError::Vanished) if out_of_memory => {

@@ -234,6 +234,7 @@ fn is_of_its_own(end: &EndReason) -> bool {
         | EndReason::StartupFailed
         | EndReason::WorkersEnd { .. }
         | EndReason::OutOfMemory { .. }
+        | EndReason::KernelMemory { .. }
         | EndReason::TooManyProcesses { .. }
         | EndReason::TmpFull { .. }
         | EndReason::CodeFull { .. }

@@ -202,9 +202,11 @@ impl Command {
 
     fn end(&self, exit: Option<ExitRecord>, cause: Option<Cause>, cgroup: &Cgroup) -> CommandEnd {
         let killed = exit.as_ref().is_none_or(|exit| exit.signal == Some(KILL));
+        let excess = self.world.cgroups.take_excess(self.spec.like.id.as_str());
         match (cause, exit) {
             (Some(Cause::Deadline), _) => CommandEnd::TooLong { after: self.spec.deadline },
             (Some(Cause::Unwanted), _) => CommandEnd::Stopped,
+            (None, _) if let Some(what) = excess => CommandEnd::KernelMemory { what },
             (None, _) if killed && cgroup.oom_kills() > 0 => {
                 CommandEnd::OutOfMemory { limit: self.spec.like.limits.memory }
             }

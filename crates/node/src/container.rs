@@ -197,7 +197,8 @@ pub fn find(world: &World, folder: &InstanceFolder, record: &Record) -> Found {
     let Some(exit) = read_exit(&folder.exit(), volume.as_ref()) else {
         return Found::Ended(EndReason::Lost);
     };
-    end_reason(facts(&record.spec, Some(&exit), &cgroup)).map_or(Found::Nothing, Found::Ended)
+    // What the engine before this one has ended it for went with that engine.
+    end_reason(facts(&record.spec, Some(&exit), &cgroup, None)).map_or(Found::Nothing, Found::Ended)
 }
 
 /// What a container has lost and can't get back.
@@ -320,21 +321,30 @@ impl Container {
     }
 
     /// Why it ended by itself; `None` where it was asked to.
-    pub fn end_reason(&self, spec: &InstanceSpec, folder: &InstanceFolder) -> Option<EndReason> {
+    pub fn end_reason(
+        &self,
+        world: &World,
+        spec: &InstanceSpec,
+        folder: &InstanceFolder,
+    ) -> Option<EndReason> {
         let exit = read_exit(&folder.exit(), self.volume());
-        end_reason(facts(spec, exit.as_ref(), &self.cgroup))
+        let excess = world.cgroups.take_excess(spec.id.as_str());
+        end_reason(facts(spec, exit.as_ref(), &self.cgroup, excess.as_deref()))
     }
 
     /// Why it had not become ready when it was ended for that; `last` came of the last probe.
     pub fn delay_reason(
         &self,
+        world: &World,
         spec: &InstanceSpec,
         folder: &InstanceFolder,
         path: &str,
         last: &ProbeOutcome,
     ) -> EndReason {
         let exit = read_exit(&folder.exit(), self.volume());
-        ending::of_timeout(facts(spec, exit.as_ref(), &self.cgroup), spec.startup, path, last)
+        let excess = world.cgroups.take_excess(spec.id.as_str());
+        let facts = facts(spec, exit.as_ref(), &self.cgroup, excess.as_deref());
+        ending::of_timeout(facts, spec.startup, path, last)
     }
 }
 
@@ -405,8 +415,13 @@ fn watch(process: ProcessRef, cgroup: Cgroup, volume: Option<Place>) -> io::Resu
     Ok(Container { process, pidfd, cgroup, volume })
 }
 
-fn facts<'a>(spec: &'a InstanceSpec, exit: Option<&'a ExitRecord>, cgroup: &Cgroup) -> Facts<'a> {
-    Facts { spec, exit, oom_kills: cgroup.oom_kills(), pids_refused: cgroup.pids_refused() }
+fn facts<'a>(
+    spec: &'a InstanceSpec,
+    exit: Option<&'a ExitRecord>,
+    cgroup: &Cgroup,
+    excess: Option<&'a str>,
+) -> Facts<'a> {
+    Facts { spec, exit, oom_kills: cgroup.oom_kills(), pids_refused: cgroup.pids_refused(), excess }
 }
 
 /// What init has written, and what could not be seen from where init is.

@@ -33,6 +33,8 @@ pub struct Facts<'a> {
     pub oom_kills: u64,
     /// Processes and threads that the kernel refused.
     pub pids_refused: u64,
+    /// What the engine has ended it for, having too much of it.
+    pub excess: Option<&'a str>,
 }
 
 /// How far a server's start came, as `server/load.py` reports it.
@@ -48,6 +50,9 @@ enum Report<'a> {
 
 /// Why an instance ended by itself.
 pub fn of_end(facts: Facts) -> EndReason {
+    if let Some(what) = facts.excess {
+        return EndReason::KernelMemory { what: what.to_owned() };
+    }
     let (report, status) = (facts.report(), facts.exit.and_then(|exit| exit.status));
     let killed = facts.exit.is_none_or(|exit| exit.signal == Some(KILL));
     let has_loaded = report == Report::Loaded;
@@ -76,6 +81,9 @@ pub fn of_end(facts: Facts) -> EndReason {
 /// Why an instance that was ended for it had not become ready `after` this time. `last` came of the
 /// last probe, of `path`.
 pub fn of_timeout(facts: Facts, after: Duration, path: &str, last: &ProbeOutcome) -> EndReason {
+    if let Some(what) = facts.excess {
+        return EndReason::KernelMemory { what: what.to_owned() };
+    }
     let is_loading = facts.report() == Report::Loading;
     if facts.oom_kills > 0 {
         return facts.out_of_memory();
@@ -221,7 +229,7 @@ mod tests {
 
     fn code(exit: &ExitRecord, oom_kills: u64, pids_refused: u64) -> &'static str {
         let spec = spec("abcd1234");
-        of_end(Facts { spec: &spec, exit: Some(exit), oom_kills, pids_refused }).code()
+        of_end(Facts { spec: &spec, exit: Some(exit), oom_kills, pids_refused, excess: None }).code()
     }
 
     fn timeout_code(
@@ -231,7 +239,7 @@ mod tests {
         last: &ProbeOutcome,
     ) -> &'static str {
         let (spec, exit) = (spec("abcd1234"), exit(None, Some(KILL), report, full));
-        let facts = Facts { spec: &spec, exit: Some(&exit), oom_kills, pids_refused: 0 };
+        let facts = Facts { spec: &spec, exit: Some(&exit), oom_kills, pids_refused: 0, excess: None };
         of_timeout(facts, AFTER, "/", last).code()
     }
 
@@ -245,7 +253,7 @@ mod tests {
         let folder = Some("lib/far away".to_owned());
         let expected = EndReason::ModuleMissing { module: "kit".to_owned(), folder };
         let spec = spec("abcd1234");
-        let facts = Facts { spec: &spec, exit: Some(&missing), oom_kills: 0, pids_refused: 0 };
+        let facts = Facts { spec: &spec, exit: Some(&missing), oom_kills: 0, pids_refused: 0, excess: None };
         assert_eq!(of_end(facts), expected);
         assert_eq!(failed("failed no_space /tmp"), "tmp_full");
         assert_eq!(failed("failed no_space /ace/code"), "code_full");
@@ -274,6 +282,17 @@ mod tests {
         assert_eq!(code(&exit(Some(22), None, "loaded", &[]), 0, 0), "exited");
         assert_eq!(code(&exit(Some(3), None, "loaded", &["/tmp"]), 0, 0), "tmp_full");
         assert_eq!(code(&exit(None, Some(9), "loaded", &[]), 1, 0), "out_of_memory");
+    }
+
+    #[test]
+    fn an_end_by_the_engine_is_told_whatever_else_has_happened() {
+        let (spec, exit) = (spec("abcd1234"), exit(None, Some(KILL), "loaded", &["/tmp"]));
+        let excess = Some("more than 7 locks of files");
+        let facts = Facts { spec: &spec, exit: Some(&exit), oom_kills: 1, pids_refused: 1, excess };
+        let told = EndReason::KernelMemory { what: "more than 7 locks of files".to_owned() };
+        assert_eq!(of_end(facts), told);
+        let silent = ProbeOutcome::NoAnswer { why: "nothing".to_owned() };
+        assert_eq!(of_timeout(facts, AFTER, "/", &silent), told);
     }
 
     #[test]

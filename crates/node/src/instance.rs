@@ -169,7 +169,7 @@ impl Instance {
                 self.stop_seen = true;
                 Event::StopAsked
             }
-            reason = container_end(&self.container, &self.spec, &self.folder) => {
+            reason = container_end(&self.container, &self.world, &self.spec, &self.folder) => {
                 reason.map_or(Event::Stopped, Event::Ended)
             }
             probed = probe_end(&mut self.probe) => {
@@ -192,7 +192,7 @@ impl Instance {
         let unheard = nothing_listens(&self.spec, container.process().pid).await;
         container.end_at_once().await;
         let path = probe_path(&self.spec);
-        let reason = container.delay_reason(&self.spec, &self.folder, path, last);
+        let reason = container.delay_reason(&self.world, &self.spec, &self.folder, path, last);
         Event::NotReady(match (reason, unheard) {
             (EndReason::NoAnswer { .. }, Some(unheard)) => unheard,
             (reason, _) => reason,
@@ -415,13 +415,14 @@ async fn stop_asked(stop: &mut watch::Receiver<bool>) {
 
 async fn container_end(
     container: &Option<Container>,
+    world: &World,
     spec: &InstanceSpec,
     folder: &InstanceFolder,
 ) -> Option<EndReason> {
     match container {
         Some(container) => {
             container.ended().await;
-            container.end_reason(spec, folder)
+            container.end_reason(world, spec, folder)
         }
         None => std::future::pending().await,
     }

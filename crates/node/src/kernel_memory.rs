@@ -53,7 +53,7 @@ fn look(cgroups: &CgroupTree, calm: Calm) -> Calm {
         let Some(what) = excess(&group, counts_locks) else { continue };
         is_explained = true;
         tracing::warn!(container = %name, "it has {what}, which no limit binds: its processes are ended");
-        if let Err(error) = group.kill_app() {
+        if let Err(error) = cgroups.end_for_excess(&name, &what) {
             tracing::warn!(container = %name, %error, "could not end its processes");
         }
     }

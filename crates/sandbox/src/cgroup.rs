@@ -13,6 +13,7 @@
 //! written is bound by [`throttle`] and counted by [`traffic`].
 
 mod balance;
+mod excess;
 mod hierarchy;
 mod scope;
 mod throttle;
@@ -31,6 +32,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::process::ProcessRef;
 pub use balance::Balance;
+use excess::Excesses;
 pub use hierarchy::{Controller, Version};
 use hierarchy::{Hierarchy, choose, parse_mountinfo};
 use scope::{KEEPER, Scope, ScopeError};
@@ -95,6 +97,7 @@ pub struct CgroupTree {
     /// Their trees' mount points, in the same order.
     roots: Vec<PathBuf>,
     scope: Option<Scope>,
+    excesses: Excesses,
 }
 
 /// Why a group could not be made or removed.
@@ -154,7 +157,7 @@ impl CgroupTree {
             folders.push(Folder { path, version, controllers });
             roots.push(mount_point);
         }
-        Self { folders, roots, scope }
+        Self { folders, roots, scope, excesses: Excesses::default() }
     }
 
     /// Makes the groups of the container `name` and sets its limits. May be called twice.
@@ -239,6 +242,19 @@ impl CgroupTree {
         }
         names.remove(KEEPER);
         Ok(names.into_iter().collect())
+    }
+
+    /// Ends the tenant's processes in the container `name` for having `what` no limit binds; its init lives, and says
+    /// how they ended.
+    pub fn end_for_excess(&self, name: &str, what: &str) -> io::Result<()> {
+        // The reason first: who learns of the end asks for it.
+        self.excesses.note(name, what, &self.list()?);
+        self.get(name).kill_app()
+    }
+
+    /// What the container `name` was ended for by [`CgroupTree::end_for_excess`]; it's told once.
+    pub fn take_excess(&self, name: &str) -> Option<String> {
+        self.excesses.take(name)
     }
 
     /// Kills all that runs in the engine's groups and removes them, the engine's own included.
@@ -423,7 +439,7 @@ impl Cgroup {
     }
 
     /// Sends SIGKILL to the tenant's processes; what forks meanwhile may escape. Init lives, and says how they ended.
-    pub fn kill_app(&self) -> io::Result<()> {
+    fn kill_app(&self) -> io::Result<()> {
         self.kill_below(APP)
     }
 

@@ -287,7 +287,7 @@ async fn kernel_memory(client: &Client, stage: &Stage) -> Result<Vec<Probe>, Com
         }
         let command = Inside::run(client, stage.attacker(), &["python", "-c", code]).await?;
         let end = command.finish().await?;
-        let is_ended = matches!(end, Some(CommandEnd::Signalled { signal: 9 }));
+        let is_ended = matches!(end, Some(CommandEnd::KernelMemory { .. }));
         let observed = end.map_or("no end".to_owned(), |end| end.to_string());
         probes.push(Probe::outside(name, expected, is_ended, observed));
     }
