@@ -124,7 +124,10 @@ impl std::fmt::Display for CommandEnd {
             Self::Signalled { signal } => write!(f, "it was ended by signal {signal}"),
             Self::OutOfMemory { limit } => write!(f, "out of memory: its limit is {limit}"),
             Self::KernelMemory { what } => {
-                write!(f, "the engine ended it: it had {what}, which the kernel keeps in memory for it")
+                write!(
+                    f,
+                    "the engine ended it: it had {what}, which the kernel keeps in memory for it"
+                )
             }
             Self::TooLong { after } => write!(f, "it took longer than {} s", after.as_secs()),
             Self::Stopped => write!(f, "it was stopped"),

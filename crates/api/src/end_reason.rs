@@ -130,7 +130,10 @@ impl fmt::Display for EndReason {
                 write!(f, "out of memory: its limit is {limit} (memory)")
             }
             Self::KernelMemory { what } => {
-                write!(f, "the engine ended it: it had {what}, which the kernel keeps in memory for it")
+                write!(
+                    f,
+                    "the engine ended it: it had {what}, which the kernel keeps in memory for it"
+                )
             }
             Self::TooManyProcesses { limit } => {
                 write!(f, "too many processes and threads: its limit is {limit} (pids)")

@@ -32,5 +32,5 @@ pub use node::{InstanceSpec, InstanceState, InstanceStatus, KeptLog, Node, Volum
 pub use serving::{Program, Runtime, Serving};
 pub use traffic::{AppTraffic, InstanceTraffic, Recent, Traffic};
 pub use usage::{
-    AppUsage, FlowUsage, InstanceUsage, MemoryKill, NodeUsage, SpaceUsage, WrittenFiles,
+    AppUsage, FilesUsage, FlowUsage, InstanceUsage, MemoryKill, NodeUsage, SpaceUsage, WrittenFiles,
 };

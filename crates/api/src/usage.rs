@@ -114,11 +114,36 @@ pub struct MemoryKill {
     pub memory_bytes: u64,
 }
 
+/// What is left of a file system that counts as full.
+const LEFT_BYTES: u64 = 64 << 10;
+
 /// How full a file system is.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
 pub struct SpaceUsage {
     pub used_bytes: u64,
     pub size_bytes: u64,
+    /// `None` where nothing bounds their number.
+    pub files: Option<FilesUsage>,
+}
+
+/// How many files, folders and links a file system has, and can have.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, JsonSchema)]
+pub struct FilesUsage {
+    pub used: u64,
+    pub most: u64,
+}
+
+impl SpaceUsage {
+    /// Whether there is no room for another file, however large the last one is.
+    pub fn is_full(&self) -> bool {
+        let left_bytes = self.size_bytes.saturating_sub(self.used_bytes);
+        left_bytes < LEFT_BYTES.min(self.size_bytes / 100) || self.has_no_file_left()
+    }
+
+    /// Whether no further file can be made, whatever room there is.
+    pub fn has_no_file_left(&self) -> bool {
+        self.files.is_some_and(|files| files.used >= files.most)
+    }
 }
 
 /// What an app's instances have used and met, all together.
@@ -134,6 +159,10 @@ pub struct AppUsage {
     pub iops_at_limit_usec: u64,
     pub bandwidth_at_limit_usec: u64,
     pub packets_held_back: u64,
+    /// How often each of these was found full, having been found with room before.
+    pub tmp_full: u64,
+    pub shm_full: u64,
+    pub volume_full: u64,
     /// How often an instance was started again after it had ended by itself.
     pub restarts: u64,
     /// How often an instance ended by itself, by [`EndReason::code`](crate::EndReason::code).

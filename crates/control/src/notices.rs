@@ -27,8 +27,6 @@ const LOOK_EVERY: Duration = Duration::from_secs(5);
 const AGAIN_AFTER: Duration = Duration::from_secs(60);
 /// How long an instance is held back in a minute before that is worth telling.
 const HELD_BACK_USEC: u64 = 6_000_000;
-/// What is left of a file system that counts as full.
-const LEFT_BYTES: u64 = 64 << 10;
 
 /// Tells what befalls instances, until the engine ends.
 pub async fn watch(engine: Arc<Engine>) {
@@ -208,11 +206,12 @@ impl Told {
             }
         }
         for (told, (place, key, space)) in self.full.iter_mut().zip(places(usage)) {
-            if let Some(size) = space.filter(is_full).map(|space| Bytes(space.size_bytes))
+            if let Some(space) = space.filter(SpaceUsage::is_full)
                 && is_due(*told, now)
             {
                 *told = Some(now);
-                texts.push((key, format!("has {place} full: there is room for {size} ({key})")));
+                let room = room(&space);
+                texts.push((key, format!("has {place} full: there is room for {room} ({key})")));
             }
         }
         texts
@@ -298,14 +297,18 @@ fn places(usage: &InstanceUsage) -> [(&'static str, &'static str, Option<SpaceUs
     ]
 }
 
-fn is_full(space: &SpaceUsage) -> bool {
-    space.size_bytes.saturating_sub(space.used_bytes) < LEFT_BYTES.min(space.size_bytes / 100)
+/// What there is room for: of files, where it's they that are too many.
+fn room(space: &SpaceUsage) -> String {
+    match space.files.filter(|_| space.has_no_file_left()) {
+        Some(files) => format!("{} files", files.most),
+        None => Bytes(space.size_bytes).to_string(),
+    }
 }
 
 #[cfg(test)]
 #[allow(clippy::unwrap_used)]
 mod tests {
-    use ace_api::EndReason;
+    use ace_api::{EndReason, FilesUsage};
 
     use super::*;
     use crate::testing::{at, status};
@@ -397,12 +400,17 @@ mod tests {
     #[test]
     fn being_held_back_and_full_places_are_told() {
         let (id, statuses) = running();
-        let full = SpaceUsage { used_bytes: 64 << 20, size_bytes: 64 << 20 };
+        let full = SpaceUsage { used_bytes: 64 << 20, size_bytes: 64 << 20, files: None };
         let used = InstanceUsage {
             throttled_last_minute_usec: 12_345_678,
             cpu_limit_millicores: 500,
             tmp: Some(full),
-            volume: Some(SpaceUsage { used_bytes: 1 << 20, ..full }),
+            shm: Some(SpaceUsage { used_bytes: 1 << 20, ..full }),
+            volume: Some(SpaceUsage {
+                used_bytes: 1 << 20,
+                files: Some(FilesUsage { used: 4096, most: 4096 }),
+                ..full
+            }),
             ..InstanceUsage::default()
         };
         let told = texts(Watch::default().look(&statuses, &usage(&id, used), Instant::now()));
@@ -411,6 +419,7 @@ mod tests {
             [
                 "was held back for 12 s in the last minute: it used up its share, 0.5 of a core (cpu)",
                 "has /tmp full: there is room for 64M (tmp)",
+                "has /ace/data full: there is room for 4096 files (volume)",
             ]
         );
     }

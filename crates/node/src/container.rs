@@ -12,13 +12,13 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use ace_api::{EndReason, InstanceSpec, SpaceUsage};
+use ace_api::{EndReason, FilesUsage, InstanceSpec, SpaceUsage};
 use ace_sandbox::cgroup::{Cgroup, CgroupError, CgroupTree};
 use ace_sandbox::launch::{Handles, LauncherProgram, launch as launch_container};
 use ace_sandbox::mounts;
 use ace_sandbox::network::{self, WayOut, Wire};
 use ace_sandbox::process::{self, ProcessRef};
-use ace_sandbox::space::{Space, space};
+use ace_sandbox::space::{Files, Space, space};
 use ace_sandbox::spec::ExitRecord;
 use ace_sandbox::volume::folder::{is_full_unseen, space_of_folder};
 use ace_sandbox::volume::{self, Place, Store, Volume};
@@ -358,8 +358,9 @@ fn space_at(process: ProcessRef, mount: &str) -> Option<SpaceUsage> {
     space(process, Path::new(mount)).ok()?.map(usage)
 }
 
-fn usage(Space { used_bytes, size_bytes }: Space) -> SpaceUsage {
-    SpaceUsage { used_bytes, size_bytes }
+fn usage(Space { used_bytes, size_bytes, files }: Space) -> SpaceUsage {
+    let files = files.map(|Files { used, most }| FilesUsage { used, most });
+    SpaceUsage { used_bytes, size_bytes, files }
 }
 
 fn prepare_log(folder: &InstanceFolder, ids: IdRange) -> io::Result<()> {

@@ -229,7 +229,8 @@ mod tests {
 
     fn code(exit: &ExitRecord, oom_kills: u64, pids_refused: u64) -> &'static str {
         let spec = spec("abcd1234");
-        of_end(Facts { spec: &spec, exit: Some(exit), oom_kills, pids_refused, excess: None }).code()
+        of_end(Facts { spec: &spec, exit: Some(exit), oom_kills, pids_refused, excess: None })
+            .code()
     }
 
     fn timeout_code(
@@ -239,7 +240,8 @@ mod tests {
         last: &ProbeOutcome,
     ) -> &'static str {
         let (spec, exit) = (spec("abcd1234"), exit(None, Some(KILL), report, full));
-        let facts = Facts { spec: &spec, exit: Some(&exit), oom_kills, pids_refused: 0, excess: None };
+        let facts =
+            Facts { spec: &spec, exit: Some(&exit), oom_kills, pids_refused: 0, excess: None };
         of_timeout(facts, AFTER, "/", last).code()
     }
 
@@ -253,7 +255,13 @@ mod tests {
         let folder = Some("lib/far away".to_owned());
         let expected = EndReason::ModuleMissing { module: "kit".to_owned(), folder };
         let spec = spec("abcd1234");
-        let facts = Facts { spec: &spec, exit: Some(&missing), oom_kills: 0, pids_refused: 0, excess: None };
+        let facts = Facts {
+            spec: &spec,
+            exit: Some(&missing),
+            oom_kills: 0,
+            pids_refused: 0,
+            excess: None,
+        };
         assert_eq!(of_end(facts), expected);
         assert_eq!(failed("failed no_space /tmp"), "tmp_full");
         assert_eq!(failed("failed no_space /ace/code"), "code_full");

@@ -38,6 +38,7 @@ pub struct Gauge {
     io: Flow<Device>,
     iops: Flow<Device>,
     bandwidth: Flow<()>,
+    full: Full,
     /// How long it has been at its limits, as far as the app's sums have it.
     at_limit_counted: AtLimit,
 }
@@ -64,6 +65,8 @@ pub struct Growth {
     kernel: Counts,
     log_lines_dropped: u64,
     at_limit: AtLimit,
+    /// Which places have become full.
+    full: Full,
 }
 
 /// How long an instance has been as fast as its limits allow.
@@ -72,6 +75,14 @@ struct AtLimit {
     io_usec: u64,
     iops_usec: u64,
     bandwidth_usec: u64,
+}
+
+/// Where there is no room left.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+struct Full {
+    tmp: bool,
+    shm: bool,
+    volume: bool,
 }
 
 /// What only grows while a container is there.
@@ -100,7 +111,7 @@ impl Meters {
         let mut all = self.lock();
         all.instances.insert(instance.clone(), usage);
         let sum = all.apps.entry(app.clone()).or_default();
-        let Growth { kernel, log_lines_dropped, at_limit } = growth;
+        let Growth { kernel, log_lines_dropped, at_limit, full } = growth;
         sum.cpu_usec += kernel.cpu_usec;
         sum.throttled_usec += kernel.throttled_usec;
         sum.memory_kills += kernel.memory_kills;
@@ -110,6 +121,9 @@ impl Meters {
         sum.io_at_limit_usec += at_limit.io_usec;
         sum.iops_at_limit_usec += at_limit.iops_usec;
         sum.bandwidth_at_limit_usec += at_limit.bandwidth_usec;
+        sum.tmp_full += u64::from(full.tmp);
+        sum.shm_full += u64::from(full.shm);
+        sum.volume_full += u64::from(full.volume);
     }
 
     /// `instance` has no container any more.
@@ -153,6 +167,7 @@ impl Gauge {
             io: Flow::new(),
             iops: Flow::new(),
             bandwidth: Flow::new(),
+            full: Full::default(),
             at_limit_counted: AtLimit::default(),
         }
     }
@@ -186,17 +201,23 @@ impl Gauge {
         }
         self.lines_dropped = reading.log_lines_dropped.unwrap_or(self.lines_dropped);
         let usage = self.usage(reading, limits, now, at);
-        let growth = self.growth(counts, AtLimit::of(&usage));
+        let growth = self.growth(counts, AtLimit::of(&usage), Full::of(&usage));
         (usage, growth)
     }
 
-    fn growth(&mut self, counts: Counts, at_limit: AtLimit) -> Growth {
+    fn growth(&mut self, counts: Counts, at_limit: AtLimit, full: Full) -> Growth {
         let kernel = self.counted.map_or(Counts::default(), |counted| counts.since(counted));
         let lines = self.lines_counted.map_or(0, |lines| self.lines_dropped.saturating_sub(lines));
         self.counted = Some(counts);
         self.lines_counted = Some(self.lines_dropped);
         let counted = std::mem::replace(&mut self.at_limit_counted, at_limit);
-        Growth { kernel, log_lines_dropped: lines, at_limit: at_limit.since(counted) }
+        let was_full = std::mem::replace(&mut self.full, full);
+        Growth {
+            kernel,
+            log_lines_dropped: lines,
+            at_limit: at_limit.since(counted),
+            full: full.since(was_full),
+        }
     }
 
     fn usage(
@@ -304,8 +325,25 @@ impl AtLimit {
     }
 }
 
+impl Full {
+    fn of(usage: &InstanceUsage) -> Self {
+        let is_full = |space: Option<SpaceUsage>| space.is_some_and(|space| space.is_full());
+        Self { tmp: is_full(usage.tmp), shm: is_full(usage.shm), volume: is_full(usage.volume) }
+    }
+
+    fn since(self, then: Self) -> Self {
+        Self {
+            tmp: self.tmp && !then.tmp,
+            shm: self.shm && !then.shm,
+            volume: self.volume && !then.volume,
+        }
+    }
+}
+
 #[cfg(test)]
 mod tests {
+    use ace_api::FilesUsage;
+
     use super::*;
 
     const SECOND: Duration = Duration::from_secs(1);
@@ -368,6 +406,26 @@ mod tests {
         assert_eq!(sum.ends["lost"], 1);
         meters.forget(&app);
         assert!(meters.usage().apps.is_empty());
+    }
+
+    #[test]
+    fn a_place_is_full_once_for_as_long_as_it_is() {
+        let (meters, mut gauge) = (Meters::default(), Gauge::new());
+        let (id, app): (InstanceId, AppName) =
+            ("abcd1234".parse().unwrap(), "shop".parse().unwrap());
+        let mut times = |used_bytes, files_used| {
+            let files = Some(FilesUsage { used: files_used, most: 100 });
+            let tmp = Some(SpaceUsage { used_bytes, size_bytes: 64 << 20, files });
+            let found = Reading { tmp, ..reading(0, 0, 0) };
+            let (usage, growth) = take(&mut gauge, found, Instant::now());
+            meters.note(&id, &app, usage, growth);
+            meters.usage().apps[&app].tmp_full
+        };
+        assert_eq!(times(1 << 20, 7), 0);
+        assert_eq!(times(64 << 20, 7), 1);
+        assert_eq!(times(64 << 20, 7), 1);
+        assert_eq!(times(1 << 20, 7), 1);
+        assert_eq!(times(1 << 20, 100), 2);
     }
 
     #[test]

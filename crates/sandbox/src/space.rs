@@ -3,7 +3,7 @@
 use std::io;
 use std::path::Path;
 
-use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, fstat, fstatvfs, openat, openat2};
+use rustix::fs::{CWD, Mode, OFlags, ResolveFlags, StatVfs, fstat, fstatvfs, openat, openat2};
 
 use crate::process::ProcessRef;
 
@@ -12,6 +12,27 @@ use crate::process::ProcessRef;
 pub struct Space {
     pub used_bytes: u64,
     pub size_bytes: u64,
+    /// `None` where nothing bounds their number.
+    pub files: Option<Files>,
+}
+
+/// How many files, folders and links a file system has, and can have.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Files {
+    pub used: u64,
+    pub most: u64,
+}
+
+impl From<StatVfs> for Space {
+    fn from(found: StatVfs) -> Self {
+        let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
+        let used = found.f_files.saturating_sub(found.f_ffree);
+        Self {
+            used_bytes: bytes(found.f_blocks.saturating_sub(found.f_bfree)),
+            size_bytes: bytes(found.f_blocks),
+            files: (found.f_files > 0).then_some(Files { used, most: found.f_files }),
+        }
+    }
 }
 
 /// How full what is mounted at `mount` in the container of `process` is; `None` where nothing is.
@@ -31,10 +52,7 @@ pub fn space(process: ProcessRef, mount: &Path) -> io::Result<Option<Space>> {
     if fstat(&place)?.st_dev == fstat(&root)?.st_dev {
         return Ok(None);
     }
-    let found = fstatvfs(&place)?;
-    let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
-    let used_bytes = bytes(found.f_blocks.saturating_sub(found.f_bfree));
-    Ok(Some(Space { used_bytes, size_bytes: bytes(found.f_blocks) }))
+    Ok(Some(fstatvfs(&place)?.into()))
 }
 
 #[cfg(test)]
@@ -46,6 +64,8 @@ mod tests {
         let this = ProcessRef::of(std::process::id()).unwrap();
         let shm = space(this, Path::new("/dev/shm")).unwrap();
         assert!(shm.is_none_or(|shm| shm.size_bytes > 0 && shm.used_bytes <= shm.size_bytes));
+        let files = shm.and_then(|shm| shm.files);
+        assert!(files.is_none_or(|files| files.used > 0 && files.used <= files.most));
         assert_eq!(space(this, Path::new("/")).err().map(|_| ()), Some(()));
     }
 

@@ -19,7 +19,8 @@ Examples:
   ace limits shop cpu=0.5 memory=1G    from now on, whatever app.yaml says
   ace limits shop --reset memory       what app.yaml says, or the default
 
-The words and bounds are those of `limits:` in app.yaml. A change makes a release: new instances
+The words and bounds are those of `limits:` in app.yaml; how large a volume is, its `volume:` says
+alone. A change makes a release: new instances
 with the new limits take over without losing a request, and `ace rollback shop` brings the old
 ones back.")]
 pub struct LimitsArgs {

@@ -61,6 +61,7 @@ impl AppFigures {
                 (Some(a), Some(b)) => Some(SpaceUsage {
                     used_bytes: a.used_bytes + b.used_bytes,
                     size_bytes: a.size_bytes + b.size_bytes,
+                    files: None, // No metric tells of them.
                 }),
                 (a, b) => a.or(b),
             },
@@ -79,7 +80,7 @@ impl AppFigures {
         Self {
             traffic: AppTraffic { durations, ..AppTraffic::default() },
             usage: AppUsage { cpu_usec: 1_500_000, ends, ..AppUsage::default() },
-            volume: Some(SpaceUsage { used_bytes: 1, size_bytes: 2 }),
+            volume: Some(SpaceUsage { used_bytes: 1, size_bytes: 2, files: None }),
             ..Self::default()
         }
     }
@@ -152,6 +153,9 @@ fn sum_usage(mut a: AppUsage, b: AppUsage) -> AppUsage {
         iops_at_limit_usec: a.iops_at_limit_usec + b.iops_at_limit_usec,
         bandwidth_at_limit_usec: a.bandwidth_at_limit_usec + b.bandwidth_at_limit_usec,
         packets_held_back: a.packets_held_back + b.packets_held_back,
+        tmp_full: a.tmp_full + b.tmp_full,
+        shm_full: a.shm_full + b.shm_full,
+        volume_full: a.volume_full + b.volume_full,
         restarts: a.restarts + b.restarts,
         ends: a.ends,
     }

@@ -25,19 +25,50 @@ pub fn limits(state: &State, observed: &Observed, app: &AppRow) -> LimitsView {
         used: used(key, app, observed),
         met: met(key, app, observed),
     };
+    let volume = release.and_then(|release| release.built.app_yaml.volume);
+    let volume = volume.map_or(Vec::new(), |size| of_volume(size, app, observed));
     LimitsView {
         app: app.name.clone(),
         tenant: app.tenant.clone(),
-        limits: LimitKey::ALL.into_iter().map(view).collect(),
+        limits: LimitKey::ALL.into_iter().map(view).chain(volume).collect(),
     }
+}
+
+/// The bounds of the app's volume, which has room for `size`: what its instances share, and no limit among `limits:`.
+fn of_volume(size: Bytes, app: &AppRow, observed: &Observed) -> Vec<LimitView> {
+    let space = instances(app, observed).find_map(|usage| usage.volume);
+    let full = observed.usage.apps.get(&app.name).map(|usage| usage.volume_full);
+    let bytes = LimitView {
+        name: "volume".to_owned(),
+        value: size.to_string(),
+        origin: LimitOrigin::AppYaml,
+        used: space.map(|space| self::size(space.used_bytes)),
+        met: full.map(|count| LimitMet { count, what: "times full".to_owned() }),
+    };
+    // Not all that a volume can be on bounds their number.
+    let files = space.and_then(|space| space.files).map(|files| LimitView {
+        name: "volume files".to_owned(),
+        value: files.most.to_string(),
+        origin: LimitOrigin::AppYaml,
+        used: Some(files.used.to_string()),
+        met: None,
+    });
+    [bytes].into_iter().chain(files).collect()
+}
+
+/// What the app's instances use.
+fn instances<'a>(
+    app: &'a AppRow,
+    observed: &'a Observed,
+) -> impl Iterator<Item = &'a InstanceUsage> {
+    let of_app = observed.statuses.iter().filter(|(_, status)| status.app == app.name);
+    of_app.filter_map(|(id, _)| observed.usage.instances.get(id))
 }
 
 /// What the app uses of `key`; its instance that uses most.
 fn used(key: LimitKey, app: &AppRow, observed: &Observed) -> Option<String> {
-    let most = |of: fn(&InstanceUsage) -> Option<u64>| {
-        let of_app = observed.statuses.iter().filter(|(_, status)| status.app == app.name);
-        of_app.filter_map(|(id, _)| of(observed.usage.instances.get(id)?)).max()
-    };
+    let most =
+        |of: fn(&InstanceUsage) -> Option<u64>| instances(app, observed).filter_map(of).max();
     match key {
         LimitKey::Cpu => {
             most(|it| Some(it.cpu_millicores)).map(|used| (used as f64 / 1e3).to_string())
@@ -64,10 +95,7 @@ fn used(key: LimitKey, app: &AppRow, observed: &Observed) -> Option<String> {
 fn met(key: LimitKey, app: &AppRow, observed: &Observed) -> Option<LimitMet> {
     let usage = observed.usage.apps.get(&app.name);
     let refused = observed.traffic.apps.get(&app.name).map(|traffic| traffic.refused);
-    let counts = |of: fn(&InstanceUsage) -> bool| {
-        let of_app = observed.statuses.iter().filter(|(_, status)| status.app == app.name);
-        of_app.filter_map(|(id, _)| observed.usage.instances.get(id)).any(of)
-    };
+    let counts = |of: fn(&InstanceUsage) -> bool| instances(app, observed).any(of);
     let (count, what) = match key {
         LimitKey::Cpu => (usage?.throttled_usec / 1_000_000, "seconds held back"),
         LimitKey::Memory => (usage?.memory_kills, "processes ended"),
@@ -91,7 +119,9 @@ fn met(key: LimitKey, app: &AppRow, observed: &Observed) -> Option<LimitMet> {
             (usec / 1_000_000, "seconds at the limit")
         }
         LimitKey::Io | LimitKey::Iops => return None,
-        LimitKey::Tmp | LimitKey::Shm | LimitKey::Files => return None,
+        LimitKey::Tmp => (usage?.tmp_full, "times full"),
+        LimitKey::Shm => (usage?.shm_full, "times full"),
+        LimitKey::Files => return None,
     };
     Some(LimitMet { count, what: what.to_owned() })
 }
@@ -120,7 +150,9 @@ mod tests {
     use std::collections::BTreeMap;
     use std::sync::Arc;
 
-    use ace_api::{AppTraffic, AppUsage, FlowUsage, InstanceState, NodeUsage, Traffic};
+    use ace_api::{
+        AppTraffic, AppUsage, FilesUsage, FlowUsage, InstanceState, NodeUsage, SpaceUsage, Traffic,
+    };
 
     use super::*;
     use crate::testing::{Rows, deploy, name, status};
@@ -174,6 +206,28 @@ mod tests {
         assert_eq!(of("bandwidth"), (Some("51M".to_owned()), bandwidth));
         // A kernel that doesn't count it has it told so.
         assert_eq!(of("iops"), (None, None));
+    }
+
+    #[test]
+    fn a_volume_has_lines_of_its_own() {
+        let mut state = Rows::default();
+        deploy(&mut state, "shop", 1);
+        let (id, status) = status("shop", 1, InstanceState::Running);
+        let files = Some(FilesUsage { used: 12, most: 4096 });
+        let volume = Some(SpaceUsage { used_bytes: 3 << 20, size_bytes: 60 << 20, files });
+        let usage = InstanceUsage { volume, ..InstanceUsage::default() };
+        let sum = AppUsage { volume_full: 2, ..AppUsage::default() };
+        let usage = NodeUsage {
+            instances: BTreeMap::from([(id.clone(), usage)]),
+            apps: BTreeMap::from([(name("shop"), sum)]),
+        };
+        let statuses = Arc::new(BTreeMap::from([(id, status)]));
+        let observed = Observed { statuses, usage, ..Observed::default() };
+        let rows = of_volume(Bytes::mib(64), state.app(&name("shop")).unwrap(), &observed);
+        let [bytes, files] = rows.try_into().unwrap();
+        assert_eq!((bytes.value.as_str(), bytes.used.as_deref()), ("64M", Some("3M")));
+        assert_eq!(bytes.met, Some(LimitMet { count: 2, what: "times full".to_owned() }));
+        assert_eq!((files.value.as_str(), files.used.as_deref()), ("4096", Some("12")));
     }
 
     #[test]

@@ -127,13 +127,11 @@ pub fn space_of_folder(folder: &Path) -> io::Result<Space> {
         return Ok(Space {
             used_bytes: number("referenced")?,
             size_bytes: number("max_referenced")?,
+            files: None, // A group of Btrfs has no such bound.
         });
     }
     // Of a project's folder the kernel tells what the project may have.
-    let found = fstatvfs(&opened)?;
-    let bytes = |blocks: u64| blocks.saturating_mul(found.f_frsize);
-    let used_bytes = bytes(found.f_blocks.saturating_sub(found.f_bfree));
-    Ok(Space { used_bytes, size_bytes: bytes(found.f_blocks) })
+    Ok(fstatvfs(&opened)?.into())
 }
 
 /// Whether the volume `folder` is bounded by something that a look from inside doesn't show, and is full.

@@ -131,6 +131,10 @@ fn remarks(instance: &InstanceView, now: Timestamp) -> Vec<String> {
             let (used, size) = (size(space.used_bytes), size(space.size_bytes));
             say(format!("has {used} of {size} used in {place}"));
         }
+        let files = space.and_then(|it| it.files);
+        if let Some(files) = files.filter(|it| it.used >= it.most / 10 * 9) {
+            say(format!("has {} of {} files used in {place}", files.used, files.most));
+        }
     }
     remarks
 }
@@ -252,7 +256,7 @@ mod tests {
         instance.state = InstanceState::Crashed { retry_at: at(632) };
         instance.last_end = Some(EndReason::OutOfMemory { limit: Bytes::mib(512) });
         instance.memory_kills = 2;
-        let full = SpaceUsage { used_bytes: 64 << 20, size_bytes: 64 << 20 };
+        let full = SpaceUsage { used_bytes: 64 << 20, size_bytes: 64 << 20, files: None };
         instance.usage.as_mut().expect("usage").tmp = Some(full);
         let usage = instance.usage.as_mut().expect("usage");
         usage.log_lines_dropped = 9;
