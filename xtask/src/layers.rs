@@ -16,7 +16,7 @@ const MAY_USE: [(&str, &[&str]); 11] = [
     ("ace-builder", &["ace-api", "ace-sandbox", "ace-types"]),
     ("ace-backup", &[]),
     ("ace-store", &[]),
-    ("ace-upstream", &["ace-types"]),
+    ("ace-upstream", &["ace-sandbox", "ace-types"]),
     ("ace-api", &["ace-types"]),
     ("ace-sandbox", &["ace-types"]),
     ("ace-types", &[]),

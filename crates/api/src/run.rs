@@ -284,6 +284,6 @@ mod tests {
             CommandEnd::KernelMemory { what: "more than 7 locks".to_owned() },
         ]
         .map(|end| end.status());
-        assert_eq!(statuses, [3, 130, 137]);
+        assert_eq!(statuses, [3, 130, 137, 137]);
     }
 }

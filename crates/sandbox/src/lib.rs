@@ -26,6 +26,7 @@ mod log;
 pub mod mounts;
 pub mod netlink_queues;
 pub mod network;
+pub mod passed;
 pub mod process;
 mod rootfs;
 mod seccomp;

@@ -20,6 +20,7 @@ use crate::cgroup::{CgroupTree, Version};
 use crate::claims::LAST;
 use crate::failure::{Failure, Step};
 use crate::network::{self, HostNetlink, Wire};
+use crate::passed::can_refuse_descriptors;
 use crate::volume::Store;
 use crate::volume::folder::means_at;
 use crate::{disk, firewall, rootfs, sys, volume};
@@ -79,6 +80,7 @@ pub fn survey(scratch: &Path, store: Store) -> Vec<Finding> {
     findings.extend(veth(&engine));
     findings.extend(firewall(&engine));
     findings.push(forwarding());
+    findings.push(descriptors());
     findings.push(layers(scratch));
     findings.push(volumes(&engine, scratch, store));
     findings
@@ -274,6 +276,20 @@ fn forwarding() -> Finding {
         Ok(text) if text.trim() == "1" => ok(NAME, "on".to_owned()),
         Ok(_) => ok(NAME, "off; on while an engine has claims".to_owned()),
         Err(error) => fail(NAME, error_chain(&error), None),
+    }
+}
+
+fn descriptors() -> Finding {
+    const NAME: &str = "passed files";
+    match can_refuse_descriptors() {
+        Ok(true) => ok(NAME, "apps can hand none to the gateway".to_owned()),
+        Ok(false) => warn(
+            NAME,
+            "an app can have the gateway close files for it, which takes the gateway's time"
+                .to_owned(),
+            Some("boot Linux 6.16 or later".to_owned()),
+        ),
+        Err(error) => warn(NAME, error_chain(&error), None),
     }
 }
 

@@ -18,6 +18,9 @@ const LAST_SIGNAL: c_int = 64;
 /// A set of signals as the kernel has it: a bit each.
 const SIGNAL_SET_BYTES: usize = 8;
 
+/// Of `asm-generic/socket.h`; `libc` does not name it yet.
+const SO_PASSRIGHTS: c_int = 83;
+
 /// Which side of a [`fork`] this is.
 pub enum Fork {
     Parent { child: Pid },
@@ -196,6 +199,22 @@ pub fn join_new_keyring() -> io::Result<()> {
 pub fn exit_now(status: c_int) -> ! {
     // SAFETY: the call does not return, and needs nothing of this process.
     unsafe { libc::_exit(status) }
+}
+
+/// Sets whether `socket`, which is of a Unix address, takes descriptors from who is connected to it; see unix(7).
+pub fn set_pass_rights(socket: BorrowedFd<'_>, takes: bool) -> io::Result<()> {
+    let takes = c_int::from(takes);
+    // SAFETY: `takes` outlives the call, and the kernel only reads as many bytes as it has.
+    errno_result(unsafe {
+        libc::setsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_PASSRIGHTS,
+            (&raw const takes).cast(),
+            size_of::<c_int>() as libc::socklen_t,
+        )
+    })
+    .map(drop)
 }
 
 /// The value, or `errno` where it is negative.

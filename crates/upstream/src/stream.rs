@@ -1,10 +1,11 @@
 //! A connection to an app server's Unix socket, as bytes.
 
 use std::io;
-use std::os::fd::OwnedFd;
+use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 use std::task::{Context, Poll};
 
+use ace_sandbox::passed::refuse_descriptors;
 use rustix::io::retry_on_intr;
 use rustix::net::{
     AddressFamily, RecvFlags, SendFlags, SocketAddrUnix, SocketFlags, SocketType, recv, send,
@@ -28,6 +29,8 @@ impl AppStream {
     pub fn connect_and_send(path: &Path, bytes: &[u8]) -> io::Result<(Self, usize)> {
         let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
         let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+        // An app has no descriptors to give. Kernels that can't refuse them close them here; see `passed`.
+        let _ = refuse_descriptors(socket.as_fd());
         rustix::net::connect(&socket, &SocketAddrUnix::new(path)?)?;
         let sent = match bytes {
             b"" => 0,
@@ -66,7 +69,11 @@ impl AppStream {
 #[cfg(test)]
 mod tests {
     use std::future::poll_fn;
+    use std::io::IoSlice;
+    use std::mem::MaybeUninit;
 
+    use ace_sandbox::passed::can_refuse_descriptors;
+    use rustix::net::{SendAncillaryBuffer, SendAncillaryMessage, sendmsg};
     use tokio::io::{AsyncReadExt, AsyncWriteExt};
     use tokio::net::UnixListener;
 
@@ -131,6 +138,23 @@ mod tests {
         let error = poll_fn(|cx| stream.poll_write(cx, b"a")).await.unwrap_err();
         assert_eq!(error.kind(), io::ErrorKind::BrokenPipe);
         assert!(!stream.is_quiet());
+    }
+
+    #[tokio::test]
+    async fn an_app_can_pass_no_descriptors() {
+        if !can_refuse_descriptors().unwrap() {
+            eprintln!("SKIPPED: descriptors can't be refused before Linux 6.16");
+            return;
+        }
+        let (_stream, app) = connected(b"").await;
+        let app = app.into_std().unwrap();
+        let passed = [app.as_fd()];
+        let mut space = [MaybeUninit::uninit(); rustix::cmsg_space!(ScmRights(1))];
+        let mut control = SendAncillaryBuffer::new(&mut space);
+        assert!(control.push(SendAncillaryMessage::ScmRights(&passed)));
+        let bytes = [IoSlice::new(b"HTTP/1.1 200 OK")];
+        let sent = sendmsg(&app, &bytes, &mut control, SendFlags::NOSIGNAL);
+        assert_eq!(sent, Err(rustix::io::Errno::PERM));
     }
 
     #[tokio::test]

@@ -92,6 +92,7 @@ pub async fn look(client: &Client, stage: &Stage, bait: &Bait) -> Result<Vec<Pro
     probes.push(static_files(stage).await?);
     probes.push(connections(client, stage).await?);
     probes.extend(kernel_memory(client, stage).await?);
+    probes.push(passed_files(stage).await?);
     probes.extend(log(client, stage, bait).await?);
     let contacts = stage.contacts().await?.contacts;
     probes.push(Probe::outside(
@@ -294,6 +295,28 @@ async fn kernel_memory(client: &Client, stage: &Stage) -> Result<Vec<Probe>, Com
     Ok(probes)
 }
 
+/// Has the instance hand an open file to the gateway.
+async fn passed_files(stage: &Stage) -> Result<Probe, CommandError> {
+    let name = "files that an app hands to the gateway";
+    let (_, answer) = stage.attacker_site().get(&stage.work("pass", "file")).await?;
+    let answer = String::from_utf8_lossy(&answer).trim().to_owned();
+    let is_refused = answer == "EPERM";
+    let kernel = fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    if !is_refused && !can_refuse_files(&kernel) {
+        let observed = "a kernel before Linux 6.16 can't refuse them";
+        return Ok(Probe { skipped: true, ..Probe::outside(name, "refused", true, observed) });
+    }
+    let observed = if is_refused { "refused (EPERM)".to_owned() } else { answer };
+    Ok(Probe::outside(name, "refused", is_refused, observed))
+}
+
+/// Whether the `kernel` of this release, `6.1.0-13-amd64`, lets a socket take no descriptors.
+fn can_refuse_files(kernel: &str) -> bool {
+    let mut numbers =
+        kernel.split(['.', '-']).map_while(|number| number.trim().parse::<u32>().ok());
+    (numbers.next(), numbers.next()) >= (Some(6), Some(16))
+}
+
 /// Has the instance print lines that look like others, and more than its log takes.
 async fn log(client: &Client, stage: &Stage, bait: &Bait) -> Result<Vec<Probe>, CommandError> {
     let (site, nonce) = (stage.attacker_site(), &bait.facts.nonce);
@@ -361,5 +384,24 @@ fn nobody_or(visitors: &[String]) -> String {
     match visitors {
         [] => "nobody".to_owned(),
         visitors => visitors.join(", "),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn descriptors_can_be_refused_since_linux_6_16() {
+        for (kernel, can) in [
+            ("6.1.0-13-amd64", false),
+            ("6.15.9", false),
+            ("6.16.0-rc1+", true),
+            ("6.18\n", true),
+            ("7.0.1", true),
+            ("", false),
+        ] {
+            assert_eq!(can_refuse_files(kernel), can, "{kernel:?}");
+        }
     }
 }

@@ -3,7 +3,10 @@
 The secret keeps others from asking. What floods by itself, `attacks.py` does in a container of its own.
 """
 
+import array
+import errno
 import os
+import socket
 import sys
 import threading
 import time
@@ -22,7 +25,7 @@ def application(environ, start_response):
     if len(words) != 3 or words[0] != SECRET:
         start_response("404 Not Found", [("Content-Type", "text/plain")])
         return [b"not found\n"]
-    work = {"flood": flood, "forge": forge, "large": large, "slow": slow}[words[1]]
+    work = {"flood": flood, "forge": forge, "large": large, "pass": pass_file, "slow": slow}[words[1]]
     start_response("200 OK", [("Content-Type", "text/plain")])
     return work(words[2])
 
@@ -52,6 +55,18 @@ def forge(nonce):
 def large(_):
     for _ in range(ANSWER_BYTES // len(CHUNK)):
         yield CHUNK
+
+
+def pass_file(_):
+    """Hands an open file to the gateway, beside the answer."""
+    import uwsgi
+    with socket.socket(fileno=os.dup(uwsgi.connection_fd())) as gateway, open("/dev/null") as file:
+        files = array.array("i", [file.fileno()])
+        try:
+            gateway.sendmsg([b" "], [(socket.SOL_SOCKET, socket.SCM_RIGHTS, files)])
+        except OSError as error:
+            return [errno.errorcode[error.errno].encode()]
+    return [b"taken"]
 
 
 def slow(seconds):
