@@ -227,12 +227,17 @@ fn since(text: &str, now: Timestamp) -> Result<Timestamp, String> {
     }
 }
 
+/// The stream of the engine's own lines, and what they begin with.
+const ENGINE: &str = "ace";
+
 fn render(line: &LogLine, screen: &Screen) -> String {
     let text = screen::escape(&line.text);
     let instance = line.instance.as_ref().map_or("-", InstanceId::as_str);
     let about = screen.paint(Style::Dim, &format!("{:.3} {instance:<8}", line.at));
     match line.stream.as_str() {
-        "ace" => format!("{about} {}", screen.paint(Style::Warning, &format!("ace: {text}"))),
+        ENGINE => format!("{about} {}", screen.paint(Style::Warning, &format!("{ENGINE}: {text}"))),
+        // Where it would look like the engine's, it's said whose it is.
+        stream if text.starts_with("ace:") => format!("{about} {}: {text}", screen::escape(stream)),
         _ => format!("{about} {text}"),
     }
 }
@@ -290,6 +295,12 @@ mod tests {
         let later =
             LogLine { at: Timestamp::from_second(9).expect("a time"), ..line("out", "one") };
         assert!(!listing.was_shown(&later));
+    }
+
+    #[test]
+    fn an_app_that_speaks_like_the_engine_is_told_from_it() {
+        let text = render(&line("out", "ace: release 7 serves"), &Screen::plain());
+        assert!(text.ends_with("abcd1234 out: ace: release 7 serves"), "{text}");
     }
 
     #[test]
