@@ -1,8 +1,8 @@
 //! What may pass between containers, the host and the world: one nftables table an engine.
 //!
 //! A container reaches the world, seen as the host. It reaches no other container of any engine,
-//! nothing on the host but the name server that the engine may run for it, and no link-local
-//! address (a cloud's metadata). Nobody reaches a container but by an answer. IPv6 stays out.
+//! nothing on the host but the name server that the engine may run for it, and no address at which a cloud tells
+//! a machine of itself. Nobody reaches a container but by an answer. IPv6 stays out.
 //!
 //! The table is rendered as JSON and replaced whole, in one transaction of `nft`. Another table may
 //! still drop what this one lets pass: [`foreign_drops`] finds those.
@@ -29,7 +29,11 @@ const CONNECTIONS_TABLE: &str = "/proc/sys/net/netfilter/nf_conntrack_max";
 const CONNECTIONS_TABLE_DEFAULT: u32 = 65_536;
 /// Where addresses of all engines lie.
 const ALL_ENGINES: (&str, u8) = ("198.18.0.0", 15);
-const LINK_LOCAL: (&str, u8) = ("169.254.0.0", 16);
+/// Where clouds tell a machine who it is and what it may do: link-local addresses of most; Alibaba's; Oracle's first one.
+const METADATA: [(&str, u8); 3] =
+    [("169.254.0.0", 16), ("100.100.100.200", 32), ("192.0.0.192", 32)];
+/// Azure's, which is its name server, too.
+const METADATA_WITH_DNS: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
 
 /// Why the rules could not be set, removed or read.
 #[derive(Debug, thiserror::Error)]
@@ -138,7 +142,10 @@ fn render(engine: &EngineId, subnet: Subnet, dns: &[Ipv4Addr]) -> Value {
         ("from_container", vec![not_the_way_back(), drop_it()]),
         ("to_world", vec![jump("from_container")]),
         ("to_world", vec![output_interface(&anyones), drop_it()]),
-        ("to_world", vec![to_network(LINK_LOCAL), drop_it()]),
+        ("to_world", vec![to_networks(&METADATA), drop_it()]),
+        ("to_world", vec![to_address(METADATA_WITH_DNS), to_port("udp", 53), jump("allowed")]),
+        ("to_world", vec![to_address(METADATA_WITH_DNS), to_port("tcp", 53), jump("allowed")]),
+        ("to_world", vec![to_address(METADATA_WITH_DNS), drop_it()]),
         // An address whose container is gone must not leave by the default route.
         ("to_world", vec![to_network(ALL_ENGINES), drop_it()]),
         ("to_world", vec![jump("allowed")]),
@@ -252,6 +259,12 @@ fn to_network((address, prefix): (&str, u8)) -> Value {
     matches("==", payload("ip", "daddr"), network(address, prefix))
 }
 
+fn to_networks(networks: &[(&str, u8)]) -> Value {
+    let all: Vec<Value> =
+        networks.iter().map(|(address, prefix)| network(address, *prefix)).collect();
+    matches("==", payload("ip", "daddr"), json!({ "set": all }))
+}
+
 fn to_address(address: Ipv4Addr) -> Value {
     matches("==", payload("ip", "daddr"), json!(address.to_string()))
 }
@@ -346,6 +359,20 @@ mod tests {
         let to_host = rules(&rendered(&[gateway]), "to_host");
         assert_eq!(to_host.iter().filter(|rule| rule.contains("dport")).count(), 2);
         assert_eq!(to_host.last().unwrap(), r#"[{"drop":null}]"#);
+    }
+
+    #[test]
+    fn of_a_cloud_s_own_address_only_names_can_be_asked() {
+        let to_world = rules(&rendered(&[]), "to_world");
+        let place = |part: &str, end: &str| {
+            to_world.iter().position(|rule| rule.contains(part) && rule.contains(end)).unwrap()
+        };
+        let passed = to_world.len() - 1;
+        for address in ["169.254.0.0", "100.100.100.200", "192.0.0.192", "168.63.129.16"] {
+            assert!(place(address, "drop") < passed, "{address}");
+        }
+        let asked: Vec<&String> = to_world.iter().filter(|rule| rule.contains("dport")).collect();
+        assert!(asked.len() == 2 && asked.iter().all(|rule| rule.contains("168.63.129.16")));
     }
 
     #[test]

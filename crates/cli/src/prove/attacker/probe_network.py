@@ -11,7 +11,10 @@ import time
 from kit import probe, refusals, word, Skipped
 
 TIMEOUT_SECONDS = 1.5
-LINK_LOCAL = [("169.254.169.254", 80), ("169.254.170.2", 80), ("169.254.1.1", 53)]
+METADATA = [
+    ("169.254.169.254", 80), ("169.254.170.2", 80), ("169.254.1.1", 53), ("100.100.100.200", 80), ("192.0.0.192", 80),
+    ("168.63.129.16", 80),
+]
 # By number, since this Python may know none of the names.
 FAMILIES = {
     "ax25": 3, "x25": 9, "decnet": 12, "key": 15, "packet": 17, "rds": 21, "llc": 26, "can": 29, "tipc": 30,
@@ -131,7 +134,7 @@ def subnet(facts):
 
 @probe("network: reach link-local addresses and a cloud's metadata", "no connection", in_build=True)
 def link_local(facts):
-    return reach(LINK_LOCAL)
+    return reach(METADATA)
 
 
 @probe("network: use IPv6", "no way out", in_build=True)
