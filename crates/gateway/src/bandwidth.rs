@@ -145,6 +145,15 @@ impl AppBandwidth {
         }
     }
 
+    /// What a body may begin with.
+    fn credit(&self, way: Way) -> u64 {
+        match (self.is_in_arrears(way), self.may_borrow(Instant::now())) {
+            (_, true) => PART_BYTES.1,
+            (false, false) => SMALL_BYTES,
+            (true, false) => 0,
+        }
+    }
+
     /// Reserves a part that pays for `behind` as well.
     fn turn(&self, way: Way, behind: u64, now: Instant) -> Turn {
         let Lane { bucket, transfers } = self.lane(way);
@@ -163,13 +172,13 @@ impl AppBandwidth {
         }
     }
 
-    /// Takes back what was reserved and not used, or asks for what was used without.
+    /// Takes back what was reserved and not used, or counts what was used without.
     fn close(&self, way: Way, reserved: u64, used: u64) {
         let Lane { bucket, transfers } = self.lane(way);
         transfers.fetch_sub(1, Ordering::Relaxed);
         match reserved.checked_sub(used) {
             Some(unused) => bucket.give_back(unused, self.rate(way)),
-            None => _ = bucket.reserve(used - reserved, self.rate(way), Instant::now()),
+            None => self.count(way, used - reserved),
         }
     }
 

@@ -78,6 +78,8 @@ pub struct ClientState {
     cut_short: AtomicBool,
     /// Why the connection's last head was refused.
     refusal: Mutex<Option<Failure>>,
+    /// The client sends nothing any more.
+    left: AtomicBool,
     /// Another client needs the place.
     dismissed: AtomicBool,
     /// Wakes the stream where it waits for a request.
@@ -184,6 +186,11 @@ impl ClientState {
     /// The connection ends with the present answer, though the client may go on sending.
     pub fn cut_short(&self) {
         self.cut_short.store(true, Ordering::Relaxed);
+    }
+
+    /// Whether the client has closed its side of the connection.
+    pub fn has_left(&self) -> bool {
+        self.left.load(Ordering::Relaxed)
     }
 
     /// From here on, what the client sends is passed on unseen. Call before the client is told.
@@ -435,8 +442,15 @@ impl AsyncRead for ClientStream {
             };
             match received {
                 Poll::Ready(Ok(Received::Held)) => {}
-                Poll::Ready(Ok(Received::Passed | Received::End)) => return Poll::Ready(Ok(())),
-                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Ready(Ok(Received::Passed)) => return Poll::Ready(Ok(())),
+                Poll::Ready(Ok(Received::End)) => {
+                    this.shared.left.store(true, Ordering::Relaxed);
+                    return Poll::Ready(Ok(()));
+                }
+                Poll::Ready(Err(error)) => {
+                    this.shared.left.store(true, Ordering::Relaxed);
+                    return Poll::Ready(Err(error));
+                }
                 // To hyper, who is late has left.
                 Poll::Pending => return this.poll_late(cx).map(Ok),
             }

@@ -34,8 +34,8 @@ pub enum Failure {
     NoSuchFile,
     #[error("the method is not one of {allow}")]
     Method { allow: &'static str },
-    #[error("no byte of the request's body came for {waited:?}")]
-    BodyLate { waited: Duration },
+    #[error("only {received} bytes of the request's body came in {waited:?}")]
+    BodyLate { received: u64, waited: Duration },
     #[error("the request's body is larger than the {max_bytes} bytes that the app takes")]
     BodyTooLarge { max_bytes: u64 },
     #[error("could not read the request's body")]

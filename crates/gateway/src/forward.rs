@@ -34,8 +34,6 @@ use crate::{headers, interim};
 pub struct Outgoing {
     pub head: AppHead,
     pub body: Option<RequestBody>,
-    /// The longest wait for the next bytes of `body`.
-    pub pace: Duration,
     /// See [`ace_types::Limits::timeout`].
     pub timeout: Duration,
     /// Where an answer waits for a slow client.
@@ -287,9 +285,10 @@ impl Outgoing {
             let sent = Box::pin(timeout(self.timeout, connection.sender().send(unsent))).await;
             sent.map_err(|_| self.timed_out())?.map_err(Failure::Send)?;
         }
-        let mut pump = self.body.take().map(|body| -> Pump {
-            Box::pin(body.pump(connection.sender(), self.pace, self.timeout))
-        });
+        let mut pump = self
+            .body
+            .take()
+            .map(|body| -> Pump { Box::pin(body.pump(connection.sender(), self.timeout)) });
         let head = match &mut pump {
             None => None,
             Some(running) => {

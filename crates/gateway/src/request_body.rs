@@ -14,11 +14,11 @@ use std::time::Duration;
 
 use ace_upstream::Sender;
 use bytes::{Bytes, BytesMut};
-use http_body::Body;
+use http_body::{Body, Frame};
 use http_body_util::BodyExt;
 use hyper::body::Incoming;
 use tokio::task::spawn_blocking;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use crate::bandwidth::{Allowance, AppBandwidth, SMALL_BYTES, Way};
 use crate::failure::Failure;
@@ -33,11 +33,21 @@ pub struct RequestBody {
     /// What comes after that.
     tail: BytesMut,
     /// What the client is still to send after that.
-    rest: Option<Incoming>,
+    rest: Option<Arrival>,
     length: u64,
     room: Room,
+    is_paced: bool,
+}
+
+/// A body as it comes from a client.
+struct Arrival {
+    body: Incoming,
+    pace: BodyPace,
     /// `None` for what is small.
     allowance: Option<Allowance>,
+    received: u64,
+    /// For the client; not for the app's bandwidth.
+    waited: Duration,
 }
 
 /// Why a body did not reach the app as a whole.
@@ -56,12 +66,23 @@ pub enum PumpError {
 pub struct BodyBounds {
     /// `None` is no bound.
     pub bytes_max: Option<u64>,
+    pub pace: BodyPace,
+}
+
+/// How slowly a body may come.
+#[derive(Debug, Clone, Copy)]
+pub struct BodyPace {
     /// The longest wait for the next bytes.
-    pub pace: Duration,
+    pub between: Duration,
+    /// How long it may take, before it has to have come at [`BYTES_PER_SECOND_MIN`].
+    pub grace: Duration,
 }
 
 /// How much of a body stays in memory, and how much is moved at once.
 const MEMORY_BYTES: usize = 64 * 1024;
+
+/// The pace of a client that is alive. A thousand clients at a byte in a while hold a thousand places.
+const BYTES_PER_SECOND_MIN: u64 = 500;
 
 impl RequestBody {
     /// Receives what the client sends; `None` where it sends nothing.
@@ -82,7 +103,8 @@ impl RequestBody {
         let is_small = announced.is_some_and(|length| length <= SMALL_BYTES)
             && !bandwidth.is_in_arrears(Way::Received);
         let allowance = (!is_small).then(|| Allowance::with_credit(bandwidth, Way::Received));
-        let mut body = receive(spool, incoming, bounds, allowance).await?;
+        let arrival = Arrival::new(incoming, bounds.pace, allowance);
+        let mut body = receive(spool, arrival, bounds).await?;
         match announced {
             Some(length) => body.length = length,
             None if body.rest.is_some() => return Err(Failure::SpoolFull),
@@ -97,17 +119,11 @@ impl RequestBody {
 
     /// Whether its bandwidth has been asked for.
     pub fn is_paced(&self) -> bool {
-        self.allowance.is_some()
+        self.is_paced
     }
 
-    /// Sends all of the body to the app, waiting no longer than `timeout` for the app to take it,
-    /// and than `pace` for the client where it is still to send some.
-    pub async fn pump(
-        self,
-        to: Sender,
-        pace: Duration,
-        timeout: Duration,
-    ) -> Result<(), PumpError> {
+    /// Sends all of the body to the app, waiting no longer than `timeout` for the app to take it.
+    pub async fn pump(self, to: Sender, timeout: Duration) -> Result<(), PumpError> {
         let mut at = 0;
         while let Some(file) = self.file.clone().filter(|_| at < self.file_bytes) {
             let wanted = (self.file_bytes - at).min(MEMORY_BYTES as u64);
@@ -119,10 +135,7 @@ impl RequestBody {
         }
         send(&to, &self.tail, timeout).await?;
         let Some(mut rest) = self.rest else { return Ok(()) };
-        let mut allowance = self.allowance;
-        while let Some(bytes) =
-            next(&mut rest, pace, &mut allowance).await.map_err(PumpError::Client)?
-        {
+        while let Some(bytes) = rest.next().await.map_err(PumpError::Client)? {
             send(&to, &bytes, timeout).await?;
         }
         Ok(())
@@ -141,9 +154,8 @@ impl BodyBounds {
 /// Receives a body, as far as there is room.
 async fn receive(
     spool: &AppSpool,
-    mut incoming: Incoming,
+    mut arrival: Arrival,
     bounds: BodyBounds,
-    allowance: Option<Allowance>,
 ) -> Result<RequestBody, Failure> {
     let mut body = RequestBody {
         file: None,
@@ -152,16 +164,16 @@ async fn receive(
         rest: None,
         length: 0,
         room: spool.room(),
-        allowance,
+        is_paced: arrival.allowance.is_some(),
     };
-    while let Some(bytes) = next(&mut incoming, bounds.pace, &mut body.allowance).await? {
+    while let Some(bytes) = arrival.next().await? {
         body.length += bytes.len() as u64;
         bounds.check(body.length)?;
         let has_room =
             body.tail.len() + bytes.len() <= MEMORY_BYTES || write_out(spool, &mut body).await;
         body.tail.extend_from_slice(&bytes);
         if !has_room {
-            body.rest = Some(incoming);
+            body.rest = Some(arrival);
             break;
         }
     }
@@ -195,30 +207,53 @@ async fn write_out(spool: &AppSpool, body: &mut RequestBody) -> bool {
     }
 }
 
-/// The next bytes of a body, once they may pass; `None` at its end. Trailers are dropped.
-async fn next(
-    incoming: &mut Incoming,
-    pace: Duration,
-    allowance: &mut Option<Allowance>,
-) -> Result<Option<Bytes>, Failure> {
-    if let Some(allowance) = allowance {
-        allowance.ready().await;
+impl Arrival {
+    fn new(body: Incoming, pace: BodyPace, allowance: Option<Allowance>) -> Self {
+        Self { body, pace, allowance, received: 0, waited: Duration::ZERO }
     }
-    loop {
-        let frame = timeout(pace, incoming.frame()).await;
-        match frame.map_err(|_| Failure::BodyLate { waited: pace })? {
-            None => return Ok(None),
-            Some(Err(error)) => return Err(Failure::Body(error)),
-            Some(Ok(frame)) => match frame.into_data() {
-                Ok(bytes) => {
-                    if let Some(allowance) = allowance {
+
+    /// The next bytes, once they may pass; `None` at the end. Trailers are dropped.
+    ///
+    /// Errors: [`Failure::BodyLate`], [`Failure::Body`].
+    async fn next(&mut self) -> Result<Option<Bytes>, Failure> {
+        if let Some(allowance) = &mut self.allowance {
+            allowance.ready().await;
+        }
+        loop {
+            match self.next_frame().await? {
+                None => return Ok(None),
+                Some(Err(error)) => return Err(Failure::Body(error)),
+                Some(Ok(frame)) => {
+                    let Ok(bytes) = frame.into_data() else { continue };
+                    self.received += bytes.len() as u64;
+                    if let Some(allowance) = &mut self.allowance {
                         allowance.spend(bytes.len() as u64);
                     }
                     return Ok(Some(bytes));
                 }
-                Err(_trailers) => {}
-            },
+            }
         }
+    }
+
+    /// Waits for the client alone, and counts that.
+    async fn next_frame(&mut self) -> Result<Option<Result<Frame<Bytes>, hyper::Error>>, Failure> {
+        let (began, within) = (Instant::now(), self.pace.left(self.received, self.waited));
+        let frame = timeout(within, self.body.frame()).await;
+        self.waited += began.elapsed();
+        frame.map_err(|_| Failure::BodyLate { waited: self.waited, received: self.received })
+    }
+}
+
+impl BodyPace {
+    /// That of an app which has few places left.
+    pub fn hurried(self) -> Self {
+        Self { grace: self.grace / 4, ..self }
+    }
+
+    /// How much longer a client may take for the next bytes that has sent `received` and was waited for so long.
+    fn left(self, received: u64, waited: Duration) -> Duration {
+        let earned = Duration::from_millis(received.saturating_mul(1000) / BYTES_PER_SECOND_MIN);
+        (self.grace + earned).saturating_sub(waited).min(self.between)
     }
 }
 
@@ -236,4 +271,20 @@ fn read_part(file: &File, at: u64, length: u64) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(length).unwrap_or(MEMORY_BYTES)];
     file.read_exact_at(&mut bytes, at)?;
     Ok(bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_has_time_for_what_it_sends() {
+        let seconds = Duration::from_secs;
+        let pace = BodyPace { between: seconds(60), grace: seconds(20) };
+        assert_eq!(pace.left(0, Duration::ZERO), seconds(20));
+        assert_eq!(pace.left(100, seconds(21)), Duration::ZERO);
+        assert_eq!(pace.left(10_000, seconds(21)), seconds(19));
+        assert_eq!(pace.left(1 << 40, seconds(3600)), seconds(60));
+        assert_eq!(pace.hurried().left(0, Duration::ZERO), seconds(5));
+    }
 }

@@ -346,6 +346,11 @@ impl AppRoute {
         &self.load.spooled
     }
 
+    /// Whether more than half of the `max` requests are under way that it may have.
+    pub fn is_crowded(&self, max: u32) -> bool {
+        self.load.requests.load(Ordering::Relaxed) > max / 2
+    }
+
     /// What may pass for the app.
     pub fn bandwidth(&self) -> &Arc<AppBandwidth> {
         &self.load.bandwidth

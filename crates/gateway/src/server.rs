@@ -34,6 +34,7 @@ use crate::http2::{self, Http2Stream, Spoken};
 use crate::meter::ROLL_EVERY;
 use crate::origin::TrustedProxies;
 use crate::proxy_protocol::{self, ProxyError};
+use crate::request_body::BodyPace;
 use crate::routes::Routes;
 use crate::service::{Client, Service};
 use crate::spool::Spool;
@@ -56,6 +57,8 @@ pub struct GatewayConfig {
     pub idle_timeout: Duration,
     /// How long a client may send nothing of a body, or take nothing of an answer.
     pub body_timeout: Duration,
+    /// How long a request's body may take, before it has to have come at 500 bytes a second.
+    pub body_grace: Duration,
     /// How long a request waits for an instance; before that, for the first table of routes.
     pub hold_timeout: Duration,
     /// How many requests may wait for an instance of one app; and for the first table of routes.
@@ -134,6 +137,7 @@ impl GatewayConfig {
             head_timeout: Duration::from_secs(10),
             idle_timeout: Duration::from_secs(75),
             body_timeout: Duration::from_secs(60),
+            body_grace: Duration::from_secs(20),
             hold_timeout: Duration::from_secs(30),
             held_max: 1000,
             spool: std::env::temp_dir(),
@@ -500,7 +504,7 @@ fn service(config: &GatewayConfig, address: SocketAddr) -> Result<Service, Start
         spool: Spool::new(config.spool.clone(), config.spool_bytes_max),
         app_requests_max: (config.connections_max / 2).max(1),
         hold: HoldBounds { time: config.hold_timeout, requests_max: config.held_max },
-        body_pace: config.body_timeout,
+        body_pace: BodyPace { between: config.body_timeout, grace: config.body_grace },
         address,
         proxies: TrustedProxies::new(config.trusted_proxies.clone()),
     })

@@ -21,7 +21,7 @@ use crate::failure::{self, Failure};
 use crate::file_cache::{Found, ServedFile};
 use crate::forward::{Answer, AppTunnel, Forwarded, HoldBounds, Outgoing, await_routes, forward};
 use crate::origin::{Origin, TrustedProxies};
-use crate::request_body::{BodyBounds, RequestBody};
+use crate::request_body::{BodyBounds, BodyPace, RequestBody};
 use crate::rewrite::{Facts, Outcome, Place};
 use crate::routes::{AppPermit, AppRoute, Routes, WorkPermit};
 use crate::server::Lease;
@@ -43,8 +43,7 @@ pub struct Service {
     /// The most requests of one app at once, whatever its limits say.
     pub app_requests_max: u32,
     pub hold: HoldBounds,
-    /// The longest wait for the next bytes of a request's body.
-    pub body_pace: Duration,
+    pub body_pace: BodyPace,
     /// Where clients connect to.
     pub address: SocketAddr,
     pub proxies: TrustedProxies,
@@ -94,10 +93,12 @@ impl Service {
             None => self.answer(origin, parts, &mut body, &mut record).await,
         };
         let result = if is_websocket { result.and_then(Reply::over_http2) } else { result };
+        let mut has_left = false;
         let Reply { mut response, tunnel } = match result {
             Ok(reply) => reply,
             Err(failure) => {
                 record.failed(&failure);
+                has_left = matches!(failure, Failure::Body(_)) && record.client().has_left();
                 Box::pin(error_page(&failure, &reader, &record)).await.into()
             }
         };
@@ -115,7 +116,7 @@ impl Service {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
         match tunnel {
-            None => finish(response, record),
+            None => finish(response, record, has_left),
             Some((upgrade, app)) => open_tunnel(response, upgrade, app, record, client.lease),
         }
     }
@@ -163,7 +164,11 @@ impl Service {
         let AppRequest { host, route, origin, place, mut parts, body } = request;
         let (limits, spool) = (&route.limits, self.spool.of(route.spooled()));
         let bytes_max = limits.body.map(|bytes| bytes.0);
-        let bounds = BodyBounds { bytes_max, pace: self.body_pace };
+        let pace = match route.is_crowded(self.app_requests_max) {
+            true => self.body_pace.hurried(),
+            false => self.body_pace,
+        };
+        let bounds = BodyBounds { bytes_max, pace };
         let body = match body {
             Some(body) if !body.is_end_stream() => {
                 Box::pin(RequestBody::accept(body, bounds, &spool, route.bandwidth())).await?
@@ -185,7 +190,6 @@ impl Service {
                 ..app_head(host, &origin, &record.id, parts, body.as_ref())
             },
             body,
-            pace: self.body_pace,
             timeout: limits.timeout,
             spool,
             client: record.client(),
@@ -372,10 +376,14 @@ async fn own_page(route: Option<&AppRoute>, status: StatusCode) -> Option<Arc<Se
     }
 }
 
-/// Signs the response and ties the request's end to the end of its body.
-fn finish(mut response: Response<Content>, mut record: RequestRecord) -> Response<Body> {
+/// Signs the response and ties the request's end to the end of its body. What is for a client that has left is no answer.
+fn finish(
+    mut response: Response<Content>,
+    mut record: RequestRecord,
+    has_left: bool,
+) -> Response<Body> {
     headers::sign(response.headers_mut(), &record.id);
-    record.status = Some(response.status());
+    record.status = (!has_left).then(|| response.status());
     response.map(|content| Body::new(content, record))
 }
 

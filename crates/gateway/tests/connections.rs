@@ -211,6 +211,27 @@ async fn clients_without_a_request_keep_nobody_out() {
 }
 
 #[tokio::test]
+async fn a_body_that_trickles_has_its_time_and_no_more() {
+    let long = Duration::from_secs(60);
+    let grace = Duration::from_millis(200);
+    let bench = Bench::with(GatewayConfig { body_timeout: long, body_grace: grace, ..config() });
+    let app = bench.app("x", |request| async move { request.ok("hello").await });
+    bench.set_route(bench.route(&[&app]));
+    let (mut reading, mut writing) = bench.client().await.stream.into_split();
+    let trickle = async move {
+        let head = "POST / HTTP/1.1\r\nHost: shop.localhost\r\nContent-Length: 100000\r\n\r\n";
+        writing.write_all(head.as_bytes()).await.unwrap();
+        while writing.write_all(b"a").await.is_ok() {
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    let mut answer = [0; 12];
+    let answered = async { tokio::join!(reading.read_exact(&mut answer), trickle).0 };
+    timeout(Duration::from_secs(20), answered).await.expect("an answer, and an end").unwrap();
+    assert_eq!((&answer, app.taken()), (b"HTTP/1.1 408", 0));
+}
+
+#[tokio::test]
 async fn a_slow_reader_does_not_hold_the_app() {
     // The client reads once the app is free, however long that takes here.
     let bench = Bench::with(GatewayConfig { body_timeout: Duration::from_secs(20), ..config() });

@@ -55,6 +55,23 @@ async fn requests_are_counted_for_their_app_and_instance() {
 }
 
 #[tokio::test]
+async fn an_upload_that_breaks_off_was_not_answered() {
+    let bench = Bench::start();
+    let app = bench.app("a", hello);
+    bench.set_route(bench.route(&[&app]));
+    for framing in ["Content-Length: 9\r\n\r\nhalf", "Transfer-Encoding: chunked\r\n\r\n9\r\nhalf"]
+    {
+        let mut client = bench.client().await;
+        client.send(format!("POST / HTTP/1.1\r\nHost: shop.localhost\r\n{framing}")).await;
+    }
+    let shop = eventually(&bench, |traffic| {
+        traffic.apps.values().find(|shop| shop.ended.unanswered == 2).cloned()
+    })
+    .await;
+    assert_eq!((shop.ended.client_errors, shop.under_way, app.taken()), (0, 0, 0));
+}
+
+#[tokio::test]
 async fn what_a_limit_turns_away_is_counted() {
     let bench = Bench::start();
     let app = bench.app("a", hello);

@@ -13,7 +13,7 @@ use std::time::Duration;
 use tokio::task::yield_now;
 use tokio::time::{Instant, Sleep, sleep_until};
 
-use super::{AppBandwidth, SMALL_BYTES, Turn, Way};
+use super::{AppBandwidth, Turn, Way};
 
 /// What one body, or one way of a tunnel, may pass. Dropped, it gives back what it has not used.
 pub struct Allowance {
@@ -41,10 +41,9 @@ impl Allowance {
         Self::begin(app, way, 0)
     }
 
-    /// For what begins at once, with [`SMALL_BYTES`], as what is small does, unless that has to wait, too.
+    /// For what begins at once, as what is small does, unless that has to wait, too.
     pub fn with_credit(app: &Arc<AppBandwidth>, way: Way) -> Self {
-        let credit = if app.is_in_arrears(way) { 0 } else { SMALL_BYTES };
-        Self::begin(app, way, credit)
+        Self::begin(app, way, app.credit(way))
     }
 
     /// The same for what is taken off the app's hands.
