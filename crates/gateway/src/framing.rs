@@ -215,13 +215,13 @@ fn empty_lines(bytes: &[u8]) -> usize {
 /// Where the head in `bytes` ends, its empty line included. Looks at lines that end after `from`.
 fn head_end(bytes: &[u8], from: usize) -> Result<Option<usize>, Failure> {
     let from = from.min(bytes.len());
-    for (offset, _) in bytes.iter().enumerate().skip(from).filter(|(_, byte)| **byte == b'\n') {
-        let lines = &bytes[..=offset];
+    for offset in memchr::memchr_iter(b'\n', &bytes[from..]) {
+        let lines = &bytes[..=from + offset];
         if !lines.ends_with(b"\r\n") {
             return Err(Failure::BadRequest("a line ends in LF without CR"));
         }
         if lines.ends_with(b"\r\n\r\n") {
-            return Ok(Some(offset + 1));
+            return Ok(Some(lines.len()));
         }
     }
     Ok(None)
@@ -309,10 +309,16 @@ fn check_target(method: &str, target: &str) -> Result<(), Failure> {
     if !target.is_ascii() {
         return Err(Failure::BadRequest(NOT_ESCAPED));
     }
-    match target.parse::<Uri>() {
-        Ok(_) if is_whole => Ok(()),
+    match is_plain(target) || target.parse::<Uri>().is_ok() {
+        true if is_whole => Ok(()),
         _ => Err(Failure::BadRequest("its target is not one")),
     }
+}
+
+/// Whether `target` is a path of nothing but what any path may hold, as most are: that need not be tried.
+fn is_plain(target: &str) -> bool {
+    let fits = |byte: u8| byte.is_ascii_alphanumeric() || b"/-._~%".contains(&byte);
+    target.starts_with('/') && target.bytes().all(fits)
 }
 
 /// HTTP/1.0 knew no expectations; there the header means nothing.
@@ -528,6 +534,11 @@ mod tests {
     }
 
     proptest! {
+        #[test]
+        fn a_plain_target_is_one(target in "/[!-~]{0,20}") {
+            prop_assert!(!is_plain(&target) || target.parse::<Uri>().is_ok(), "{}", target);
+        }
+
         #[test]
         fn how_bytes_are_cut_makes_no_difference(
             parts in prop::collection::vec(prop::sample::select(vec![

@@ -330,19 +330,24 @@ fn redirect(status: StatusCode, location: &str) -> Response<Content> {
 
 /// For whom an error page is, since the request's head goes to the app.
 struct Reader {
-    headers: HeaderMap,
+    accept: Option<HeaderValue>,
+    accept_encoding: Option<HeaderValue>,
     wants_head: bool,
 }
 
 impl Reader {
     fn of(request: &Parts) -> Self {
-        let mut headers = HeaderMap::new();
-        for name in [ACCEPT, ACCEPT_ENCODING] {
-            if let Some(value) = request.headers.get(&name) {
-                headers.insert(name, value.clone());
-            }
+        Self {
+            accept: request.headers.get(ACCEPT).cloned(),
+            accept_encoding: request.headers.get(ACCEPT_ENCODING).cloned(),
+            wants_head: request.method == Method::HEAD,
         }
-        Self { headers, wants_head: request.method == Method::HEAD }
+    }
+
+    /// What the request says of what its client takes.
+    fn headers(&self) -> HeaderMap {
+        let said = [(ACCEPT, &self.accept), (ACCEPT_ENCODING, &self.accept_encoding)];
+        said.into_iter().filter_map(|(name, value)| Some((name, value.clone()?))).collect()
     }
 }
 
@@ -352,12 +357,13 @@ async fn error_page(
     reader: &Reader,
     record: &RequestRecord,
 ) -> Response<Content> {
-    let page = failure.page(&reader.headers, &record.id);
+    let headers = reader.headers();
+    let page = failure.page(&headers, &record.id);
     let mut page = page.map(|text| Content::Bytes(text.into()));
-    if !failure::wants_data(&reader.headers)
+    if !failure::wants_data(&headers)
         && let Some(own) = own_page(record.route.as_deref(), failure.status()).await
     {
-        statics::stand_in(&own, &reader.headers, &mut page);
+        statics::stand_in(&own, &headers, &mut page);
     }
     if reader.wants_head {
         let length = page.body().remaining().unwrap_or(0);

@@ -92,7 +92,8 @@ pub async fn has_file(
 
 /// Where the file for `path` is, relative to the release's code; `None` where it must not be served.
 pub fn file_path(rule: &StaticRule, path: &[u8]) -> Option<Vec<u8>> {
-    let mut file_path = rule.files.as_bytes().to_vec();
+    let mut file_path = Vec::with_capacity(rule.files.len() + path.len() + INDEX.len());
+    file_path.extend_from_slice(rule.files.as_bytes());
     if rule.path.ends_with('/') {
         let below = path.get(rule.path.len()..)?;
         if below.split(|byte| *byte == b'/').any(is_private) {
@@ -108,16 +109,26 @@ pub fn file_path(rule: &StaticRule, path: &[u8]) -> Option<Vec<u8>> {
 
 /// Whether a name is not for everyone, in spite of standing in a folder that is.
 fn is_private(name: &[u8]) -> bool {
-    let is_hidden = name.starts_with(b".");
-    let name = name.to_ascii_lowercase();
     // What must not be read must not be read compressed.
     let suffixes = Coding::ALL.map(|coding| coding.suffix().as_bytes());
-    let name = suffixes.iter().find_map(|suffix| name.strip_suffix(*suffix)).unwrap_or(&name);
+    let suffix = suffixes.into_iter().find(|suffix| ends_with(name, suffix));
+    let name_alone = &name[..name.len() - suffix.map_or(0, <[u8]>::len)];
     let python = [&b".py"[..], b".pyc", b".pyo", b".pyi"];
-    is_hidden
-        || BUILD_FILES.contains(&name)
-        || (name.starts_with(b"requirements") && name.ends_with(b".txt"))
-        || python.iter().any(|extension| name.ends_with(extension))
+    name.starts_with(b".")
+        || BUILD_FILES.iter().any(|file| name_alone.eq_ignore_ascii_case(file))
+        || (starts_with(name_alone, b"requirements") && ends_with(name_alone, b".txt"))
+        || python.iter().any(|extension| ends_with(name_alone, extension))
+}
+
+/// Whether `name` begins with `prefix`, in whatever case.
+fn starts_with(name: &[u8], prefix: &[u8]) -> bool {
+    name.get(..prefix.len()).is_some_and(|begin| begin.eq_ignore_ascii_case(prefix))
+}
+
+/// Whether `name` ends with `suffix`, in whatever case.
+fn ends_with(name: &[u8], suffix: &[u8]) -> bool {
+    let end = name.len().checked_sub(suffix.len()).map(|at| &name[at..]);
+    end.is_some_and(|end| end.eq_ignore_ascii_case(suffix))
 }
 
 fn send(
