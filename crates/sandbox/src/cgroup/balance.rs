@@ -31,6 +31,8 @@ const LIGHT_PART: u32 = 16;
 const WEIGHT_MOST: u32 = 10_000;
 const IDLE: &str = "cpu.idle";
 
+/// Who uses less of a processor than this wants none: nobody gives way to it.
+const NEXT_TO_NOTHING: f64 = 0.01;
 /// Processors that a container may use without giving way, in use all the time.
 const LITTLE_CORES: f64 = 0.5;
 /// The same, in parts of what the greediest uses.
@@ -122,6 +124,9 @@ pub fn weigh_all(engine: &Folder, processors: u32) -> Result<(), CgroupError> {
 
 /// How many processors are much, where containers use `cores` of so many `processors`.
 fn much(cores: &[f64], processors: f64) -> f64 {
+    if cores.iter().filter(|cores| **cores > NEXT_TO_NOTHING).count() < 2 {
+        return f64::MAX; // Whoever has the engine's containers to itself gives way to nobody.
+    }
     let greediest = cores.iter().copied().fold(0.0, f64::max);
     let much = LITTLE_CORES.max(GREEDIEST_PART * greediest);
     much.min(FAIR_PART * fair_share(cores, processors))
@@ -272,11 +277,20 @@ mod tests {
     }
 
     #[test]
+    fn who_is_alone_gives_way_to_nobody_until_another_comes() {
+        let mut machine = Machine::new(2.0, 2);
+        (0..9).for_each(|_| drop(machine.tick(&[1.0, 0.001])));
+        assert_eq!(machine.gives_way(), [false, false]);
+        (0..2).for_each(|_| drop(machine.tick(&[1.0, 0.1])));
+        assert_eq!(machine.gives_way(), [true, false]);
+    }
+
+    #[test]
     fn a_short_burst_is_free() {
-        let mut machine = Machine::new(2.0, 1);
-        (0..9).for_each(|_| drop(machine.tick(&[0.1])));
-        machine.tick(&[0.8]);
-        assert_eq!(machine.gives_way(), [false]);
+        let mut machine = Machine::new(2.0, 2);
+        (0..9).for_each(|_| drop(machine.tick(&[0.1, 0.1])));
+        machine.tick(&[0.8, 0.1]);
+        assert_eq!(machine.gives_way(), [false, false]);
     }
 
     #[test]
