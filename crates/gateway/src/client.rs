@@ -68,12 +68,14 @@ pub struct ClientState {
     untaken: AtomicU32,
     /// Parts of answers that have been taken so far.
     taken: AtomicU64,
+    /// How often something has come from the client, over HTTP/2.
+    heard: AtomicU64,
     /// What the client sends is no HTTP any more.
     tunnel: AtomicBool,
     /// Parts of files for the kernel to send, where the stream has it do so.
     parts: OnceLock<FileParts>,
     /// What an app says before its answer.
-    interim: Interim,
+    interim: Interim<Bytes>,
     /// The connection ends with the present answer, and the client does not know yet.
     cut_short: AtomicBool,
     /// Why the connection's last head was refused.
@@ -159,6 +161,16 @@ impl ClientState {
         self.taken.load(Ordering::Relaxed)
     }
 
+    /// Something has come from the client.
+    pub fn hear(&self) {
+        self.heard.fetch_add(1, Ordering::Relaxed);
+    }
+
+    /// How often something has come.
+    pub fn heard(&self) -> u64 {
+        self.heard.load(Ordering::Relaxed)
+    }
+
     /// Whether every request that is being answered waits for the client.
     pub fn is_client_late(&self) -> bool {
         self.untaken.load(Ordering::Relaxed) >= self.busy.load(Ordering::Relaxed)
@@ -170,7 +182,7 @@ impl ClientState {
     }
 
     /// Where to leave what an app says before its answer.
-    pub fn interim(&self) -> &Interim {
+    pub fn interim(&self) -> &Interim<Bytes> {
         &self.interim
     }
 

@@ -10,6 +10,8 @@ use http::header::{
 };
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
+use crate::client_end::ClientError;
+
 /// Why a request failed. The text is for our log, and names nothing that a client may not know;
 /// [`Failure::explanation`] is for the client.
 #[derive(Debug, thiserror::Error)]
@@ -39,7 +41,7 @@ pub enum Failure {
     #[error("the request's body is larger than the {max_bytes} bytes that the app takes")]
     BodyTooLarge { max_bytes: u64 },
     #[error("could not read the request's body")]
-    Body(#[source] hyper::Error),
+    Body(#[source] ClientError),
     #[error("the file is not the version that the request asks for")]
     Precondition,
     #[error("none of the wanted range is in the file's {size} bytes")]

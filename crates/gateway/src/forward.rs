@@ -15,7 +15,7 @@ use std::time::Duration;
 
 use ace_types::{HostName, Protocol};
 use ace_upstream::{Connection, HeadError, ReceiveError, ResponseHead, Tunnel};
-use http::{Response, StatusCode, Version};
+use http::{Response, StatusCode};
 use hyper::ext::ReasonPhrase;
 use tokio::sync::watch;
 use tokio::task::yield_now;
@@ -23,12 +23,12 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use crate::app_head::{AppHead, is_upgrade};
 use crate::body::{AppContent, AppSource, Content, Pump};
-use crate::client::ClientState;
 use crate::failure::Failure;
+use crate::headers;
+use crate::interim::InterimSink;
 use crate::request_body::{PumpError, RequestBody};
 use crate::routes::{AppRoute, HoldPermit, Instance, InstancePermit, Routes, Visit, WorkPermit};
 use crate::spool::AppSpool;
-use crate::{headers, interim};
 
 /// A request, ready to be sent.
 pub struct Outgoing {
@@ -38,8 +38,8 @@ pub struct Outgoing {
     pub timeout: Duration,
     /// Where an answer waits for a slow client.
     pub spool: AppSpool,
-    /// The connection that it came on.
-    pub client: Arc<ClientState>,
+    /// Where what comes before the answer goes.
+    pub interim: InterimSink,
     /// The request is one of those that the app is at work on, until it has been answered.
     pub work: Option<WorkPermit>,
 }
@@ -323,10 +323,7 @@ impl Outgoing {
             if !head.is_interim() {
                 return Ok(head);
             }
-            if self.head.version == Version::HTTP_11
-                && let Some(interim) = interim::encode(head.status, head.headers)
-            {
-                self.client.interim().leave(interim);
+            if self.interim.leave(head.status, head.headers) {
                 yield_now().await; // So that it's sent before the answer overtakes it.
             }
         }

@@ -19,6 +19,8 @@ mod bandwidth;
 mod body;
 mod chunk_line;
 mod client;
+mod client_body;
+mod client_end;
 mod conditional;
 mod connections;
 mod failure;

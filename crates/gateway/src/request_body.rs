@@ -16,11 +16,11 @@ use ace_upstream::Sender;
 use bytes::{Bytes, BytesMut};
 use http_body::{Body, Frame};
 use http_body_util::BodyExt;
-use hyper::body::Incoming;
 use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 
 use crate::bandwidth::{Allowance, AppBandwidth, SMALL_BYTES, Way};
+use crate::client_body::ClientBody;
 use crate::failure::Failure;
 use crate::spool::{AppSpool, Room};
 
@@ -41,7 +41,7 @@ pub struct RequestBody {
 
 /// A body as it comes from a client.
 struct Arrival {
-    body: Incoming,
+    body: ClientBody,
     pace: BodyPace,
     /// `None` for what is small.
     allowance: Option<Allowance>,
@@ -90,7 +90,7 @@ impl RequestBody {
     /// Errors: [`Failure::BodyTooLarge`], before a byte is read where the length was announced;
     /// [`Failure::SpoolFull`], for a body in chunks; and whatever may happen on receiving it.
     pub async fn accept(
-        incoming: Incoming,
+        incoming: ClientBody,
         bounds: BodyBounds,
         spool: &AppSpool,
         bandwidth: &Arc<AppBandwidth>,
@@ -208,7 +208,7 @@ async fn write_out(spool: &AppSpool, body: &mut RequestBody) -> bool {
 }
 
 impl Arrival {
-    fn new(body: Incoming, pace: BodyPace, allowance: Option<Allowance>) -> Self {
+    fn new(body: ClientBody, pace: BodyPace, allowance: Option<Allowance>) -> Self {
         Self { body, pace, allowance, received: 0, waited: Duration::ZERO }
     }
 
@@ -236,7 +236,7 @@ impl Arrival {
     }
 
     /// Waits for the client alone, and counts that.
-    async fn next_frame(&mut self) -> Result<Option<Result<Frame<Bytes>, hyper::Error>>, Failure> {
+    async fn next_frame(&mut self) -> Result<Option<Result<Frame<Bytes>, ClientError>>, Failure> {
         let (began, within) = (Instant::now(), self.pace.left(self.received, self.waited));
         let frame = timeout(within, self.body.frame()).await;
         self.waited += began.elapsed();

@@ -3,11 +3,12 @@
 //! Each thread has a runtime and a listener of its own on the one address, and the kernel spreads
 //! connections over them. A connection stays on its thread; threads share the routes and counters.
 
+use std::convert::Infallible;
 use std::io;
 use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::path::PathBuf;
-use std::pin::Pin;
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -15,6 +16,10 @@ use std::time::{Duration, Instant};
 use ace_api::{Gateway, RouteTable, Traffic};
 use ace_types::{InstanceId, error_chain};
 use async_trait::async_trait;
+use futures_util::FutureExt;
+use http::request::Parts;
+use http::{Request, Response};
+use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
@@ -26,7 +31,9 @@ use tokio::sync::watch;
 
 use crate::access::Ledger;
 use crate::access_log::{AccessLog, AccessLogConfig};
+use crate::body::Body;
 use crate::client::{ClientState, ClientStream, Deadlines};
+use crate::client_end::{ClientEnd, ClientError};
 use crate::connections::{Connections, Place};
 use crate::forward::HoldBounds;
 use crate::framing::HEAD_BYTES_MAX;
@@ -348,21 +355,20 @@ impl Worker {
         let lease = Arc::new(Lease { _place: place, phase: self.phase.clone() });
         let client = Client { address, state: Arc::clone(&state), lease };
         let service = Arc::clone(&self.service);
-        let handle = service_fn(move |request| {
+        let handle = move |parts, end| {
             let (service, client) = (Arc::clone(&service), client.clone());
-            async move { Ok::<_, std::convert::Infallible>(service.handle(client, request).await) }
-        });
+            async move { service.handle(client, parts, end).await }
+        };
         let result = if is_http2 {
             let closing = reached(self.phase, Phase::Closing);
-            let stream = Http2Stream::new(stream, state, self.deadlines, early, connected);
-            let connection = http2::builder().serve_connection(TokioIo::new(stream), handle);
-            to_its_end(connection, closing, |connection| connection.graceful_shutdown()).await
+            let shared = Arc::clone(&state);
+            let stream = Http2Stream::new(stream, shared, self.deadlines, early, connected);
+            http2::serve(stream, &state, closing, handle).await.map_err(ClientError::Http2)
         } else {
             let closing = closed_to_silence(self.phase);
-            let stream = ClientStream::new(stream, state, self.deadlines, early, connected);
-            let connection = http1_builder().serve_connection(TokioIo::new(stream), handle);
-            let connection = connection.with_upgrades();
-            to_its_end(connection, closing, |connection| connection.graceful_shutdown()).await
+            let shared = Arc::clone(&state);
+            let stream = ClientStream::new(stream, shared, self.deadlines, early, connected);
+            serve_http1(stream, state, closing, handle).await.map_err(ClientError::Http1)
         };
         if let Err(error) = result {
             tracing::debug!(client = %address, %error, "a connection ended early");
@@ -460,18 +466,28 @@ async fn closed_to_silence(phase: watch::Receiver<Phase>) {
     tokio::time::sleep(LAST_REQUEST_WITHIN).await;
 }
 
-/// Serves `connection` until it ends by itself, or with the answers it is at once `closing` has come.
-/// `shut_down` tells it that.
-async fn to_its_end<C: Future>(
-    connection: C,
+/// Serves `stream` until it ends by itself, or with the answer it is at once `closing` has come.
+async fn serve_http1<H, F>(
+    stream: ClientStream,
+    state: Arc<ClientState>,
     closing: impl Future<Output = ()>,
-    shut_down: impl FnOnce(Pin<&mut C>),
-) -> C::Output {
-    let mut connection = std::pin::pin!(connection);
+    handle: H,
+) -> hyper::Result<()>
+where
+    H: Fn(Parts, ClientEnd) -> F,
+    F: Future<Output = Response<Body>>,
+{
+    let handle = service_fn(|request: Request<Incoming>| {
+        let (mut parts, body) = request.into_parts();
+        let end = ClientEnd::over_http1(&mut parts, body, &state);
+        handle(parts, end).map(Ok::<_, Infallible>)
+    });
+    let connection = http1_builder().serve_connection(TokioIo::new(stream), handle);
+    let mut connection = pin!(connection.with_upgrades());
     tokio::select! {
         output = connection.as_mut() => output,
         () = closing => {
-            shut_down(connection.as_mut());
+            connection.as_mut().graceful_shutdown();
             connection.await
         }
     }

@@ -7,16 +7,17 @@ use std::time::Duration;
 use ace_types::HostName;
 use http::header::{ACCEPT, ACCEPT_ENCODING, CONNECTION, CONTENT_LENGTH, EXPECT, LOCATION};
 use http::request::Parts;
-use http::{HeaderMap, HeaderValue, Method, Request, Response, StatusCode, Version};
+use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Version};
+use http_body::Body as _;
 use http_body_util::{BodyExt, Limited};
-use hyper::body::{Body as _, Incoming};
-use hyper::upgrade::OnUpgrade;
 
 use crate::access::{Ledger, RequestRecord};
 use crate::app_head::{AppHead, wanted_upgrade};
 use crate::bandwidth::Way;
 use crate::body::{Body, Content};
 use crate::client::ClientState;
+use crate::client_body::ClientBody;
+use crate::client_end::{ClientEnd, Upgrade};
 use crate::failure::{self, Failure};
 use crate::file_cache::{Found, ServedFile};
 use crate::forward::{Answer, AppTunnel, Forwarded, HoldBounds, Outgoing, await_routes, forward};
@@ -60,7 +61,7 @@ pub struct Client {
 /// An answer, and what its connection is to become after it.
 struct Reply {
     response: Response<Content>,
-    tunnel: Option<(OnUpgrade, AppTunnel)>,
+    tunnel: Option<(Upgrade, AppTunnel)>,
 }
 
 /// A request that no file answers.
@@ -70,13 +71,18 @@ struct AppRequest<'a> {
     origin: Origin,
     place: Place,
     parts: Parts,
-    body: Option<Incoming>,
+    end: ClientEnd,
 }
 
 impl Service {
     /// Answers `request`; with an error page, where nothing else can be said.
-    pub async fn handle(&self, client: Client, request: Request<Incoming>) -> Response<Body> {
-        let (mut parts, body) = request.into_parts();
+    pub async fn handle(
+        &self,
+        client: Client,
+        mut parts: Parts,
+        mut end: ClientEnd,
+    ) -> Response<Body> {
+        let is_http2 = parts.version == Version::HTTP_2;
         let is_websocket = http2::is_websocket(&parts);
         let refusal = match parts.version {
             Version::HTTP_2 => http2::adopt(&mut parts).err(),
@@ -85,12 +91,10 @@ impl Service {
         let origin = self.proxies.origin(client.address, self.address.port(), &mut parts.headers);
         let mut record = RequestRecord::begin(&self.ledger, &origin, &parts, client.state);
         let reader = Reader::of(&parts);
-        let is_http2 = parts.version == Version::HTTP_2;
         let waits_to_send = parts.headers.contains_key(EXPECT);
-        let mut body = Some(body);
         let result = match refusal {
             Some(failure) => Err(failure),
-            None => self.answer(origin, parts, &mut body, &mut record).await,
+            None => self.answer(origin, parts, &mut end, &mut record).await,
         };
         let result = if is_websocket { result.and_then(Reply::over_http2) } else { result };
         let mut has_left = false;
@@ -104,7 +108,7 @@ impl Service {
         };
         // A stream of HTTP/2 can end in between, a connection can't: what is left would be the next request.
         let ends = response.headers().contains_key(CONNECTION); // As after a request that has no sense.
-        let unread = body.filter(|body| !is_http2 && !ends && !body.is_end_stream());
+        let unread = end.body.filter(|body| !is_http2 && !ends && !body.is_end_stream());
         let is_dirty = match unread {
             Some(unread) => waits_to_send || !Box::pin(discard(unread)).await,
             None => false,
@@ -115,18 +119,21 @@ impl Service {
         if is_dirty || (!is_http2 && tunnel.is_none() && client.lease.is_closing()) {
             response.headers_mut().insert(CONNECTION, HeaderValue::from_static("close"));
         }
+        if is_http2 {
+            response.headers_mut().remove(CONNECTION); // It has a frame of its own for that.
+        }
         match tunnel {
             None => finish(response, record, has_left),
             Some((upgrade, app)) => open_tunnel(response, upgrade, app, record, client.lease),
         }
     }
 
-    /// Finds the route and follows it, noting in `record` where it leads. Takes `body` where it's read.
+    /// Finds the route and follows it, noting in `record` where it leads. Takes what it needs of `end`.
     async fn answer(
         &self,
         origin: Origin,
         parts: Parts,
-        body: &mut Option<Incoming>,
+        end: &mut ClientEnd,
         record: &mut RequestRecord,
     ) -> Result<Reply, Failure> {
         let host = target::host(&parts)?;
@@ -151,8 +158,8 @@ impl Service {
         if let Some(file) = file(&route, &place.path, asked(&parts)).await {
             return file.map(Reply::from);
         }
-        let body = body.take();
-        let request = AppRequest { host: &host, route: &route, origin, place, parts, body };
+        let end = std::mem::take(end);
+        let request = AppRequest { host: &host, route: &route, origin, place, parts, end };
         self.ask_app(request, record).await
     }
 
@@ -161,7 +168,8 @@ impl Service {
         request: AppRequest<'_>,
         record: &mut RequestRecord,
     ) -> Result<Reply, Failure> {
-        let AppRequest { host, route, origin, place, mut parts, body } = request;
+        let AppRequest { host, route, origin, place, parts, end } = request;
+        let ClientEnd { body, interim, upgrade } = end;
         let (limits, spool) = (&route.limits, self.spool.of(route.spooled()));
         let bytes_max = limits.body.map(|bytes| bytes.0);
         let pace = match route.is_crowded(self.app_requests_max) {
@@ -183,7 +191,6 @@ impl Service {
         }
         let connections = limits.connections;
         let work = WorkPermit::take(route, connections).ok_or(Failure::Busy { connections })?;
-        let upgrade = parts.extensions.remove::<OnUpgrade>();
         let request = Outgoing {
             head: AppHead {
                 rewritten: place.is_rewritten.then(|| place.target()),
@@ -192,7 +199,7 @@ impl Service {
             body,
             timeout: limits.timeout,
             spool,
-            client: record.client(),
+            interim,
             work: Some(work),
         };
         match forward(&self.routes, host, request, self.hold, &mut record.instance).await? {
@@ -305,7 +312,7 @@ async fn follow_rules(
 }
 
 /// Reads what is left of a body that nobody wants. Returns whether its connection can carry another request.
-async fn discard(body: Incoming) -> bool {
+async fn discard(body: ClientBody) -> bool {
     let mut body = Limited::new(body, DISCARDED_MAX_BYTES);
     let read = async {
         while let Some(frame) = body.frame().await {
@@ -396,7 +403,7 @@ fn finish(
 /// As [`finish`], for a request that goes on as a tunnel.
 fn open_tunnel(
     mut response: Response<Content>,
-    upgrade: OnUpgrade,
+    upgrade: Upgrade,
     app: AppTunnel,
     mut record: RequestRecord,
     lease: Arc<Lease>,

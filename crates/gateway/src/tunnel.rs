@@ -8,12 +8,12 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use ace_upstream::Tunnel;
-use hyper::upgrade::{OnUpgrade, Upgraded};
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 
 use crate::access::RequestRecord;
 use crate::bandwidth::{Allowance, Way};
+use crate::client_end::Upgrade;
 use crate::forward::AppTunnel;
 use crate::server::Lease;
 
@@ -23,15 +23,23 @@ const BUFFER_BYTES: usize = 16 * 1024;
 /// Carries bytes both ways once the client has its answer. Ends with either side, or when the gateway
 /// closes.
 pub async fn run(
-    client: OnUpgrade,
+    client: Upgrade,
     (app, _permit): AppTunnel,
     mut record: RequestRecord,
     lease: Arc<Lease>,
 ) {
     let received = AtomicU64::new(0);
     let moved = async {
-        let client = client.await.map_err(io::Error::other)?;
-        carry(client, app, &mut record, &received).await
+        match client {
+            Upgrade::Connection(client) => {
+                let client = client.await.map_err(io::Error::other)?;
+                carry(TokioIo::new(client), app, &mut record, &received).await
+            }
+            Upgrade::Stream(client) => {
+                let client = client.await.map_err(io::Error::other)?;
+                carry(client, app, &mut record, &received).await
+            }
+        }
     };
     let result = tokio::select! {
         result = moved => result,
@@ -44,12 +52,12 @@ pub async fn run(
 }
 
 async fn carry(
-    client: Upgraded,
+    client: impl AsyncRead + AsyncWrite,
     app: Tunnel,
     record: &mut RequestRecord,
     received: &AtomicU64,
 ) -> io::Result<()> {
-    let (mut from_client, mut to_client) = tokio::io::split(TokioIo::new(client));
+    let (mut from_client, mut to_client) = tokio::io::split(client);
     let (mut from_app, mut to_app) = app.stream.into_split();
     to_client.write_all(&app.early).await?;
     record.sent(app.early.len());

@@ -5,6 +5,8 @@
 
 mod common;
 
+use std::future::poll_fn;
+use std::sync::Arc;
 use std::time::Duration;
 
 use ace_api::{Backend, Gateway, InstanceSocket};
@@ -18,6 +20,7 @@ use h2::{Reason, RecvStream, SendStream};
 use http::{Method, Request, Response};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::{TcpStream, UnixListener, UnixStream};
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
 
@@ -425,4 +428,124 @@ async fn a_websocket_passes() {
     assert_eq!(echoed, b"helloping");
     send.send_data(Bytes::new(), true).unwrap();
     assert_eq!(body(receive).await.unwrap(), b"");
+}
+
+/// An app that speaks HTTP and says `hints` before each answer, for which it needs one of the permits returned.
+fn hinting(bench: &Bench, hints: String) -> Arc<Semaphore> {
+    let socket = bench.code().join("socket");
+    let listener = UnixListener::bind(&socket).unwrap();
+    let go = Arc::new(Semaphore::new(0));
+    let let_go = Arc::clone(&go);
+    tokio::spawn(async move {
+        while let Ok((mut stream, _)) = listener.accept().await {
+            let (hints, go) = (hints.clone(), Arc::clone(&let_go));
+            tokio::spawn(async move {
+                let mut head = Vec::new();
+                while !head.ends_with(b"\r\n\r\n") {
+                    head.push(stream.read_u8().await.unwrap());
+                }
+                _ = stream.write_all(hints.as_bytes()).await;
+                go.acquire().await.unwrap().forget();
+                _ = stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await;
+            });
+        }
+    });
+    let mut route = bench.route(&[]);
+    let id = common::instance_id("x");
+    let instance = InstanceSocket { id, socket, protocol: Protocol::Http };
+    route.backend = Backend::Instances(vec![instance]);
+    bench.set_route(route);
+    go
+}
+
+/// The next thing that is said before an answer; `None` where the answer is next.
+async fn interim(answer: &mut ResponseFuture) -> Option<Response<()>> {
+    timeout(PATIENCE, poll_fn(|cx| answer.poll_informational(cx)))
+        .await
+        .unwrap()
+        .transpose()
+        .unwrap()
+}
+
+#[tokio::test]
+async fn hints_come_before_their_answer() {
+    let bench = Bench::start();
+    let hint = |link: &str| {
+        format!("HTTP/1.1 103 Early Hints\r\nLink: <{link}>\r\nContent-Length: 9\r\n\r\n")
+    };
+    let processing = "HTTP/1.1 102 Processing\r\n\r\n";
+    let go = hinting(&bench, [&hint("/a.css"), processing, &hint("/b.css")].concat());
+    let mut client = Client::connect(&bench).await;
+    for _ in 0..2 {
+        let (mut answer, _) = client.send(get("/"), true).await;
+        for link in ["</a.css>", "</b.css>"] {
+            let hint = interim(&mut answer).await.unwrap();
+            assert_eq!(
+                (hint.status().as_u16(), &hint.headers()["link"]),
+                (103, &link.parse().unwrap())
+            );
+            assert_eq!(hint.headers().len(), 1);
+        }
+        go.add_permits(1);
+        let answer = timeout(PATIENCE, answer).await.unwrap().unwrap();
+        assert_eq!(answer.status(), 200);
+        assert_eq!(text(answer).await, "ok");
+    }
+}
+
+#[tokio::test]
+async fn hints_have_a_bound() {
+    let bench = Bench::start();
+    let hint = format!("HTTP/1.1 103 Early Hints\r\nLink: <{}>\r\n\r\n", "a".repeat(5_000));
+    let go = hinting(&bench, hint.repeat(50));
+    go.add_permits(1);
+    let mut client = Client::connect(&bench).await;
+    let (mut answer, _) = client.send(get("/"), true).await;
+    let mut hints = 0;
+    while let Some(hint) = interim(&mut answer).await {
+        assert_eq!(hint.status(), 103);
+        hints += 1;
+    }
+    assert_eq!(hints, 3); // As many as fit into 16 KiB.
+    assert_eq!(text(answer.await.unwrap()).await, "ok");
+}
+
+#[tokio::test]
+async fn who_takes_a_request_back_after_its_hints_gets_the_next_answer() {
+    let bench = Bench::start();
+    let go = hinting(&bench, "HTTP/1.1 103 Early Hints\r\nLink: <a>\r\n\r\n".to_owned());
+    let mut client = Client::connect(&bench).await;
+    for _ in 0..20 {
+        let (mut answer, mut stream) = client.send(get("/"), true).await;
+        assert!(interim(&mut answer).await.is_some());
+        stream.send_reset(Reason::CANCEL);
+    }
+    let (mut answer, _) = client.send(get("/"), true).await;
+    assert!(interim(&mut answer).await.is_some());
+    go.add_permits(21); // Their app may not know yet.
+    assert_eq!(text(timeout(PATIENCE, answer).await.unwrap().unwrap()).await, "ok");
+}
+
+#[tokio::test]
+async fn who_waits_to_send_a_body_is_told_to() {
+    let bench = Bench::start();
+    let app = mirror(&bench);
+    let mut route = bench.route(&[&app]);
+    route.limits.body = Some(ace_types::Bytes(10));
+    bench.set_route(route);
+    let mut client = Client::connect(&bench).await;
+    let waiting = |length: &str| {
+        let mut request = request(Method::POST, "/");
+        request.headers_mut().insert("expect", "100-continue".parse().unwrap());
+        request.headers_mut().insert("content-length", length.parse().unwrap());
+        request
+    };
+    let (mut answer, mut stream) = client.send(waiting("5"), false).await;
+    assert_eq!(interim(&mut answer).await.unwrap().status(), 100);
+    stream.send_data(Bytes::from_static(b"hello"), true).unwrap();
+    let answer = timeout(PATIENCE, answer).await.unwrap().unwrap();
+    assert_eq!(text(answer).await, "POST / shop.localhost  HTTP/2.0 5");
+    let (mut answer, _stream) = client.send(waiting("11"), false).await;
+    assert!(interim(&mut answer).await.is_none());
+    assert_eq!(timeout(PATIENCE, answer).await.unwrap().unwrap().status(), 413);
 }

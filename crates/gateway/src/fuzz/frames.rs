@@ -1,22 +1,21 @@
 //! What a client sends over HTTP/2, after its preface.
 
-use std::convert::Infallible;
+use std::future::pending;
 use std::io::Cursor;
+use std::sync::Arc;
 use std::time::Duration;
 
-use bytes::Bytes;
-use http::Request;
-use http_body_util::{BodyExt, Empty};
-use hyper::Response;
-use hyper::body::Incoming;
-use hyper::service::service_fn;
-use hyper_util::rt::TokioIo;
+use http::Response;
+use http::request::Parts;
+use http_body_util::BodyExt;
 use tokio::time::timeout;
 
+use crate::body::Body;
+use crate::client_end::ClientEnd;
 use crate::framing::HEADERS_MAX;
 use crate::fuzz::apps::check_request;
 use crate::fuzz::{block_on, piece_size};
-use crate::http2::{Flood, PREFACE, adopt, builder};
+use crate::http2::{self, Flood, PREFACE, adopt};
 
 /// No frames keep a connection from its end, and what is a request among them becomes one for an app.
 /// Who floods is found however the frames come.
@@ -32,16 +31,17 @@ pub fn http2(bytes: &[u8]) {
 }
 
 async fn serve(bytes: &[u8]) {
-    let handle = service_fn(|request: Request<Incoming>| async move {
-        let (mut parts, body) = request.into_parts();
+    let handle = |mut parts: Parts, end: ClientEnd| async move {
         if adopt(&mut parts).is_ok() {
             assert!(parts.headers.len() <= HEADERS_MAX + 4); // Some are ours by now.
             check_request(parts);
         }
-        _ = body.collect().await;
-        Ok::<_, Infallible>(Response::new(Empty::<Bytes>::new()))
-    });
+        if let Some(body) = end.body {
+            _ = body.collect().await;
+        }
+        Response::new(Body::none())
+    };
     let received = Cursor::new([PREFACE, bytes].concat());
-    let stream = TokioIo::new(tokio::io::join(received, tokio::io::sink()));
-    _ = builder().serve_connection(stream, handle).await;
+    let stream = tokio::io::join(received, tokio::io::sink());
+    _ = http2::serve(stream, &Arc::default(), pending(), handle).await;
 }

@@ -1,19 +1,19 @@
 //! Makes of a request over HTTP/2 what it would be over HTTP/1, within the same bounds. Pure but for
 //! a WebSocket's key.
 //!
-//! hyper has refused what the protocol forbids: upper case in names, headers of a connection, pseudo
+//! h2 has refused what the protocol forbids: upper case in names, headers of a connection, pseudo
 //! headers out of place, a body of another length than announced.
 
 use ace_upstream::{HeadError, ReceiveError};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
+use h2::ext::Protocol;
 use http::header::{
     CONNECTION, CONTENT_LENGTH, EXPECT, HOST, SEC_WEBSOCKET_ACCEPT, SEC_WEBSOCKET_KEY, UPGRADE,
 };
 use http::request::Parts;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Response, StatusCode, Uri, Version};
-use hyper::ext::Protocol;
 use rustix::rand::{GetRandomFlags, getrandom};
 
 use crate::body::Content;

@@ -1,4 +1,4 @@
-//! A client's connection as hyper sees it while HTTP/2 is spoken: bytes with deadlines.
+//! A client's connection as h2 sees it while HTTP/2 is spoken: bytes with deadlines.
 //!
 //! As over HTTP/1, a client has so long for its first request, so long between two, and so long to
 //! take what it asked for. Many answers share the connection, and each is held back by itself, so
@@ -23,7 +23,7 @@ use crate::stopwatch::Stopwatch;
 /// A TCP connection over which a client speaks HTTP/2.
 pub struct Http2Stream {
     stream: TcpStream,
-    /// What was read to find that out, as far as hyper has not seen it.
+    /// What was read to find that out, as far as h2 has not seen it.
     early: BytesMut,
     state: Arc<ClientState>,
     deadlines: Deadlines,
@@ -133,13 +133,14 @@ impl AsyncRead for Http2Stream {
         let before = buffer.filled().len();
         match Pin::new(&mut this.stream).poll_read(cx, buffer) {
             Poll::Ready(Ok(())) if this.flood.receive(&buffer.filled()[before..]) => {
+                this.state.hear();
                 Poll::Ready(Ok(()))
             }
             Poll::Ready(Ok(())) => {
                 Poll::Ready(Err(io::Error::other("the client sends frames that ask for nothing")))
             }
             Poll::Ready(Err(error)) => Poll::Ready(Err(error)),
-            // To hyper, who is late has left.
+            // To h2, who is late has left.
             Poll::Pending => this.poll_late(cx).map(Ok),
         }
     }
