@@ -497,7 +497,7 @@ async fn hints_come_before_their_answer() {
 async fn hints_have_a_bound() {
     let bench = Bench::start();
     let hint = format!("HTTP/1.1 103 Early Hints\r\nLink: <{}>\r\n\r\n", "a".repeat(5_000));
-    let go = hinting(&bench, hint.repeat(50));
+    let go = hinting(&bench, hint.repeat(8));
     go.add_permits(1);
     let mut client = Client::connect(&bench).await;
     let (mut answer, _) = client.send(get("/"), true).await;
