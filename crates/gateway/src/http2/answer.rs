@@ -90,13 +90,15 @@ impl Answering {
     ) -> Result<Response<Body>, AnswerError> {
         let mut service = pin!(service);
         poll_fn(|cx| {
-            let polled = service.as_mut().poll(cx);
+            if let Poll::Ready(response) = service.as_mut().poll(cx) {
+                return Poll::Ready(Ok(response)); // Which overtakes a hint that has just come.
+            }
             // First, since nothing may be sent on a stream that has been reset.
             if let Poll::Ready(reason) = self.respond.poll_reset(cx)? {
                 return Poll::Ready(Err(AnswerError::Withdrawn(reason)));
             }
             self.send_interim()?;
-            polled.map(Ok)
+            Poll::Pending
         })
         .await
     }

@@ -52,8 +52,7 @@ where
             accepted = connection.accept() => match accepted.transpose()? {
                 Some((request, respond)) => {
                     let (answering, parts, end) = Answering::begin(request, respond);
-                    // In a box, lest it be copied with the task.
-                    tokio::spawn(answering.run(Box::pin(handle(parts, end))));
+                    tokio::spawn(answering.run(handle(parts, end)));
                 }
                 None => return Ok(()),
             },

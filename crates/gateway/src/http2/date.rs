@@ -2,7 +2,7 @@
 
 use std::cell::RefCell;
 
-use http::header::DATE;
+use http::header::{DATE, Entry};
 use http::{HeaderMap, HeaderValue};
 use jiff::Timestamp;
 
@@ -22,11 +22,10 @@ thread_local! {
 
 /// Puts the present time on an answer, unless there is one already. Over HTTP/1 it's hyper that does.
 pub fn stamp(headers: &mut HeaderMap) {
-    if headers.contains_key(DATE) {
-        return;
-    }
-    if let Some(date) = date_at(Timestamp::now()) {
-        headers.insert(DATE, date);
+    if let Entry::Vacant(place) = headers.entry(DATE)
+        && let Some(date) = date_at(Timestamp::now())
+    {
+        place.insert(date);
     }
 }
 
