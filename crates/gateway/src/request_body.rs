@@ -21,6 +21,7 @@ use tokio::time::{Instant, timeout};
 
 use crate::bandwidth::{Allowance, AppBandwidth, SMALL_BYTES, Way};
 use crate::client_body::ClientBody;
+use crate::client_end::ClientError;
 use crate::failure::Failure;
 use crate::spool::{AppSpool, Room};
 

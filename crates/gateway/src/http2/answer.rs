@@ -147,13 +147,12 @@ impl Answering {
 async fn send_body(body: Body, mut to: SendStream<Bytes>) -> Result<(), AnswerError> {
     let mut body = pin!(body);
     loop {
-        let frame = poll_fn(|cx| poll_frame(body.as_mut(), &mut to, cx)).await?;
-        let frame = match frame.transpose() {
+        let frame = match poll_fn(|cx| poll_frame(body.as_mut(), &mut to, cx)).await {
             Ok(Some(frame)) => frame,
             Ok(None) => return Ok(to.send_data(Bytes::new(), true)?),
             Err(error) => {
                 to.send_reset(Reason::INTERNAL_ERROR);
-                return Err(AnswerError::Body(error));
+                return Err(error);
             }
         };
         match frame.into_data() {
@@ -180,10 +179,12 @@ fn poll_frame(
     body: Pin<&mut Body>,
     to: &mut SendStream<Bytes>,
     cx: &mut Context<'_>,
-) -> Poll<Result<Option<Result<Frame<Bytes>, BodyError>>, AnswerError>> {
+) -> Poll<Result<Option<Frame<Bytes>>, AnswerError>> {
     match to.poll_reset(cx)? {
         Poll::Ready(reason) => Poll::Ready(Err(AnswerError::Withdrawn(reason))),
-        Poll::Pending => body.poll_frame(cx).map(Ok),
+        Poll::Pending => {
+            body.poll_frame(cx).map(|frame| frame.transpose().map_err(AnswerError::Body))
+        }
     }
 }
 
