@@ -101,8 +101,11 @@ impl Balance {
         }
     }
 
+    /// Where all that want any use much, none gives way: nobody would be served by it but processes of the host.
     fn gives_way(&self, name: &str) -> bool {
+        let goes_first = |it: &Account| it.excess <= 0.0 && it.cores > NEXT_TO_NOTHING;
         self.accounts.get(name).is_some_and(|account| account.excess > 0.0)
+            && self.accounts.values().any(goes_first)
     }
 }
 
@@ -124,9 +127,6 @@ pub fn weigh_all(engine: &Folder, processors: u32) -> Result<(), CgroupError> {
 
 /// How many processors are much, where containers use `cores` of so many `processors`.
 fn much(cores: &[f64], processors: f64) -> f64 {
-    if cores.iter().filter(|cores| **cores > NEXT_TO_NOTHING).count() < 2 {
-        return f64::MAX; // Whoever has the engine's containers to itself gives way to nobody.
-    }
     let greediest = cores.iter().copied().fold(0.0, f64::max);
     let much = LITTLE_CORES.max(GREEDIEST_PART * greediest);
     much.min(FAIR_PART * fair_share(cores, processors))
@@ -277,12 +277,14 @@ mod tests {
     }
 
     #[test]
-    fn who_is_alone_gives_way_to_nobody_until_another_comes() {
-        let mut machine = Machine::new(2.0, 2);
-        (0..9).for_each(|_| drop(machine.tick(&[1.0, 0.001])));
-        assert_eq!(machine.gives_way(), [false, false]);
-        (0..2).for_each(|_| drop(machine.tick(&[1.0, 0.1])));
-        assert_eq!(machine.gives_way(), [true, false]);
+    fn where_all_use_much_none_gives_way_until_one_comes_that_uses_little() {
+        let mut machine = Machine::new(2.0, 3);
+        (0..9).for_each(|_| drop(machine.tick(&[1.0, 1.0, 0.001])));
+        assert_eq!(machine.gives_way(), [false, false, false]);
+        machine.tick(&[1.0, 1.0, 0.1]);
+        assert_eq!(machine.gives_way(), [true, true, false]);
+        (0..9).for_each(|_| drop(machine.tick(&[1.0, 0.0, 0.0])));
+        assert_eq!(machine.gives_way(), [false, false, false], "who is alone");
     }
 
     #[test]
@@ -296,13 +298,9 @@ mod tests {
     #[test]
     fn a_container_that_processes_of_the_host_leave_nothing_goes_first() {
         let mut machine = Machine::new(2.0, 2);
-        machine.tick(&[1.0, 1.0]);
-        assert_eq!(machine.gives_way(), [true, true]);
-        machine.processors = 0.5; // As if; the fair share is thought to be higher.
-        (0..4).for_each(|_| drop(machine.tick(&[1.0, 1.0])));
-        machine.processors = 2.0;
-        machine.tick(&[0.1, 0.1]);
-        machine.tick(&[0.1, 0.1]);
+        (0..3).for_each(|_| drop(machine.tick(&[1.0, 0.2])));
+        assert_eq!(machine.gives_way(), [true, false]);
+        (0..2).for_each(|_| drop(machine.tick(&[0.1, 0.2])));
         assert_eq!(machine.gives_way(), [false, false]);
     }
 
