@@ -1,7 +1,7 @@
 //! Takes HTTP, serves static files, forwards everything else to instances.
 //!
 //! The life of a request reads in this order: `server` accepts the connection, `client` keeps its
-//! deadlines, `framing` refuses what is ambiguous (`http2` does both for that version), hyper parses, `origin` says who asks, `service` finds the route (`target`,
+//! deadlines, `framing` refuses what is ambiguous (`http2` does both for that version), hyper or h2 parses, `origin` says who asks, `service` finds the route (`target`,
 //! `routes`) and follows its rules (`rewrite`), and then either `statics` answers from a release's files or `forward` takes the request
 //! to an instance; a WebSocket goes on in `tunnel`. `failure` is what the client sees otherwise.
 //!

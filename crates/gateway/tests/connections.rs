@@ -190,12 +190,15 @@ async fn one_app_has_no_more_than_half_of_the_gateway() {
 async fn clients_without_a_request_keep_nobody_out() {
     let bench = Bench::with(GatewayConfig {
         connections_max: 32,
+        threads: 1, // With two, connections made before ours may be accepted long after it, and push it out.
         head_timeout: Duration::from_secs(60),
         idle_timeout: Duration::from_secs(60),
         ..config()
     });
     let app = bench.app("x", |request| request.ok("hello"));
-    bench.set_route(bench.route(&[&app]));
+    let mut route = bench.route(&[&app]);
+    route.limits.timeout = Duration::from_secs(60);
+    bench.set_route(route);
     let mut slow = Vec::new();
     for number in 0..300 {
         let mut client = bench.client().await;
@@ -255,11 +258,16 @@ async fn a_slow_reader_does_not_hold_the_app() {
 
 #[tokio::test]
 async fn without_room_the_app_waits_for_the_client() {
-    let bench = Bench::with(GatewayConfig { spool_bytes_max: 1 << 20, ..config() });
+    // A busy machine may take its time.
+    let patience = Duration::from_secs(60);
+    let config = GatewayConfig { spool_bytes_max: 1 << 20, body_timeout: patience, ..config() };
+    let bench = Bench::with(config);
     let app = bench.app("x", |request| async move {
         request.say([b"HTTP/1.1 200 OK\r\n\r\n".as_slice(), &vec![7; 20_000_000]].concat()).await;
     });
-    bench.set_route(bench.route(&[&app]));
+    let mut route = bench.route(&[&app]);
+    route.limits.timeout = patience;
+    bench.set_route(route);
     assert_eq!(bench.get("/").await.body.len(), 20_000_000);
 }
 
