@@ -33,6 +33,8 @@ const IDLE: &str = "cpu.idle";
 
 /// Who uses less of a processor than this wants none: nobody gives way to it.
 const NEXT_TO_NOTHING: f64 = 0.01;
+/// For so many seconds it's still given way to whoever has rested: its next request should find the processors free.
+const LATELY: f64 = 20.0;
 /// Processors that a container may use without giving way, in use all the time.
 const LITTLE_CORES: f64 = 0.5;
 /// The same, in parts of what the greediest uses.
@@ -57,6 +59,8 @@ struct Account {
     used_usec: u64,
     /// Processors in use between the last two looks.
     cores: f64,
+    /// Seconds since it wanted any.
+    rested: f64,
     /// Seconds of a processor that it has used too much; below zero, what it may still use.
     excess: f64,
 }
@@ -92,6 +96,8 @@ impl Balance {
             let newly = used_usec.saturating_sub(account.used_usec) as f64 / 1e6;
             account.cores = period.map_or(0.0, |period| newly / period);
             account.used_usec = *used_usec;
+            let rested = account.rested + period.unwrap_or(0.0);
+            account.rested = if account.cores > NEXT_TO_NOTHING { 0.0 } else { rested };
         }
         let cores: Vec<f64> = self.accounts.values().map(|account| account.cores).collect();
         let much = much(&cores, processors);
@@ -101,9 +107,9 @@ impl Balance {
         }
     }
 
-    /// Where all that want any use much, none gives way: nobody would be served by it but processes of the host.
+    /// Where all that lately wanted any use much, none gives way: nobody would be served by it but processes of the host.
     fn gives_way(&self, name: &str) -> bool {
-        let goes_first = |it: &Account| it.excess <= 0.0 && it.cores > NEXT_TO_NOTHING;
+        let goes_first = |it: &Account| it.excess <= 0.0 && it.rested < LATELY;
         self.accounts.get(name).is_some_and(|account| account.excess > 0.0)
             && self.accounts.values().any(goes_first)
     }
@@ -279,11 +285,13 @@ mod tests {
     #[test]
     fn where_all_use_much_none_gives_way_until_one_comes_that_uses_little() {
         let mut machine = Machine::new(2.0, 3);
-        (0..9).for_each(|_| drop(machine.tick(&[1.0, 1.0, 0.001])));
+        (0..90).for_each(|_| drop(machine.tick(&[1.0, 1.0, 0.001])));
         assert_eq!(machine.gives_way(), [false, false, false]);
         machine.tick(&[1.0, 1.0, 0.1]);
         assert_eq!(machine.gives_way(), [true, true, false]);
-        (0..9).for_each(|_| drop(machine.tick(&[1.0, 0.0, 0.0])));
+        (0..9).for_each(|_| drop(machine.tick(&[1.0, 1.0, 0.0])));
+        assert_eq!(machine.gives_way(), [true, true, false], "it may come again");
+        (0..90).for_each(|_| drop(machine.tick(&[1.0, 0.0, 0.0])));
         assert_eq!(machine.gives_way(), [false, false, false], "who is alone");
     }
 
