@@ -40,6 +40,17 @@ const DISTRIBUTIONS: [(&str, &str); 27] = [
     ("zmq", "pyzmq"),
 ];
 
+/// What many distributions share the beginning of their modules' names with; whether they are named as
+/// their modules are.
+const FAMILIES: [(&str, bool); 6] = [
+    ("azure", false),
+    ("backports", true),
+    ("google", false),
+    ("jaraco", true),
+    ("ruamel", true),
+    ("zope", true),
+];
+
 /// Modules that the standard library once had: when they went, and what there is instead.
 const GONE: [(&str, &str, &str); 18] = [
     ("ConfigParser", "3.0", "it's configparser now, or say \"python: 2.7\" in app.yaml"),
@@ -152,6 +163,9 @@ fn missing(module: &str) -> Option<String> {
     if let Some((_, since, instead)) = GONE.iter().find(|(gone, _, _)| *gone == top) {
         return Some(format!("the standard library has no {top} since Python {since}: {instead}"));
     }
+    if let Some(line) = of_family(module) {
+        return Some(line);
+    }
     if top != module {
         // Python names the first part that it does not find: the package itself is there.
         return Some(format!(
@@ -163,6 +177,24 @@ fn missing(module: &str) -> Option<String> {
     let is_name = top.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
     let distribution = named.map_or(top, |(_, distribution)| *distribution);
     is_name.then(|| format!("add this line to requirements.txt: {distribution}"))
+}
+
+/// The same for a module of one of [`FAMILIES`]; `None` where it is of none.
+fn of_family(module: &str) -> Option<String> {
+    let mut parts = module.split('.');
+    let family = parts.next()?;
+    let (_, is_named_so) = FAMILIES.iter().find(|(name, _)| *name == family)?;
+    let member = parts.next().filter(|_| *is_named_so);
+    let is_name =
+        |name: &&str| name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+    let line = match member.filter(is_name) {
+        Some(member) => format!("add this line to requirements.txt: {family}.{member}"),
+        None => format!(
+            "many packages have modules below {family}: add the one with the module that is imported to \
+             requirements.txt"
+        ),
+    };
+    Some(line)
 }
 
 #[cfg(test)]
@@ -184,6 +216,9 @@ mod tests {
             missing("flask.ext").ends_with("may be of another version, or a file of the app's own")
         );
         assert!(missing("xml\n; rm").ends_with("is missing"));
+        assert!(missing("zope.interface.x").ends_with("requirements.txt: zope.interface"));
+        assert!(missing("backports").contains("many packages have modules below backports: add"));
+        assert!(missing("google.cloud").contains("many packages have modules below google: add"));
     }
 
     #[test]
@@ -247,6 +282,7 @@ mod tests {
     #[test]
     fn the_tables_are_in_order_and_name_nothing_twice() {
         assert!(DISTRIBUTIONS.is_sorted_by(|a, b| a.0 < b.0));
+        assert!(FAMILIES.is_sorted_by(|a, b| a.0 < b.0));
         assert!(GONE.is_sorted_by(|a, b| a.0 < b.0));
     }
 }

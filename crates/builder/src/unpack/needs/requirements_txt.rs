@@ -26,6 +26,8 @@ const CONSTRAINTS: [&str; 2] = ["--constraint", "-c"];
 const EDITABLE: [&str; 2] = ["--editable", "-e"];
 /// What names a host that need not prove who it is. It has no short form.
 const TRUSTS: [&str; 2] = [TRUSTED_HOST; 2];
+/// What says of which packages only the sources, or only wheels, are to be had. They have no short form.
+const FORMATS: [[&str; 2]; 2] = [["--no-binary"; 2], ["--only-binary"; 2]];
 /// What names a folder or a page of packages.
 const FIND_LINKS: [&str; 2] = ["--find-links", "-f"];
 
@@ -113,6 +115,12 @@ impl<'a> Lines<'a> {
                     normal(Path::new(place))
                 };
                 self.all.push(format!("--find-links {}", Path::new(CODE).join(place).display()));
+            } else if let Some((option, names)) = formats(&line).filter(|(_, it)| it.contains(','))
+            {
+                // uv has one name an option.
+                self.is_foreign = true;
+                let names = names.split(',').map(str::trim).filter(|name| !name.is_empty());
+                self.all.extend(names.map(|name| format!("{option} {name}")));
             } else if let Some(repository) = argument(&line, EDITABLE).filter(is_repository) {
                 // uv has only folders of the source editable. Installed, it's the same.
                 self.is_foreign = true;
@@ -189,6 +197,11 @@ fn argument<'a>(line: &'a str, [long, short]: [&str; 2]) -> Option<&'a str> {
         None => line.strip_prefix(short)?,
     };
     Some(rest.trim()).filter(|rest| !rest.is_empty())
+}
+
+/// The option and the names of a line that says what packages are to be had as.
+fn formats(line: &str) -> Option<(&'static str, &str)> {
+    FORMATS.iter().find_map(|option| Some((option[0], argument(line, *option)?)))
 }
 
 fn is_editable(line: &str) -> bool {
@@ -270,6 +283,9 @@ mod tests {
         let editable = b"-e git+https://host/own.git@v1#egg=own\n--editable=./near\n-e .";
         let expected = "git+https://host/own.git@v1#egg=own\n--editable=./near\n-e .";
         assert_eq!(rewritten(&[(NAME, editable)]), expected);
+        let formats = b"--no-binary=a, b\n--only-binary :all:\n--only-binary c,d\nsix";
+        let expected = "--no-binary a\n--no-binary b\n--only-binary :all:\n--only-binary c\n--only-binary d\nsix";
+        assert_eq!(rewritten(&[(NAME, formats)]), expected);
         let variables = b"six==${SIX} # ${SIX}\na==${NONE}\nb==${lower}\n./${PLACE}/${SIX\n";
         let expected = "six==1.16.0\na==${NONE}\nb==${lower}\n./near/${SIX";
         assert_eq!(rewritten(&[(NAME, variables)]), expected);
