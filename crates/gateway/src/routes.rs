@@ -96,6 +96,8 @@ struct AppLoad {
     meter: AppMeter,
     /// Requests that came and are not answered to the last byte.
     requests: AtomicU32,
+    /// Those of them whose bodies are being received.
+    receiving: AtomicU32,
     /// Those of them that the app is at work on; see [`WorkPermit`].
     working: AtomicU32,
     /// Those that wait for an instance.
@@ -111,6 +113,7 @@ impl AppLoad {
         Self {
             meter: AppMeter::new(now),
             requests: AtomicU32::new(0),
+            receiving: AtomicU32::new(0),
             working: AtomicU32::new(0),
             held: Arc::default(),
             spooled: Arc::default(),
@@ -148,6 +151,13 @@ impl AppLoad {
 /// One of the requests that an app may have under way; given back when dropped.
 #[derive(Debug)]
 pub struct AppPermit {
+    load: Arc<AppLoad>,
+}
+
+/// One of the requests of an app whose bodies are being received; given back when dropped. There are fewer of them than of all
+/// requests, so that clients who send slowly leave places to those who have nothing to send.
+#[derive(Debug)]
+pub struct BodyPermit {
     load: Arc<AppLoad>,
 }
 
@@ -346,9 +356,9 @@ impl AppRoute {
         &self.load.spooled
     }
 
-    /// Whether more than half of the `max` requests are under way that it may have.
+    /// Whether more than a quarter of the `max` requests are under way that it may have.
     pub fn is_crowded(&self, max: u32) -> bool {
-        self.load.requests.load(Ordering::Relaxed) > max / 2
+        self.load.requests.load(Ordering::Relaxed) > max / 4
     }
 
     /// What may pass for the app.
@@ -367,6 +377,15 @@ impl AppPermit {
     pub fn take(route: &Arc<AppRoute>, max: u32) -> Option<Self> {
         let permit = Self { load: Arc::clone(&route.load) };
         let before = route.load.requests.fetch_add(1, Ordering::AcqRel);
+        (before < max).then_some(permit)
+    }
+}
+
+impl BodyPermit {
+    /// Counts a request in, unless the app has `max` of them.
+    pub fn take(route: &Arc<AppRoute>, max: u32) -> Option<Self> {
+        let permit = Self { load: Arc::clone(&route.load) };
+        let before = route.load.receiving.fetch_add(1, Ordering::AcqRel);
         (before < max).then_some(permit)
     }
 }
@@ -431,6 +450,12 @@ impl Visit {
 impl Drop for AppPermit {
     fn drop(&mut self) {
         self.load.requests.fetch_sub(1, Ordering::AcqRel);
+    }
+}
+
+impl Drop for BodyPermit {
+    fn drop(&mut self) {
+        self.load.receiving.fetch_sub(1, Ordering::AcqRel);
     }
 }
 

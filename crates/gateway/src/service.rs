@@ -24,7 +24,7 @@ use crate::forward::{Answer, AppTunnel, Forwarded, HoldBounds, Outgoing, await_r
 use crate::origin::{Origin, TrustedProxies};
 use crate::request_body::{BodyBounds, BodyPace, RequestBody};
 use crate::rewrite::{Facts, Outcome, Place};
-use crate::routes::{AppPermit, AppRoute, Routes, WorkPermit};
+use crate::routes::{AppPermit, AppRoute, BodyPermit, Routes, WorkPermit};
 use crate::server::Lease;
 use crate::spool::Spool;
 use crate::statics::Asked;
@@ -179,6 +179,9 @@ impl Service {
         let bounds = BodyBounds { bytes_max, pace };
         let body = match body {
             Some(body) if !body.is_end_stream() => {
+                let connections = (self.app_requests_max / 2).max(1);
+                let _permit =
+                    BodyPermit::take(route, connections).ok_or(Failure::Busy { connections })?;
                 Box::pin(RequestBody::accept(body, bounds, &spool, route.bandwidth())).await?
             }
             _ => None,

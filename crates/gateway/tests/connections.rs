@@ -185,6 +185,30 @@ async fn one_app_has_no_more_than_half_of_the_gateway() {
     assert_eq!(bench.get("/").await.status, 503);
 }
 
+#[tokio::test]
+async fn bodies_that_come_slowly_leave_places_to_others() {
+    let long = Duration::from_secs(60);
+    let few = GatewayConfig { connections_max: 16, body_timeout: long, ..config() };
+    let bench = Bench::with(GatewayConfig { body_grace: long * 4, ..few });
+    let app = bench.app("x", |request| async move { request.ok("hello").await });
+    bench.set_route(bench.route(&[&app]));
+    let head = "POST / HTTP/1.1\r\nHost: shop.localhost\r\nContent-Length: 9\r\n\r\n";
+    let mut slow = Vec::new();
+    for _ in 0..4 {
+        let mut client = bench.client().await;
+        client.send(head).await;
+        slow.push(client);
+    }
+    let under_way =
+        || bench.gateway.traffic().apps.values().map(|shop| shop.under_way).sum::<u64>();
+    eventually(|| under_way() == 4).await;
+    assert_eq!(bench.ask(&format!("{head}too much!")).await.status, 503);
+    assert_eq!(bench.get("/").await.text(), "hello");
+    slow[0].send("and last!").await;
+    assert_eq!(slow[0].receive(false).await.text(), "hello");
+    assert_eq!(bench.ask(&format!("{head}room now!")).await.text(), "hello");
+}
+
 /// Far more connections than there are places, none of which asks for anything whole.
 #[tokio::test]
 async fn clients_without_a_request_keep_nobody_out() {
