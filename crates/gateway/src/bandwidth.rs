@@ -75,8 +75,9 @@ pub const SMALL_BYTES: u64 = 64 * 1024;
 
 /// The bounds of a part: small ones cost calls, large ones hold others up, on the same thread and of the same app.
 const PART_BYTES: (u64, u64) = (16 * 1024, 256 * 1024);
-/// What all transfers of an app may move between two looks at what else there is to do, as far as their parts allow.
-const ROUND_BYTES: u64 = 512 * 1024;
+/// What all transfers of an app that borrows may move between two looks at what else there is to do, as far as their
+/// parts allow: a few milliseconds of the thread's time.
+const ROUND_BYTES: u64 = 8 * 1024 * 1024;
 /// How long a part takes at the app's rate, as far as its bounds allow.
 const PART_TIME: Duration = Duration::from_millis(5);
 

@@ -14,7 +14,7 @@ const LENGTH: usize = 96 * 1024;
 /// The deadlines of this gateway are shorter than the waits.
 #[tokio::test]
 async fn large_bodies_wait_for_their_turn_and_for_no_deadline() {
-    let bench = Bench::start();
+    let bench = Bench::impatient();
     let app = bench.app("x", |mut request| async move {
         match request.get("REQUEST_METHOD") {
             "POST" => {

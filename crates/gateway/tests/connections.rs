@@ -49,7 +49,7 @@ async fn an_absolute_target_that_agrees_is_fine() {
 
 #[tokio::test]
 async fn slow_heads_and_idle_connections_are_closed() {
-    let bench = Bench::start();
+    let bench = Bench::impatient();
     let app = bench.app("x", |request| request.ok("hello"));
     bench.set_route(bench.route(&[&app]));
     let begin = Instant::now();
@@ -79,7 +79,7 @@ async fn slow_heads_and_idle_connections_are_closed() {
 
 #[tokio::test]
 async fn a_request_that_takes_long_is_not_idle() {
-    let bench = Bench::start();
+    let bench = Bench::impatient();
     let app = bench.app("x", |request| async move {
         sleep(Duration::from_millis(1200)).await;
         request.ok("late").await;
@@ -92,7 +92,7 @@ async fn a_request_that_takes_long_is_not_idle() {
 
 #[tokio::test]
 async fn a_body_that_stops_coming_is_not_waited_for() {
-    let bench = Bench::start();
+    let bench = Bench::impatient();
     let app = bench.app("x", |mut request| async move {
         request.body().await;
         request.ok("").await;
@@ -106,7 +106,7 @@ async fn a_body_that_stops_coming_is_not_waited_for() {
 
 #[tokio::test]
 async fn a_client_that_does_not_read_is_left() {
-    let bench = Bench::start();
+    let bench = Bench::impatient();
     let app = bench.app("x", |mut request| async move {
         request.stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
         while request.stream.write_all(&[0; 65536]).await.is_ok() {}
@@ -297,7 +297,7 @@ async fn without_room_the_app_waits_for_the_client() {
 
 #[tokio::test]
 async fn stopping_lets_requests_end_and_then_nothing_listens() {
-    let bench = Bench::start();
+    let bench = Bench::impatient();
     let app = bench.app("x", |request| async move {
         sleep(Duration::from_millis(200)).await;
         request.ok("whole").await;

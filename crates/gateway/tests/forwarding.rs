@@ -369,7 +369,7 @@ async fn a_request_that_no_app_has_seen_is_sent_once_more() {
 
 #[tokio::test]
 async fn silence_is_a_timeout_before_the_answer_and_an_end_within_it() {
-    let bench = Bench::start();
+    let bench = Bench::impatient();
     let app = bench.app("x", |mut request| async move {
         if request.get("PATH_INFO") == "/half" {
             request.stream.write_all(b"HTTP/1.1 200 OK\r\n\r\nhalf").await.unwrap();
@@ -387,7 +387,7 @@ async fn silence_is_a_timeout_before_the_answer_and_an_end_within_it() {
 
 #[tokio::test]
 async fn an_answer_may_take_longer_than_the_timeout_if_it_goes_on() {
-    let bench = Bench::start();
+    let bench = Bench::impatient();
     let app = bench.app("x", |mut request| async move {
         request.stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await.unwrap();
         for _ in 0..8 {

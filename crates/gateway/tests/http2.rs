@@ -246,7 +246,7 @@ async fn who_reads_one_answer_slowly_gets_the_others() {
 
 #[tokio::test]
 async fn who_takes_nothing_has_to_go() {
-    let bench = Bench::start();
+    let bench = Bench::impatient();
     let app = bench.app("big", |request| async move { request.ok(&"x".repeat(100_000)).await });
     bench.set_route(bench.route(&[&app]));
     let mut builder = h2::client::Builder::new();
@@ -258,7 +258,7 @@ async fn who_takes_nothing_has_to_go() {
 
 #[tokio::test]
 async fn who_asks_for_nothing_has_to_go() {
-    let bench = Bench::start();
+    let bench = Bench::impatient();
     bench.set_route(bench.route(&[]));
     Client::connect(&bench).await.ended().await;
     let mut client = Client::connect(&bench).await;

@@ -6,7 +6,7 @@
 mod common;
 
 use ace_gateway::GatewayConfig;
-use common::{AppRequest, Bench, FakeApp, config};
+use common::{AppRequest, Bench, FakeApp, impatient};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 
 const SEEN: [&str; 9] = [
@@ -29,7 +29,7 @@ async fn tell(request: AppRequest) {
 
 fn bench(trusted: &str, proxy_protocol: bool) -> (Bench, FakeApp) {
     let trusted_proxies = vec![trusted.parse().unwrap()];
-    let bench = Bench::with(GatewayConfig { trusted_proxies, proxy_protocol, ..config() });
+    let bench = Bench::with(GatewayConfig { trusted_proxies, proxy_protocol, ..impatient() });
     let app = bench.app("x", tell);
     bench.set_route(bench.route(&[&app]));
     (bench, app)

@@ -20,10 +20,12 @@ use tokio::time::timeout;
 /// No test waits longer for anything.
 const PATIENCE: Duration = Duration::from_secs(20);
 
-/// A gateway on a free port, with short deadlines, and a folder of its own.
+/// A gateway on a free port, and a folder of its own.
 pub struct Bench {
     pub gateway: Arc<GatewayServer>,
     pub folder: tempfile::TempDir,
+    /// How long the apps of its routes may be silent.
+    app_timeout: Duration,
 }
 
 /// A request as an app sees it: its variables, and the stream its body comes on.
@@ -56,14 +58,26 @@ pub struct Client {
     buffer: Vec<u8>,
 }
 
+/// No deadline that a busy machine could miss.
 pub fn config() -> GatewayConfig {
     GatewayConfig {
         threads: 2,
+        head_timeout: PATIENCE,
+        idle_timeout: PATIENCE,
+        body_timeout: PATIENCE,
+        hold_timeout: PATIENCE,
+        ..GatewayConfig::new("127.0.0.1:0".parse().unwrap())
+    }
+}
+
+/// For what a client or an app does too late.
+pub fn impatient() -> GatewayConfig {
+    GatewayConfig {
         head_timeout: Duration::from_millis(500),
         idle_timeout: Duration::from_millis(1500),
         body_timeout: Duration::from_millis(500),
-        hold_timeout: Duration::from_secs(2),
-        ..GatewayConfig::new("127.0.0.1:0".parse().unwrap())
+        hold_timeout: Duration::from_millis(500),
+        ..config()
     }
 }
 
@@ -74,7 +88,12 @@ impl Bench {
 
     pub fn with(config: GatewayConfig) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        Self { gateway: GatewayServer::start(config).unwrap(), folder }
+        Self { gateway: GatewayServer::start(config).unwrap(), folder, app_timeout: PATIENCE }
+    }
+
+    /// One with short deadlines, for clients and apps.
+    pub fn impatient() -> Self {
+        Self { app_timeout: Duration::from_millis(500), ..Self::with(impatient()) }
     }
 
     /// Starts an app that lets `answer` answer every request.
@@ -99,7 +118,7 @@ impl Bench {
             tries: Vec::new(),
             errors: Vec::new(),
             backend: Backend::Instances(apps.iter().map(|app| app.socket.clone()).collect()),
-            limits: Limits { timeout: Duration::from_millis(500), ..Limits::for_app() },
+            limits: Limits { timeout: self.app_timeout, ..Limits::for_app() },
         }
     }
 
