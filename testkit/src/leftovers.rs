@@ -46,18 +46,29 @@ pub fn kill_all(id: &str) -> Result<()> {
     })
 }
 
-/// The engine's own control groups, one in each tree.
+/// The engine's control groups: its own in each tree, and those of its instances that stand beside that, `ace-ID.INSTANCE`.
 pub fn groups(id: &str) -> Vec<String> {
     cgroups(Path::new("/sys/fs/cgroup"), &format!("ace-{id}"), CGROUP_DEPTH)
 }
 
 /// The instances of the engine `id` that have processes or groups.
 pub fn instances(id: &str) -> BTreeSet<String> {
-    let groups = groups(id);
-    let below = groups.iter().flat_map(|group| folders_in(Path::new(group)));
-    let mut names: BTreeSet<String> = below.filter_map(|path| file_name(&path)).collect();
+    let groups = groups(id).into_iter().map(PathBuf::from);
+    let mut names = BTreeSet::new();
+    for group in groups {
+        match instance_beside(&group, id) {
+            Some(instance) => names.extend([instance]),
+            None => names.extend(folders_in(&group).iter().filter_map(|path| file_name(path))),
+        }
+    }
     names.remove("keeper"); // It holds the engine's own group on machines with systemd.
     names
+}
+
+/// The instance whose group stands beside the engine's own, if `group` is one.
+fn instance_beside(group: &Path, id: &str) -> Option<String> {
+    let name = file_name(group)?.strip_prefix(&format!("ace-{id}."))?.to_owned();
+    (name != "scope" && name != "slice").then_some(name)
 }
 
 /// The instances of the engine `id` that have an interface on the host.

@@ -128,7 +128,7 @@ fn leave_a_group(engine: &Engine, id: &str) -> Result<()> {
     let groups = leftovers::groups(&engine.id()?);
     let below = groups.iter().map(|group| Path::new(group).join(id));
     let group = below.into_iter().find(|group| group.is_dir()).context("no group")?;
-    let root = Path::new(&groups[0]).parent().context("no root")?;
+    let root = group.ancestors().nth(2).context("no root")?;
     for part in ["app", "init"] {
         for pid in fs::read_to_string(group.join(part).join("cgroup.procs"))?.lines() {
             fs::write(root.join("cgroup.procs"), pid)?;
