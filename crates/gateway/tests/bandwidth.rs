@@ -1,5 +1,6 @@
 //! What passes for an app is held to its bandwidth, and comes whole.
 
+#![forbid(unsafe_code)]
 #![allow(clippy::unwrap_used)]
 
 mod common;
