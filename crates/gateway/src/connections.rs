@@ -5,13 +5,14 @@
 //! nobody out. A connection whose request is being answered stays.
 
 use std::collections::{BTreeMap, HashMap};
-use std::net::{IpAddr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::client::ClientState;
+use crate::places::network;
 
 /// All connections of clients.
 #[derive(Debug)]
@@ -53,8 +54,7 @@ impl Connections {
         exempt: bool,
         state: &Arc<ClientState>,
     ) -> Option<Place> {
-        let address = address.to_canonical();
-        let counted = (!exempt && !address.is_loopback()).then(|| network(address));
+        let counted = (!exempt && !address.to_canonical().is_loopback()).then(|| network(address));
         if counted.is_some_and(|address| self.known().count(address) >= self.per_address_max) {
             return None;
         }
@@ -115,16 +115,6 @@ impl Drop for Place {
             if *count == 0 {
                 known.by_address.remove(&address);
             }
-        }
-    }
-}
-
-/// What counts as one address: of version 6, the 64 bits that one customer gets at least.
-fn network(address: IpAddr) -> IpAddr {
-    match address {
-        IpAddr::V4(_) => address,
-        IpAddr::V6(address) => {
-            IpAddr::V6(Ipv6Addr::from_bits(address.to_bits() & !u128::from(u64::MAX)))
         }
     }
 }

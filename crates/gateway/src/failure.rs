@@ -11,6 +11,7 @@ use http::header::{
 use http::{HeaderMap, HeaderValue, Response, StatusCode};
 
 use crate::client_end::ClientError;
+use crate::places::NoPlace;
 
 /// Why a request failed. The text is for our log, and names nothing that a client may not know;
 /// [`Failure::explanation`] is for the client.
@@ -62,6 +63,8 @@ pub enum Failure {
     Send(#[source] io::Error),
     #[error("{connections} requests to the app are under way, as many as it may have")]
     Busy { connections: u32 },
+    #[error("few of the app's {connections} places are left, and the client's address has many")]
+    Crowding { connections: u32 },
     #[error("{held} requests wait already, as many as may")]
     Held { held: u32 },
     #[error("no routes were known within {waited:?}")]
@@ -78,6 +81,14 @@ pub enum Failure {
 const RETRY_AFTER_SECONDS: &str = "5";
 
 impl Failure {
+    /// Says of a place among `connections` why there was none.
+    pub fn no_place(connections: u32) -> impl Fn(NoPlace) -> Self {
+        move |why| match why {
+            NoPlace::Full => Self::Busy { connections },
+            NoPlace::ForOthers => Self::Crowding { connections },
+        }
+    }
+
     pub fn status(&self) -> StatusCode {
         match self {
             Self::BadRequest(_) | Self::Body(_) => StatusCode::BAD_REQUEST,
@@ -97,6 +108,7 @@ impl Failure {
             | Self::Spool(_)
             | Self::Random(_) => StatusCode::INTERNAL_SERVER_ERROR,
             Self::Answer(_) | Self::Send(_) => StatusCode::BAD_GATEWAY,
+            Self::Crowding { .. } => StatusCode::TOO_MANY_REQUESTS,
             Self::SpoolFull
             | Self::Busy { .. }
             | Self::Held { .. }
@@ -141,6 +153,9 @@ impl Failure {
             Self::SpoolFull | Self::Busy { .. } | Self::Held { .. } => {
                 "The app has too many requests at the moment.".to_owned()
             }
+            Self::Crowding { .. } => {
+                "Too many requests from your address are under way at the moment.".to_owned()
+            }
             Self::NoRoutes { .. } => "The server has not finished starting.".to_owned(),
             Self::NoInstance { .. } => "The app is not running at the moment.".to_owned(),
             Self::Stopped => "The app has been stopped.".to_owned(),
@@ -173,7 +188,10 @@ impl Failure {
                 }
             }
             // Nobody can tell when a stopped app will run again.
-            _ if status == StatusCode::SERVICE_UNAVAILABLE && !matches!(self, Self::Stopped) => {
+            Self::Stopped => {}
+            _ if status == StatusCode::SERVICE_UNAVAILABLE
+                || status == StatusCode::TOO_MANY_REQUESTS =>
+            {
                 headers.insert(RETRY_AFTER, HeaderValue::from_static(RETRY_AFTER_SECONDS));
             }
             _ => {}
@@ -285,6 +303,9 @@ mod tests {
     fn statuses_come_with_the_headers_they_ask_for() {
         let unavailable = Failure::Held { held: 1 };
         assert_eq!(page(&unavailable, None).headers()[RETRY_AFTER], "5");
+        let crowding = Failure::Crowding { connections: 100 };
+        assert_eq!(page(&crowding, None).headers()[RETRY_AFTER], "5");
+        assert!(!page(&Failure::Stopped, None).headers().contains_key(RETRY_AFTER));
         assert_eq!(
             page(&Failure::Method { allow: "GET, HEAD" }, None).headers()[ALLOW],
             "GET, HEAD"

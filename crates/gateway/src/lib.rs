@@ -36,6 +36,7 @@ mod http2;
 mod interim;
 mod meter;
 mod origin;
+mod places;
 mod proxy_protocol;
 mod request_body;
 mod rewrite;

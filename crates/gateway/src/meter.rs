@@ -222,7 +222,7 @@ impl Pace {
 impl Limit {
     fn of(failure: &Failure) -> Option<Self> {
         match failure {
-            Failure::Busy { .. } => Some(Self::Connections),
+            Failure::Busy { .. } | Failure::Crowding { .. } => Some(Self::Connections),
             Failure::BodyTooLarge { .. } => Some(Self::Body),
             Failure::Timeout { .. } => Some(Self::Timeout),
             Failure::Held { .. } | Failure::NoInstance { .. } => Some(Self::NoInstance),

@@ -12,6 +12,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::fmt;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,6 +31,7 @@ use crate::bandwidth::{AppBandwidth, Crowd};
 use crate::file_cache::{CachedFolder, FileCache};
 use crate::files::Folder;
 use crate::meter::{AppMeter, Pace};
+use crate::places::{NoPlace, Places};
 use crate::spool::AppUse;
 
 /// All routes, as of now.
@@ -95,11 +97,11 @@ pub struct Instance {
 struct AppLoad {
     meter: AppMeter,
     /// Requests that came and are not answered to the last byte.
-    requests: AtomicU32,
+    requests: Places,
     /// Those of them whose bodies are being received.
-    receiving: AtomicU32,
+    receiving: Places,
     /// Those of them that the app is at work on; see [`WorkPermit`].
-    working: AtomicU32,
+    working: Places,
     /// Those that wait for an instance.
     held: Arc<AtomicU32>,
     spooled: Arc<AppUse>,
@@ -112,9 +114,9 @@ impl AppLoad {
     fn new(now: Instant, crowd: &Arc<Crowd>) -> Self {
         Self {
             meter: AppMeter::new(now),
-            requests: AtomicU32::new(0),
-            receiving: AtomicU32::new(0),
-            working: AtomicU32::new(0),
+            requests: Places::default(),
+            receiving: Places::default(),
+            working: Places::default(),
             held: Arc::default(),
             spooled: Arc::default(),
             bandwidth: Arc::new(AppBandwidth::new(crowd)),
@@ -130,8 +132,8 @@ impl AppLoad {
             durations: self.meter.pace().durations(),
             received_bytes,
             sent_bytes,
-            under_way: self.requests.load(Ordering::Relaxed).into(),
-            working: self.working.load(Ordering::Relaxed).into(),
+            under_way: self.requests.taken().into(),
+            working: self.working.taken().into(),
             waiting: self.held.load(Ordering::Relaxed).into(),
             waits,
             waited_usec,
@@ -152,6 +154,7 @@ impl AppLoad {
 #[derive(Debug)]
 pub struct AppPermit {
     load: Arc<AppLoad>,
+    address: Option<IpAddr>,
 }
 
 /// One of the requests of an app whose bodies are being received; given back when dropped. There are fewer of them than of all
@@ -159,6 +162,7 @@ pub struct AppPermit {
 #[derive(Debug)]
 pub struct BodyPermit {
     load: Arc<AppLoad>,
+    address: Option<IpAddr>,
 }
 
 /// One of the requests that an app is at work on, from when all of it has come until the app has answered; given
@@ -166,6 +170,7 @@ pub struct BodyPermit {
 #[derive(Debug)]
 pub struct WorkPermit {
     load: Arc<AppLoad>,
+    address: Option<IpAddr>,
 }
 
 /// One of the requests that may wait, for an instance of an app or for the first table; given back
@@ -358,7 +363,7 @@ impl AppRoute {
 
     /// Whether more than a quarter of the `max` requests are under way that it may have.
     pub fn is_crowded(&self, max: u32) -> bool {
-        self.load.requests.load(Ordering::Relaxed) > max / 4
+        self.load.requests.taken() > max / 4
     }
 
     /// What may pass for the app.
@@ -373,29 +378,29 @@ impl AppRoute {
 }
 
 impl AppPermit {
-    /// Counts a request in, unless the app has `max` of them.
-    pub fn take(route: &Arc<AppRoute>, max: u32) -> Option<Self> {
-        let permit = Self { load: Arc::clone(&route.load) };
-        let before = route.load.requests.fetch_add(1, Ordering::AcqRel);
-        (before < max).then_some(permit)
+    /// Counts in a request of `address`, if that is counted, where there is a place among `max`.
+    pub fn take(route: &Arc<AppRoute>, max: u32, address: Option<IpAddr>) -> Result<Self, NoPlace> {
+        let permit = Self { load: Arc::clone(&route.load), address };
+        route.load.requests.take(max, address)?;
+        Ok(permit)
     }
 }
 
 impl BodyPermit {
-    /// Counts a request in, unless the app has `max` of them.
-    pub fn take(route: &Arc<AppRoute>, max: u32) -> Option<Self> {
-        let permit = Self { load: Arc::clone(&route.load) };
-        let before = route.load.receiving.fetch_add(1, Ordering::AcqRel);
-        (before < max).then_some(permit)
+    /// Counts in a request of `address`, if that is counted, where there is a place among `max`.
+    pub fn take(route: &Arc<AppRoute>, max: u32, address: Option<IpAddr>) -> Result<Self, NoPlace> {
+        let permit = Self { load: Arc::clone(&route.load), address };
+        route.load.receiving.take(max, address)?;
+        Ok(permit)
     }
 }
 
 impl WorkPermit {
-    /// Counts a request in, unless the app is at work on `max` of them.
-    pub fn take(route: &Arc<AppRoute>, max: u32) -> Option<Self> {
-        let permit = Self { load: Arc::clone(&route.load) };
-        let before = route.load.working.fetch_add(1, Ordering::AcqRel);
-        (before < max).then_some(permit)
+    /// Counts in a request of `address`, if that is counted, where there is a place among `max`.
+    pub fn take(route: &Arc<AppRoute>, max: u32, address: Option<IpAddr>) -> Result<Self, NoPlace> {
+        let permit = Self { load: Arc::clone(&route.load), address };
+        route.load.working.take(max, address)?;
+        Ok(permit)
     }
 }
 
@@ -449,19 +454,19 @@ impl Visit {
 
 impl Drop for AppPermit {
     fn drop(&mut self) {
-        self.load.requests.fetch_sub(1, Ordering::AcqRel);
+        self.load.requests.give_back(self.address);
     }
 }
 
 impl Drop for BodyPermit {
     fn drop(&mut self) {
-        self.load.receiving.fetch_sub(1, Ordering::AcqRel);
+        self.load.receiving.give_back(self.address);
     }
 }
 
 impl Drop for WorkPermit {
     fn drop(&mut self) {
-        self.load.working.fetch_sub(1, Ordering::AcqRel);
+        self.load.working.give_back(self.address);
     }
 }
 
@@ -613,8 +618,7 @@ impl Known {
             load.retire();
             load.count() > 0
         });
-        self.apps
-            .retain(|app, load| apps.contains(app) || load.requests.load(Ordering::Acquire) > 0);
+        self.apps.retain(|app, load| apps.contains(app) || load.requests.taken() > 0);
     }
 }
 
@@ -754,11 +758,12 @@ mod tests {
         let mut one_at_once = table(&["x"]);
         one_at_once.routes[0].limits.connections = 1;
         routes.replace(one_at_once.clone());
-        let permit = AppPermit::take(&route(&routes), 1);
+        let take = || AppPermit::take(&route(&routes), 1, None);
+        let permit = take();
         routes.replace(one_at_once);
-        assert!(permit.is_some() && AppPermit::take(&route(&routes), 1).is_none());
+        assert!(permit.is_ok() && take().is_err());
         drop(permit);
-        assert!(AppPermit::take(&route(&routes), 1).is_some());
+        assert!(take().is_ok());
     }
 
     #[test]

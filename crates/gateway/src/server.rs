@@ -316,7 +316,7 @@ impl Worker {
             match listener.accept().await {
                 Ok((stream, peer)) => {
                     let state = Arc::default();
-                    let exempt = self.service.proxies.contains(peer.ip());
+                    let exempt = self.service.proxies.contains(peer.ip()) || is_near(&stream, peer);
                     match self.connections.place(peer.ip(), exempt, &state).await {
                         Some(place) => {
                             // In a box, lest it be copied over and over: it's large.
@@ -349,11 +349,12 @@ impl Worker {
                 return tracing::debug!(%peer, causes, "a proxy's connection was refused");
             }
         };
+        let is_near = address == peer && is_near(&stream, peer);
         let Some(Spoken { is_http2, early }) = self.spoken(&mut stream, &state).await else {
             return tracing::debug!(client = %address, "a connection ended without a request");
         };
         let lease = Arc::new(Lease { _place: place, phase: self.phase.clone() });
-        let client = Client { address, state: Arc::clone(&state), lease };
+        let client = Client { address, is_near, state: Arc::clone(&state), lease };
         let service = Arc::clone(&self.service);
         let handle = move |parts, end| {
             let (service, client) = (Arc::clone(&service), client.clone());
@@ -423,6 +424,12 @@ impl Lease {
     pub async fn closing(&self) {
         reached(self.phase.clone(), Phase::Closing).await;
     }
+}
+
+/// Whether `peer` is on this machine: it has connected to an address of its own.
+fn is_near(stream: &TcpStream, peer: SocketAddr) -> bool {
+    let peer = peer.ip().to_canonical();
+    peer.is_loopback() || stream.local_addr().is_ok_and(|own| own.ip().to_canonical() == peer)
 }
 
 /// Keeps what it takes to tell the last minute. Ends with its runtime.

@@ -1,6 +1,6 @@
 //! One request, from its head to the head of its answer.
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -22,6 +22,7 @@ use crate::failure::{self, Failure};
 use crate::file_cache::{Found, ServedFile};
 use crate::forward::{Answer, AppTunnel, Forwarded, HoldBounds, Outgoing, await_routes, forward};
 use crate::origin::{Origin, TrustedProxies};
+use crate::places::network;
 use crate::request_body::{BodyBounds, BodyPace, RequestBody};
 use crate::rewrite::{Facts, Outcome, Place};
 use crate::routes::{AppPermit, AppRoute, BodyPermit, Routes, WorkPermit};
@@ -54,6 +55,8 @@ pub struct Service {
 #[derive(Debug, Clone)]
 pub struct Client {
     pub address: SocketAddr,
+    /// It's on this machine.
+    pub is_near: bool,
     pub state: Arc<ClientState>,
     pub lease: Arc<Lease>,
 }
@@ -69,6 +72,7 @@ struct AppRequest<'a> {
     host: &'a HostName,
     route: &'a Arc<AppRoute>,
     origin: Origin,
+    counted: Option<IpAddr>,
     place: Place,
     parts: Parts,
     end: ClientEnd,
@@ -89,12 +93,13 @@ impl Service {
             _ => client.state.refusal(&parts),
         };
         let origin = self.proxies.origin(client.address, self.address.port(), &mut parts.headers);
+        let counted = self.counted(&origin, &client);
         let mut record = RequestRecord::begin(&self.ledger, &origin, &parts, client.state);
         let reader = Reader::of(&parts);
         let waits_to_send = parts.headers.contains_key(EXPECT);
         let result = match refusal {
             Some(failure) => Err(failure),
-            None => self.answer(origin, parts, &mut end, &mut record).await,
+            None => self.answer(origin, counted, parts, &mut end, &mut record).await,
         };
         let result = if is_websocket { result.and_then(Reply::over_http2) } else { result };
         let mut has_left = false;
@@ -132,6 +137,7 @@ impl Service {
     async fn answer(
         &self,
         origin: Origin,
+        counted: Option<IpAddr>,
         parts: Parts,
         end: &mut ClientEnd,
         record: &mut RequestRecord,
@@ -141,8 +147,8 @@ impl Service {
         let route = self.route(&host).await?;
         record.route = Some(Arc::clone(&route));
         let most = self.app_requests_max;
-        let permit = AppPermit::take(&route, most);
-        record.app = Some(permit.ok_or(Failure::Busy { connections: most })?);
+        let permit = AppPermit::take(&route, most, counted);
+        record.app = Some(permit.map_err(Failure::no_place(most))?);
         route.bandwidth().note();
         if route.is_stopped() {
             return Err(Failure::Stopped);
@@ -159,7 +165,7 @@ impl Service {
             return file.map(Reply::from);
         }
         let end = std::mem::take(end);
-        let request = AppRequest { host: &host, route: &route, origin, place, parts, end };
+        let request = AppRequest { host: &host, route: &route, origin, counted, place, parts, end };
         self.ask_app(request, record).await
     }
 
@@ -168,7 +174,7 @@ impl Service {
         request: AppRequest<'_>,
         record: &mut RequestRecord,
     ) -> Result<Reply, Failure> {
-        let AppRequest { host, route, origin, place, parts, end } = request;
+        let AppRequest { host, route, origin, counted, place, parts, end } = request;
         let ClientEnd { body, interim, upgrade } = end;
         let (limits, spool) = (&route.limits, self.spool.of(route.spooled()));
         let bytes_max = limits.body.map(|bytes| bytes.0);
@@ -180,8 +186,8 @@ impl Service {
         let body = match body {
             Some(body) if !body.is_end_stream() => {
                 let connections = (self.app_requests_max / 2).max(1);
-                let _permit =
-                    BodyPermit::take(route, connections).ok_or(Failure::Busy { connections })?;
+                let _permit = BodyPermit::take(route, connections, counted)
+                    .map_err(Failure::no_place(connections))?;
                 Box::pin(RequestBody::accept(body, bounds, &spool, route.bandwidth())).await?
             }
             _ => None,
@@ -193,7 +199,8 @@ impl Service {
             }
         }
         let connections = limits.connections;
-        let work = WorkPermit::take(route, connections).ok_or(Failure::Busy { connections })?;
+        let work = WorkPermit::take(route, connections, counted)
+            .map_err(Failure::no_place(connections))?;
         let request = Outgoing {
             head: AppHead {
                 rewritten: place.is_rewritten.then(|| place.target()),
@@ -217,6 +224,13 @@ impl Service {
                 file.unwrap_or(Err(Failure::NoSuchFile)).map(Reply::from)
             }
         }
+    }
+
+    /// The address whose requests to an app are counted together; `None` for this machine's own and for proxies.
+    fn counted(&self, origin: &Origin, client: &Client) -> Option<IpAddr> {
+        let address = origin.client.ip().to_canonical();
+        let is_near = address.is_loopback() || (client.is_near && origin.client == client.address);
+        (!is_near && !self.proxies.contains(address)).then(|| network(address))
     }
 
     async fn route(&self, host: &HostName) -> Result<Arc<AppRoute>, Failure> {

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use ace_api::Gateway;
 use ace_gateway::{GatewayConfig, GatewayServer, StartError};
-use common::{Bench, config};
+use common::{Bench, config, eventually};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::time::{sleep, timeout};
 
@@ -340,14 +340,4 @@ async fn an_address_in_use_is_an_error_even_if_by_a_gateway() {
     let bench = Bench::start();
     let second = GatewayServer::start(GatewayConfig::new(bench.gateway.address()));
     assert!(matches!(second, Err(StartError::Listen { .. })), "{second:?}");
-}
-
-/// Waits until `holds`.
-async fn eventually(holds: impl Fn() -> bool) {
-    let wait = async {
-        while !holds() {
-            sleep(Duration::from_millis(5)).await;
-        }
-    };
-    timeout(Duration::from_secs(20), wait).await.expect("it came about");
 }

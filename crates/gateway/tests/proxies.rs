@@ -5,9 +5,13 @@
 
 mod common;
 
+use std::time::Duration;
+
+use ace_api::Gateway;
 use ace_gateway::GatewayConfig;
-use common::{AppRequest, Bench, FakeApp, impatient};
+use common::{AppRequest, Bench, FakeApp, config, eventually, impatient};
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::time::sleep;
 
 const SEEN: [&str; 9] = [
     "REMOTE_ADDR",
@@ -96,4 +100,41 @@ async fn a_trusted_proxy_without_its_header_gets_no_answer() {
         assert!(rest.is_empty(), "{bad}");
     }
     assert_eq!(app.taken(), 0);
+}
+
+#[tokio::test]
+async fn one_address_leaves_an_app_to_others() {
+    let trusted_proxies = vec!["127.0.0.0/8".parse().unwrap()];
+    let bench = Bench::with(GatewayConfig { trusted_proxies, ..config() });
+    let app = bench.app("x", |request| async move {
+        if request.get("PATH_INFO") == "/wait" {
+            sleep(Duration::from_secs(60)).await;
+        }
+        request.ok("hello").await;
+    });
+    let mut route = bench.route(&[&app]);
+    route.limits.timeout = Duration::from_secs(60);
+    route.limits.connections = 32;
+    bench.set_route(route);
+    let ask = |path: &str, client: &str| {
+        format!("GET {path} HTTP/1.1\r\nHost: shop.localhost\r\nX-Forwarded-For: {client}\r\n\r\n")
+    };
+    let mut held = Vec::new();
+    for _ in 0..24 {
+        let mut client = bench.client().await;
+        client.send(ask("/wait", "192.0.2.1")).await;
+        held.push(client);
+    }
+    eventually(|| app.taken() == 24).await;
+    let refused = bench.ask(&ask("/", "192.0.2.1")).await;
+    assert_eq!((refused.status, refused.header("retry-after")), (429, "5"));
+    assert_eq!(bench.ask(&ask("/", "192.0.2.2")).await.text(), "hello");
+    assert_eq!(bench.get("/").await.text(), "hello", "the proxy itself is not counted");
+    held.clear();
+    eventually(|| working(&bench) == 0).await;
+    assert_eq!(bench.ask(&ask("/", "192.0.2.1")).await.text(), "hello");
+}
+
+fn working(bench: &Bench) -> u64 {
+    bench.gateway.traffic().apps.values().map(|app| app.working).sum()
 }

@@ -81,6 +81,16 @@ pub fn impatient() -> GatewayConfig {
     }
 }
 
+/// Waits until `holds`.
+pub async fn eventually(holds: impl Fn() -> bool) {
+    let wait = async {
+        while !holds() {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
+    };
+    timeout(PATIENCE, wait).await.expect("it came about");
+}
+
 impl Bench {
     pub fn start() -> Self {
         Self::with(config())
