@@ -24,6 +24,7 @@ use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::time::Instant;
 
+use crate::body_pace::BodyPace;
 use crate::failure::Failure;
 use crate::file_parts::{FileParts, stands_in};
 use crate::framing::{Framing, Refused};
@@ -95,8 +96,8 @@ pub struct Deadlines {
     pub head: Duration,
     /// Between two requests.
     pub idle: Duration,
-    /// Without taking a byte of what is sent to it.
-    pub send: Duration,
+    /// With taking what is sent to it.
+    pub send: BodyPace,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -235,7 +236,8 @@ impl ClientState {
         poll_fn(|cx| if self.must_go(cx) { Poll::Ready(()) } else { Poll::Pending }).await;
     }
 
-    fn is_http(&self) -> bool {
+    /// Whether the connection is no tunnel.
+    pub fn is_http(&self) -> bool {
         !self.tunnel.load(Ordering::Relaxed)
     }
 

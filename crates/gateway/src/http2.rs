@@ -2,10 +2,11 @@
 //!
 //! h2 speaks the protocol. What is ours: to find out which version a client speaks (`preface`), its
 //! deadlines (`stream`), who floods us with frames that ask for nothing (`flood`), to take requests
-//! (`connection`) and answer them (`answer`), and to make of a request what the rest of the gateway knows
+//! (`connection`) and answer them (`answer`, `answer_body`), and to make of a request what the rest of the gateway knows
 //! from HTTP/1 (`request`, `body`, `tunnel`). hyper's way to h2 has no place for what comes before an answer.
 
 mod answer;
+mod answer_body;
 mod body;
 mod connection;
 mod date;

@@ -17,6 +17,7 @@ mod answer_buffer;
 mod app_head;
 mod bandwidth;
 mod body;
+mod body_pace;
 mod chunk_line;
 mod client;
 mod client_body;

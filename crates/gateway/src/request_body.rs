@@ -20,6 +20,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, timeout};
 
 use crate::bandwidth::{Allowance, AppBandwidth, SMALL_BYTES, Way};
+use crate::body_pace::BodyPace;
 use crate::client_body::ClientBody;
 use crate::client_end::ClientError;
 use crate::failure::Failure;
@@ -70,20 +71,8 @@ pub struct BodyBounds {
     pub pace: BodyPace,
 }
 
-/// How slowly a body may come.
-#[derive(Debug, Clone, Copy)]
-pub struct BodyPace {
-    /// The longest wait for the next bytes.
-    pub between: Duration,
-    /// How long it may take, before it has to have come at [`BYTES_PER_SECOND_MIN`].
-    pub grace: Duration,
-}
-
 /// How much of a body stays in memory, and how much is moved at once.
 const MEMORY_BYTES: usize = 64 * 1024;
-
-/// The pace of a client that is alive. A thousand clients at a byte in a while hold a thousand places.
-const BYTES_PER_SECOND_MIN: u64 = 500;
 
 impl RequestBody {
     /// Receives what the client sends; `None` where it sends nothing.
@@ -245,19 +234,6 @@ impl Arrival {
     }
 }
 
-impl BodyPace {
-    /// That of an app which has few places left.
-    pub fn hurried(self) -> Self {
-        Self { grace: self.grace / 4, ..self }
-    }
-
-    /// How much longer a client may take for the next bytes that has sent `received` and was waited for so long.
-    fn left(self, received: u64, waited: Duration) -> Duration {
-        let earned = Duration::from_millis(received.saturating_mul(1000) / BYTES_PER_SECOND_MIN);
-        (self.grace + earned).saturating_sub(waited).min(self.between)
-    }
-}
-
 async fn send(to: &Sender, bytes: &[u8], limit: Duration) -> Result<(), PumpError> {
     for part in bytes.chunks(MEMORY_BYTES) {
         match timeout(limit, to.send(part)).await {
@@ -272,20 +248,4 @@ fn read_part(file: &File, at: u64, length: u64) -> io::Result<Vec<u8>> {
     let mut bytes = vec![0; usize::try_from(length).unwrap_or(MEMORY_BYTES)];
     file.read_exact_at(&mut bytes, at)?;
     Ok(bytes)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_client_has_time_for_what_it_sends() {
-        let seconds = Duration::from_secs;
-        let pace = BodyPace { between: seconds(60), grace: seconds(20) };
-        assert_eq!(pace.left(0, Duration::ZERO), seconds(20));
-        assert_eq!(pace.left(100, seconds(21)), Duration::ZERO);
-        assert_eq!(pace.left(10_000, seconds(21)), seconds(19));
-        assert_eq!(pace.left(1 << 40, seconds(3600)), seconds(60));
-        assert_eq!(pace.hurried().left(0, Duration::ZERO), seconds(5));
-    }
 }

@@ -32,6 +32,7 @@ use tokio::sync::watch;
 use crate::access::Ledger;
 use crate::access_log::{AccessLog, AccessLogConfig};
 use crate::body::Body;
+use crate::body_pace::BodyPace;
 use crate::client::{ClientState, ClientStream, Deadlines};
 use crate::client_end::{ClientEnd, ClientError};
 use crate::connections::{Connections, Place};
@@ -41,7 +42,6 @@ use crate::http2::{self, Http2Stream, Spoken};
 use crate::meter::ROLL_EVERY;
 use crate::origin::TrustedProxies;
 use crate::proxy_protocol::{self, ProxyError};
-use crate::request_body::BodyPace;
 use crate::routes::Routes;
 use crate::service::{Client, Service};
 use crate::spool::Spool;
@@ -62,7 +62,8 @@ pub struct GatewayConfig {
     pub head_timeout: Duration,
     /// How long a connection stays open between requests.
     pub idle_timeout: Duration,
-    /// How long a client may send nothing of a body, or take nothing of an answer.
+    /// How long a client may send nothing of a body, or take nothing of an answer; and how long an answer may
+    /// have waited for it in all, before it has to have gone at 500 bytes a second.
     pub body_timeout: Duration,
     /// How long a request's body may take, before it has to have come at 500 bytes a second.
     pub body_grace: Duration,
@@ -364,7 +365,9 @@ impl Worker {
             let closing = reached(self.phase, Phase::Closing);
             let shared = Arc::clone(&state);
             let stream = Http2Stream::new(stream, shared, self.deadlines, early, connected);
-            http2::serve(stream, &state, closing, handle).await.map_err(ClientError::Http2)
+            http2::serve(stream, &state, self.deadlines.send, closing, handle)
+                .await
+                .map_err(ClientError::Http2)
         } else {
             let closing = closed_to_silence(self.phase);
             let shared = Arc::clone(&state);
@@ -513,7 +516,8 @@ pub fn http1_builder() -> http1::Builder {
 }
 
 fn deadlines(config: &GatewayConfig) -> Deadlines {
-    Deadlines { head: config.head_timeout, idle: config.idle_timeout, send: config.body_timeout }
+    let send = BodyPace { between: config.body_timeout, grace: config.body_timeout };
+    Deadlines { head: config.head_timeout, idle: config.idle_timeout, send }
 }
 
 fn service(config: &GatewayConfig, address: SocketAddr) -> Result<Service, StartError> {

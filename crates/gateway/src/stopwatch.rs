@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use tokio::time::{Instant, Sleep, sleep_until};
 
-/// Runs from its first [`Stopwatch::poll`] until [`Stopwatch::stop`].
+/// Runs from its first [`Stopwatch::poll`] until [`Stopwatch::stop`] or [`Stopwatch::lap`].
 ///
 /// Stopping leaves the timer armed, since most waits are short and start again: a timer that fires
 /// early is set to the rest. So a wait costs no change in the runtime's timers.
@@ -25,6 +25,11 @@ impl Stopwatch {
     /// The wait is over.
     pub fn stop(&mut self) {
         self.since = None;
+    }
+
+    /// The wait is over; returns how long it was.
+    pub fn lap(&mut self) -> Duration {
+        self.since.take().map_or(Duration::ZERO, |since| since.elapsed())
     }
 
     /// Ready once the wait has lasted `limit`.
@@ -62,7 +67,8 @@ mod tests {
         let pending = poll_fn(|cx| Poll::Ready(stopwatch.poll(cx, limit).is_pending())).await;
         assert!(pending);
         tokio::time::advance(Duration::from_secs(6)).await;
-        stopwatch.stop();
+        assert_eq!(stopwatch.lap().as_secs(), 6);
+        assert_eq!(stopwatch.lap(), Duration::ZERO);
         poll_fn(|cx| stopwatch.poll(cx, limit)).await;
         assert_eq!(begin.elapsed().as_secs(), 16);
     }

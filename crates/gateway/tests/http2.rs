@@ -13,7 +13,7 @@ use ace_api::{Backend, Gateway, InstanceSocket};
 use ace_gateway::GatewayConfig;
 use ace_types::Protocol;
 use bytes::Bytes;
-use common::{Bench, rule};
+use common::{Bench, eventually, rule};
 use h2::client::{Connection, ResponseFuture, SendRequest};
 use h2::ext::Protocol as Extended;
 use h2::{Reason, RecvStream, SendStream};
@@ -548,4 +548,30 @@ async fn who_waits_to_send_a_body_is_told_to() {
     let (mut answer, _stream) = client.send(waiting("11"), false).await;
     assert!(interim(&mut answer).await.is_none());
     assert_eq!(timeout(PATIENCE, answer).await.unwrap().unwrap().status(), 413);
+}
+
+#[tokio::test]
+async fn an_answer_that_is_not_taken_is_ended_and_no_other() {
+    let bench = Bench::impatient();
+    let app = bench.app("x", |request| async move {
+        match request.get("PATH_INFO") {
+            // As long as the client is there, so that the connection as a whole waits for the app.
+            "/wait" => tokio::time::sleep(PATIENCE).await,
+            _ => request.ok("hello").await,
+        }
+    });
+    let mut route = bench.route(&[&app]);
+    route.limits.timeout = PATIENCE;
+    bench.set_route(route);
+    // A window of two bytes, which nobody opens.
+    let mut client = Client::with(&bench, h2::client::Builder::new().initial_window_size(2)).await;
+    let (_waiting, _) = client.send(get("/wait"), true).await;
+    let mut untaken = client.ask(get("/")).await.into_body();
+    let first = timeout(PATIENCE, untaken.data()).await.expect("two bytes").unwrap();
+    assert_eq!(first.unwrap(), "he");
+    let error = timeout(PATIENCE, untaken.data()).await.expect("an end").unwrap().unwrap_err();
+    assert_eq!(error.reason(), Some(Reason::CANCEL));
+    let under_way = || bench.gateway.traffic().apps.values().map(|app| app.under_way).sum::<u64>();
+    eventually(|| under_way() == 1).await;
+    assert_eq!(client.ask(get("/")).await.status(), 200, "the connection goes on");
 }

@@ -11,6 +11,7 @@ use http_body_util::BodyExt;
 use tokio::time::timeout;
 
 use crate::body::Body;
+use crate::body_pace::BodyPace;
 use crate::client_end::ClientEnd;
 use crate::framing::HEADERS_MAX;
 use crate::fuzz::apps::check_request;
@@ -43,5 +44,6 @@ async fn serve(bytes: &[u8]) {
     };
     let received = Cursor::new([PREFACE, bytes].concat());
     let stream = tokio::io::join(received, tokio::io::sink());
-    _ = http2::serve(stream, &Arc::default(), pending(), handle).await;
+    let pace = BodyPace { between: Duration::MAX, grace: Duration::from_secs(20) };
+    _ = http2::serve(stream, &Arc::default(), pace, pending(), handle).await;
 }

@@ -3,9 +3,9 @@
 //! A client may take its request back at any time. Whatever is under way for it is dropped then.
 
 use std::future::poll_fn;
-use std::pin::{Pin, pin};
+use std::pin::pin;
 use std::sync::Arc;
-use std::task::{Context, Poll, ready};
+use std::task::Poll;
 
 use bytes::Bytes;
 use h2::server::SendResponse;
@@ -13,12 +13,14 @@ use h2::{Reason, RecvStream, SendStream};
 use http::header::CONTENT_LENGTH;
 use http::request::Parts;
 use http::{HeaderValue, Request, Response};
-use http_body::{Body as _, Frame};
+use http_body::Body as _;
 use tokio::sync::oneshot;
 
 use crate::body::{Body, BodyError};
+use crate::body_pace::BodyPace;
 use crate::client_body::ClientBody;
 use crate::client_end::{ClientEnd, Upgrade};
+use crate::http2::answer_body::AnswerBody;
 use crate::http2::body::StreamBody;
 use crate::http2::date;
 use crate::http2::request::is_websocket;
@@ -45,6 +47,8 @@ pub enum AnswerError {
     Stream(#[from] h2::Error),
     #[error("the stream ended before the answer")]
     Ended,
+    #[error("the client took only {sent_bytes} bytes of the answer in its time")]
+    Slow { sent_bytes: u64 },
     #[error("the answer broke off")]
     Body(#[source] BodyError),
 }
@@ -72,10 +76,10 @@ impl Answering {
         (Self { respond, interim, interim_room_bytes: INTERIM_BYTES_MAX, tunnel }, parts, end)
     }
 
-    /// Sends what `service` answers.
-    pub async fn run(mut self, service: impl Future<Output = Response<Body>>) {
+    /// Sends what `service` answers, at `pace`.
+    pub async fn run(mut self, service: impl Future<Output = Response<Body>>, pace: BodyPace) {
         let answered = match self.response(service).await {
-            Ok(response) => self.send(response).await,
+            Ok(response) => self.send(response, pace).await,
             Err(error) => Err(error),
         };
         if let Err(error) = answered {
@@ -112,7 +116,7 @@ impl Answering {
         self.respond.send_informational(interim)
     }
 
-    async fn send(mut self, response: Response<Body>) -> Result<(), AnswerError> {
+    async fn send(mut self, response: Response<Body>, pace: BodyPace) -> Result<(), AnswerError> {
         let (head, body) = response.into_parts();
         let mut head = Response::from_parts(head, ());
         date::stamp(head.headers_mut());
@@ -129,7 +133,7 @@ impl Answering {
             let length = || HeaderValue::from(length);
             head.headers_mut().entry(CONTENT_LENGTH).or_insert_with(length);
         }
-        send_body(body, self.begin_answer(head, false)?).await
+        AnswerBody::new(self.begin_answer(head, false)?, pace).send(body).await
     }
 
     fn begin_answer(
@@ -141,67 +145,4 @@ impl Answering {
         // Else the stream would end as if the client had left it.
         sent.inspect_err(|_| self.respond.send_reset(Reason::INTERNAL_ERROR))
     }
-}
-
-/// Sends `body` as the client takes it, and ends the stream.
-async fn send_body(body: Body, mut to: SendStream<Bytes>) -> Result<(), AnswerError> {
-    let mut body = pin!(body);
-    loop {
-        let frame = match poll_fn(|cx| poll_frame(body.as_mut(), &mut to, cx)).await {
-            Ok(Some(frame)) => frame,
-            Ok(None) => return Ok(to.send_data(Bytes::new(), true)?),
-            Err(error) => {
-                to.send_reset(Reason::INTERNAL_ERROR);
-                return Err(error);
-            }
-        };
-        match frame.into_data() {
-            Ok(bytes) => {
-                let is_last = body.is_end_stream();
-                if !bytes.is_empty() {
-                    poll_fn(|cx| poll_room(&mut to, cx)).await?;
-                }
-                to.send_data(bytes, is_last)?;
-                if is_last {
-                    return Ok(());
-                }
-            }
-            Err(frame) => {
-                let trailers = frame.into_trailers().unwrap_or_default();
-                return Ok(to.send_trailers(trailers)?);
-            }
-        }
-    }
-}
-
-/// The next of `body`, unless the client has gone from `to`.
-fn poll_frame(
-    body: Pin<&mut Body>,
-    to: &mut SendStream<Bytes>,
-    cx: &mut Context<'_>,
-) -> Poll<Result<Option<Frame<Bytes>>, AnswerError>> {
-    match to.poll_reset(cx)? {
-        Poll::Ready(reason) => Poll::Ready(Err(AnswerError::Withdrawn(reason))),
-        Poll::Pending => {
-            body.poll_frame(cx).map(|frame| frame.transpose().map_err(AnswerError::Body))
-        }
-    }
-}
-
-/// Ready when the client's windows have room for a byte.
-///
-/// More is not asked for: room that one stream has reserved is none for the others of its connection.
-/// What does not fit at once waits in the stream's own buffer.
-pub fn poll_room(
-    to: &mut SendStream<Bytes>,
-    cx: &mut Context<'_>,
-) -> Poll<Result<(), AnswerError>> {
-    to.reserve_capacity(1);
-    while to.capacity() == 0 {
-        match ready!(to.poll_capacity(cx)) {
-            Some(room) => _ = room?,
-            None => return Poll::Ready(Err(AnswerError::Ended)),
-        }
-    }
-    Poll::Ready(Ok(()))
 }

@@ -9,6 +9,7 @@ use http::request::Parts;
 use tokio::io::{AsyncRead, AsyncWrite};
 
 use crate::body::Body;
+use crate::body_pace::BodyPace;
 use crate::client::ClientState;
 use crate::client_end::ClientEnd;
 use crate::framing::HEAD_BYTES_MAX;
@@ -27,13 +28,14 @@ const CONNECTION_WINDOW_BYTES: u32 = 1024 * 1024;
 const SEND_BUFFER_BYTES: usize = 64 * 1024;
 
 /// Serves `stream`, over which HTTP/2 is spoken from its first byte on, until it ends by itself, or with
-/// the answers it is at once `closing` has come. `handle` answers a request.
+/// the answers it is at once `closing` has come. `handle` answers a request; `pace` is that of answers.
 ///
 /// Deadlines but that for a silent client are the stream's; see [`Http2Stream`](crate::http2::Http2Stream).
 /// Errors: the client has broken the protocol, and been told so, or the stream has failed.
 pub async fn serve<S, H, F>(
     stream: S,
     state: &Arc<ClientState>,
+    pace: BodyPace,
     closing: impl Future<Output = ()>,
     handle: H,
 ) -> Result<(), h2::Error>
@@ -52,7 +54,7 @@ where
             accepted = connection.accept() => match accepted.transpose()? {
                 Some((request, respond)) => {
                     let (answering, parts, end) = Answering::begin(request, respond);
-                    tokio::spawn(answering.run(handle(parts, end)));
+                    tokio::spawn(answering.run(handle(parts, end), pace));
                 }
                 None => return Ok(()),
             },

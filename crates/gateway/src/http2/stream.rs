@@ -79,7 +79,7 @@ impl Http2Stream {
             return Poll::Ready(());
         }
         let (wait, limit) = match (self.state.is_busy(), self.state.begun()) {
-            (true, _) => (Wait::Answers { taken: self.state.taken() }, self.deadlines.send),
+            (true, _) => (Wait::Answers { taken: self.state.taken() }, self.deadlines.send.between),
             (false, 0) => (Wait::FirstRequest, self.deadlines.head),
             (false, after) => (Wait::NextRequest { after }, self.deadlines.idle),
         };

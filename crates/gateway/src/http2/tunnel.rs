@@ -8,7 +8,7 @@ use bytes::{Buf, Bytes};
 use h2::{Reason, RecvStream, SendStream};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 
-use crate::http2::answer::poll_room;
+use crate::http2::answer_body::poll_room;
 
 /// What DATA frames carry. Dropped before it's shut down, it ends as a connection that breaks off.
 pub struct StreamTunnel {
@@ -57,7 +57,8 @@ impl AsyncWrite for StreamTunnel {
         if bytes.is_empty() {
             return Poll::Ready(Ok(0));
         }
-        ready!(poll_room(&mut this.send, cx)).map_err(io::Error::other)?;
+        let room = ready!(poll_room(&mut this.send, bytes.len(), cx)).map_err(io::Error::other)?;
+        let bytes = &bytes[..bytes.len().min(room)];
         let sent = this.send.send_data(Bytes::copy_from_slice(bytes), false);
         Poll::Ready(sent.map(|()| bytes.len()).map_err(io::Error::other))
     }
