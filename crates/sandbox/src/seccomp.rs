@@ -2,13 +2,14 @@
 //!
 //! An allow-list: what an unprivileged program needs, as container runtimes commonly grant it, less
 //! what has been a way out of containers (new mounts, namespaces, io_uring, keyrings, tracing other
-//! processes) and what takes from a store that the whole machine shares (the contexts of the older
-//! asynchronous I/O, `io_setup`, of which there are 65,536). What is not on it fails with `EPERM`. Calls that came after this list was made fail
+//! processes), what takes from a store that the whole machine shares (the contexts of the older
+//! asynchronous I/O, `io_setup`, of which there are 65,536), and what has everybody's files written (`sync`, and
+//! `syncfs`, since some of a container's files are on the host's disk). What is not on it fails with `EPERM`. Calls that came after this list was made fail
 //! with `ENOSYS` instead, as does clone3, whose flags a filter can't see: C libraries then use what
 //! they used before.
 //!
 //! Sockets have a family, and those of the internet a protocol, that is listed: each other is code of the kernel's that
-//! nobody here needs. The limit of core files can't be changed, which looks as if it had been: see [`keep_core_limit`].
+//! nobody here needs. No filter is added by those who are under this one: see [`refuse_further_filters`]. The limit of core files can't be changed, which looks as if it had been: see [`keep_core_limit`].
 //!
 //! The 32-bit entry of the kernel ends the process, and the numbers of the x32 one are on no list.
 
@@ -57,6 +58,9 @@ const GROUP_OPTIONS: [i32; 6] =
     [libc::IP_ADD_MEMBERSHIP, libc::IP_ADD_SOURCE_MEMBERSHIP, IP_MSFILTER, 42, 46, 48];
 const GROUP_OPTIONS_OF_IPV6: [i32; 5] = [libc::IPV6_ADD_MEMBERSHIP, IPV6_JOIN_ANYCAST, 42, 46, 48];
 const IP_MSFILTER: i32 = 41;
+/// Options that put another protocol on top of TCP, and have datagrams taken for IPsec's or L2TP's.
+const TCP_ULP: i32 = 31;
+const UDP_ENCAP: i32 = 100;
 const IPV6_JOIN_ANYCAST: i32 = 27;
 
 /// Flags of clone(2) that make a namespace.
@@ -75,6 +79,10 @@ const TERMINAL_INPUT: [u64; 2] = [libc::TIOCSTI, libc::TIOCLINUX];
 /// and what's in one doesn't count in the quota of the subvolume around it. Source: `linux/btrfs.h`.
 const BTRFS_NEW_SUBVOLUMES: [u64; 4] = [0x5000_940E, 0x5000_9418, 0x5000_9401, 0x5000_9417];
 
+/// What prctl(2) must not be asked for: a filter, and a core for tasks of one's own choice.
+const REFUSED_OF_PRCTL: [i32; 2] = [libc::PR_SET_SECCOMP, PR_SCHED_CORE];
+const PR_SCHED_CORE: i32 = 62;
+
 /// What personality(2) may be asked for: the plain one, and which it is.
 const PERSONALITIES: [u64; 2] = [0, 0xffff_ffff];
 
@@ -82,13 +90,16 @@ const PERSONALITIES: [u64; 2] = [0, 0xffff_ffff];
 pub struct Filter {
     /// Installed in this order. The kernel asks the last one first, and of equal verdicts takes the
     /// one that came first.
-    programs: [BpfProgram; 3],
+    programs: [BpfProgram; 4],
 }
 
 impl Filter {
     pub fn compile() -> io::Result<Self> {
         let allow_list = allow_list().map_err(io::Error::other)?;
-        Ok(Self { programs: [allow_list, unknown_calls(), keep_core_limit()] })
+        Ok(Self {
+            // The last one refuses to have more.
+            programs: [allow_list, unknown_calls(), keep_core_limit(), refuse_further_filters()],
+        })
     }
 
     /// Puts the filter on this process and all that it will start, for ever.
@@ -154,13 +165,16 @@ fn socket_rules() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
 
 /// Options of sockets: all but those that give the kernel a program to translate, for which it has room for the whole
 /// machine, so that where it's taken no filter of anybody's is installed any more, such as this one; and all but those that
-/// join a group of receivers, whose list the kernel goes through each time, with a lock that setting up anybody's network needs.
+/// join a group of receivers, whose list the kernel goes through each time, with a lock that setting up anybody's network needs;
+/// and all but those that lead into rarely used code of the kernel's.
 fn option_rules() -> Result<Vec<SeccompRule>, seccompiler::BackendError> {
     use SeccompCmpOp::{Eq, Ne};
     let refused = [
         (libc::SOL_SOCKET, &PROGRAM_OPTIONS[..]),
         (libc::IPPROTO_IP, &GROUP_OPTIONS),
         (libc::IPPROTO_IPV6, &GROUP_OPTIONS_OF_IPV6),
+        (libc::IPPROTO_TCP, &[TCP_ULP]),
+        (libc::IPPROTO_UDP, &[UDP_ENCAP]),
     ];
     let of_level = |(level, names): (i32, &[i32])| {
         let others = names.iter().map(|name| condition(2, Ne, unsigned(*name)));
@@ -199,6 +213,28 @@ fn keep_core_limit() -> BpfProgram {
         equal(0, 0, 1),
         sock_filter { code: RETURN, jt: 0, jf: 0, k: libc::SECCOMP_RET_ALLOW },
         sock_filter { code: RETURN, jt: 0, jf: 0, k: done },
+    ]
+}
+
+/// The filter that refuses to install another, and what else prctl(2) must not do.
+///
+/// Each filter is a program that the kernel translates, for which it has room for the whole machine: where that is taken,
+/// no container can be started any more. And where two threads share a core, tasks that choose whom they share it with leave
+/// the other one idle, beyond what their limit of processor time counts.
+fn refuse_further_filters() -> BpfProgram {
+    let load = |k| sock_filter { code: LOAD_WORD, jt: 0, jf: 0, k };
+    let equal = |k, jt, jf| sock_filter { code: JUMP_IF_EQUAL, jt, jf, k };
+    let give = |k| sock_filter { code: RETURN, jt: 0, jf: 0, k };
+    let [filter, core] = REFUSED_OF_PRCTL.map(i32::unsigned_abs);
+    vec![
+        load(NUMBER_OFFSET),
+        equal(calls::bits(libc::SYS_seccomp), 5, 0),
+        equal(calls::bits(libc::SYS_prctl), 0, 3),
+        load(ARGUMENTS_OFFSET),
+        equal(filter, 2, 0),
+        equal(core, 1, 0),
+        give(libc::SECCOMP_RET_ALLOW),
+        give(libc::SECCOMP_RET_ERRNO | libc::EPERM.unsigned_abs()),
     ]
 }
 

@@ -116,6 +116,26 @@ def aio(facts):
     return refused_calls(("io_setup", 1, bytes(8)))
 
 
+@probe("kernel: have everybody's files written", "refused", in_build=True)
+def sync(facts):
+    """Again and again, it takes the disk's time from those whose files they are."""
+    return refused_calls(("sync",), ("syncfs", os.open("/usr", os.O_RDONLY)))
+
+
+@probe("kernel: add filters, which take room that all share", "refused", in_build=True)
+def further_filters(facts):
+    # ret SECCOMP_RET_ALLOW
+    code = ctypes.create_string_buffer(struct.pack("HBBI", 6, 0, 0, 0x7FFF0000))
+    program = struct.pack("HxxxxxxQ", 1, ctypes.addressof(code))
+    return refused_calls(("seccomp", 1, 0, program), ("prctl", 22, 2, program, 0, 0))
+
+
+@probe("kernel: choose whom it shares a core with", "refused", in_build=True)
+def core_scheduling(facts):
+    """PR_SCHED_CORE_CREATE: whoever is not of the group does not run beside it."""
+    return refused_calls(("prctl", 62, 1, 0, 0, 0))
+
+
 @probe("kernel: use its keyrings", "refused", in_build=True)
 def keyrings(facts):
     return refused_calls(
