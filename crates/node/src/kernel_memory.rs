@@ -1,5 +1,5 @@
 //! Ends what runs in a container that has the kernel keep much for it in memory which no limit binds: locks of files
-//! ([`file_locks`]), and answers in netlink sockets that nobody reads ([`netlink_queues`]).
+//! ([`file_locks`]), and netlink sockets with answers in them that nobody reads ([`netlink_queues`]).
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,8 +14,9 @@ const LOOK_PAUSE: Duration = Duration::from_secs(1);
 const LOCKS_STEP: u64 = 250_000;
 /// What one container may hold: some 20 MB. A database has a few.
 const LOCKS_MAX: u64 = 100_000;
-/// What may wait in the netlink sockets of one. A program reads the answers to its questions, of some hundred bytes each.
-const WAITING_MAX: u64 = 16 << 20;
+/// What the netlink sockets of one may take: 8,192 of them, or fewer with answers in them. A program reads the answers to its
+/// questions, of some hundred bytes each.
+const NETLINK_MAX: u64 = 16 << 20;
 
 /// Watches the containers of `cgroups`, those of builds and commands included, for as long as the engine lives.
 pub async fn watch(cgroups: Arc<CgroupTree>) {
@@ -69,8 +70,8 @@ fn excess(group: &Cgroup, counts_locks: bool) -> Option<String> {
     let processes = group.app_processes().unwrap_or_default();
     // They all have the same network.
     let first = processes.first()?;
-    if netlink_queues::waiting_bytes(*first, WAITING_MAX) >= WAITING_MAX {
-        return Some(format!("more than {} MiB in netlink sockets", WAITING_MAX >> 20));
+    if netlink_queues::bytes(*first, NETLINK_MAX) >= NETLINK_MAX {
+        return Some(format!("more than {} MiB in netlink sockets", NETLINK_MAX >> 20));
     }
     let has_locks = counts_locks && file_locks::held_by(&processes, LOCKS_MAX) >= LOCKS_MAX;
     has_locks.then(|| format!("more than {LOCKS_MAX} locks of files"))

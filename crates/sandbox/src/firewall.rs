@@ -2,7 +2,7 @@
 //!
 //! A container reaches the world, seen as the host. It reaches no other container of any engine,
 //! nothing on the host but the name server that the engine may run for it, and no address at which a cloud tells
-//! a machine of itself. Nobody reaches a container but by an answer. IPv6 stays out.
+//! a machine of itself. Nobody reaches a container but by an answer. IPv6 stays out, and so do pieces of packets.
 //!
 //! The table is rendered as JSON and replaced whole, in one transaction of `nft`. Another table may
 //! still drop what this one lets pass: [`foreign_drops`] finds those.
@@ -34,6 +34,9 @@ const METADATA: [(&str, u8); 3] =
     [("169.254.0.0", 16), ("100.100.100.200", 32), ("192.0.0.192", 32)];
 /// Azure's, which is its name server, too.
 const METADATA_WITH_DNS: Ipv4Addr = Ipv4Addr::new(168, 63, 129, 16);
+
+/// Before the kernel puts pieces of packets together, at -400.
+const BEFORE_DEFRAGMENTATION: i32 = -450;
 
 /// Why the rules could not be set, removed or read.
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +122,7 @@ fn render(engine: &EngineId, subnet: Subnet, dns: &[Ipv4Addr]) -> Value {
     let anyones = format!("{VETH_PREFIX}*");
     let mut commands = removal(engine);
     commands.push(json!({ "add": { "table": { "family": "inet", "name": table.name } } }));
+    commands.push(table.base_chain("pieces", "filter", "prerouting", BEFORE_DEFRAGMENTATION));
     commands.push(table.base_chain("forward", "filter", "forward", 0));
     commands.push(table.base_chain("input", "filter", "input", 0));
     commands.push(table.base_chain("postrouting", "nat", "postrouting", 100));
@@ -128,6 +132,8 @@ fn render(engine: &EngineId, subnet: Subnet, dns: &[Ipv4Addr]) -> Value {
     commands.push(table.chain("to_host"));
 
     let rules = [
+        // What lacks a piece waits for it half a minute, in 4 MiB that all containers and the host share.
+        ("pieces", vec![input_interface(&ours), is_piece(), drop_it()]),
         ("forward", vec![input_interface(&ours), jump("to_world")]),
         ("forward", vec![output_interface(&ours), in_state(&["established", "related"]), accept()]),
         ("forward", vec![output_interface(&ours), drop_it()]),
@@ -279,6 +285,13 @@ fn not_the_way_back() -> Value {
     matches("==", json!({ "fib": { "result": "oif", "flags": ["saddr", "iif"] } }), json!(false))
 }
 
+/// True for a piece of a packet that its sender has cut up: there are more of it, or it's not the first. What is left out by the mask is
+/// the flag that forbids to cut.
+fn is_piece() -> Value {
+    let flags_and_offset = json!({ "&": [payload("ip", "frag-off"), 0x3fff] });
+    matches("!=", flags_and_offset, json!(0))
+}
+
 fn echo_request() -> Value {
     matches("==", payload("icmp", "type"), json!("echo-request"))
 }
@@ -346,10 +359,18 @@ mod tests {
     #[test]
     fn every_rule_is_of_this_engines_interfaces_or_subnet() {
         let ruleset = rendered(&[]);
-        for rule in rules(&ruleset, "forward").iter().chain(&rules(&ruleset, "input")) {
+        for rule in ["pieces", "forward", "input"].into_iter().flat_map(|it| rules(&ruleset, it)) {
             assert!(rule.contains("\"vaaaaa*\""), "{rule}");
         }
         assert!(rules(&ruleset, "postrouting")[0].contains(r#""addr":"198.18.8.0","len":21"#));
+    }
+
+    #[test]
+    fn pieces_of_packets_are_dropped_before_they_wait_for_others() {
+        let ruleset = rendered(&[]);
+        let chain = &ruleset["nftables"][3]["add"]["chain"];
+        assert_eq!((&chain["hook"], &chain["prio"]), (&json!("prerouting"), &json!(-450)));
+        assert!(rules(&ruleset, "pieces")[0].contains("frag-off"));
     }
 
     #[test]

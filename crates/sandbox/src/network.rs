@@ -8,10 +8,12 @@
 //!
 //! Every host end has the same gateway address, so no two containers share a wire and none needs an
 //! address of the host's for itself. The pair dies with the container's namespace. What may pass is
-//! up to [`crate::firewall`], and how fast it passes is bounded at both ends.
+//! up to [`crate::firewall`], and how fast it passes is bounded at both ends. What the kernel keeps for a container's network
+//! in tables of the whole machine is bounded by [`tables`].
 
 mod netlink;
 mod rate;
+mod tables;
 
 use std::fs;
 use std::io;
@@ -32,10 +34,14 @@ use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 use serde::{Deserialize, Serialize};
 
 use crate::process::ProcessRef;
+use crate::tool::ToolError;
 
 /// The container's end.
 const INSIDE: &str = "eth0";
 const LOOPBACK: &str = "lo";
+/// In hardware addresses.
+const CONTAINERS_SIDE: u8 = 0;
+const HOSTS_SIDE: u8 = 1;
 /// What the name of every veth of every engine begins with.
 pub const VETH_PREFIX: &str = "va";
 /// A name has 15 bytes at most; the sixteenth ends it.
@@ -73,6 +79,8 @@ pub enum NetworkError {
     Link { doing: &'static str, interface: String, source: io::Error },
     #[error("could not write {}", file.display())]
     Setting { file: PathBuf, source: io::Error },
+    #[error("could not bound what the container's network knows of neighbours")]
+    Neighbours(#[source] ToolError),
 }
 
 impl HostNetlink {
@@ -97,8 +105,10 @@ pub fn connect_veth(host: &HostNetlink, wire: &Wire) -> Result<bool, NetworkErro
         return Err(NetworkError::Name { name: name.clone() });
     }
     disable_ipv6()?;
+    tables::bound_closed_connections()?;
     bring_up_loopback()?;
     create_pair(&host.0, wire)?;
+    tables::know_one_neighbour(INSIDE, wire.gateway)?;
     let outside = set_up_outside(&host.0, wire).map_err(link_error("set up", name))?;
     let inside = set_up_inside(wire).map_err(link_error("set up", INSIDE))?;
     Ok(outside && inside)
@@ -202,14 +212,14 @@ fn create_pair(host: &Netlink, wire: &Wire) -> Result<(), NetworkError> {
     let inside = end(
         INSIDE,
         mtu,
-        hardware_address(0, *address),
+        hardware_address(CONTAINERS_SIDE, *address),
         LinkAttribute::NetNsFd(namespace.as_raw_fd()),
     );
     let pair = LinkAttribute::LinkInfo(vec![
         LinkInfo::Kind(InfoKind::Veth),
         LinkInfo::Data(InfoData::Veth(InfoVeth::Peer(inside))),
     ]);
-    let outside = end(name, mtu, hardware_address(1, *gateway), pair);
+    let outside = end(name, mtu, hardware_address(HOSTS_SIDE, *gateway), pair);
     let create = || {
         let message = RouteNetlinkMessage::NewLink(outside.clone());
         host.request(message, NLM_F_CREATE | NLM_F_EXCL).map(drop)
@@ -254,6 +264,7 @@ fn set_up_outside(host: &Netlink, wire: &Wire) -> io::Result<bool> {
     host.add_address(interface, gateway)?;
     let bounded = limit_rate(host, interface, *bandwidth)?;
     host.set_up(interface)?;
+    host.set_neighbour(interface, address, hardware_address(CONTAINERS_SIDE, address))?;
     // The address may be that of a container just ended, whose network takes a while to go.
     let route = Route { destination: Some(address), gateway: None, source: gateway, interface };
     host.set_route(route)?;
@@ -267,6 +278,7 @@ fn set_up_inside(wire: &Wire) -> io::Result<bool> {
     here.add_address(interface, address)?;
     let bounded = limit_rate(&here, interface, wire.bandwidth)?;
     here.set_up(interface)?;
+    here.set_neighbour(interface, gateway, hardware_address(HOSTS_SIDE, gateway))?;
     let to_gateway =
         Route { destination: Some(gateway), gateway: None, source: address, interface };
     here.set_route(to_gateway)?;

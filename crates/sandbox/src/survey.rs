@@ -19,7 +19,7 @@ use serde::Serialize;
 use crate::cgroup::{CgroupTree, Version};
 use crate::claims::LAST;
 use crate::failure::{Failure, Step};
-use crate::network::{self, HostNetlink, Wire};
+use crate::network::{self, HostNetlink, VETH_PREFIX, Wire};
 use crate::passed::can_refuse_descriptors;
 use crate::volume::Store;
 use crate::volume::folder::means_at;
@@ -31,6 +31,8 @@ const ID: &str = "0000";
 const ADDRESS: Ipv4Addr = Ipv4Addr::new(198, 19, 255, 255);
 const GATEWAY: Ipv4Addr = Ipv4Addr::new(198, 19, 248, 0);
 const VOLUMES: &str = "volumes";
+/// More places for neighbours than containers can take by connections that they may begin.
+const NEIGHBOURS_ENOUGH: u64 = 65_536;
 /// A folder that every Linux has, locked so that one survey runs at a time.
 const LOCKED: &str = "/run";
 const LOCK_DEADLINE: Duration = Duration::from_secs(20);
@@ -80,6 +82,7 @@ pub fn survey(scratch: &Path, store: Store) -> Vec<Finding> {
     findings.extend(veth(&engine));
     findings.extend(firewall(&engine));
     findings.push(forwarding());
+    findings.push(neighbours());
     findings.push(descriptors());
     findings.push(layers(scratch));
     findings.push(volumes(&engine, scratch, store));
@@ -279,6 +282,43 @@ fn forwarding() -> Finding {
     }
 }
 
+/// Whether the host's own network has as many addresses as the kernel has places for neighbours: an app may look for each.
+fn neighbours() -> Finding {
+    const NAME: &str = "neighbours";
+    const PLACES: &str = "/proc/sys/net/ipv4/neigh/default/gc_thresh3";
+    let read = || -> io::Result<(u64, u64)> {
+        let places = fs::read_to_string(PLACES)?.trim().parse().map_err(io::Error::other)?;
+        Ok((places, addresses_in_reach(&fs::read_to_string("/proc/net/route")?)))
+    };
+    match read() {
+        Ok((places, addresses)) if addresses < places => {
+            ok(NAME, format!("room for {places}; {addresses} addresses in this machine's networks"))
+        }
+        Ok((places, addresses)) => warn(
+            NAME,
+            format!(
+                "room for {places}, and {addresses} addresses in this machine's networks: an app that looks for \
+                 them takes all of it, and the machine reaches nobody"
+            ),
+            Some(format!("sysctl -w net.ipv4.neigh.default.gc_thresh3={NEIGHBOURS_ENOUGH}")),
+        ),
+        Err(error) => warn(NAME, error_chain(&error), None),
+    }
+}
+
+/// How many addresses the host reaches without a gateway, containers not counted; what an app may look for at once counts at
+/// most. `routes` is `/proc/net/route`.
+fn addresses_in_reach(routes: &str) -> u64 {
+    let on_link = |line: &str| {
+        let columns: Vec<&str> = line.split_whitespace().collect();
+        let &[interface, _, gateway, _, _, _, _, mask, ..] = &columns[..] else { return None };
+        let is_ours = interface.starts_with(VETH_PREFIX);
+        let mask = u32::from_str_radix(mask, 16).ok()?;
+        (!is_ours && gateway == "00000000").then(|| 1_u64 << mask.count_zeros())
+    };
+    routes.lines().filter_map(on_link).sum::<u64>().min(NEIGHBOURS_ENOUGH - 1)
+}
+
 fn descriptors() -> Finding {
     const NAME: &str = "passed files";
     match can_refuse_descriptors() {
@@ -379,4 +419,22 @@ fn warn(name: &'static str, detail: String, remedy: Option<String>) -> Finding {
 
 fn fail(name: &'static str, detail: String, remedy: Option<String>) -> Finding {
     Finding { name, grade: Grade::Fail, detail, remedy }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_without_a_gateway_are_in_reach_but_for_containers() {
+        let heading =
+            "Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT\n";
+        let default = "eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0\n";
+        let own = "eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00F0FFFF\t0\t0\t0\n";
+        let container = "vaaaaa1\t026813C6\t00000000\t0005\t0\t0\t0\tFFFFFFFF\t0\t0\t0\n";
+        let routes = [heading, default, own, container].concat();
+        assert_eq!(addresses_in_reach(&routes), 4096);
+        let all = "tun0\t00000000\t00000000\t0001\t0\t0\t0\t00000000\t0\t0\t0\n";
+        assert!(addresses_in_reach(all) < NEIGHBOURS_ENOUGH);
+    }
 }

@@ -44,13 +44,14 @@ const CONNECTIONS_LEAST: u64 = 2048;
 
 /// Memory of the kernel's that no limit binds: what it's for, where the kernel tells of it, and code that takes some
 /// 100 MB of it and waits.
-const UNBOUND: [(&str, &str, &str); 2] = [
+const UNBOUND: [(&str, &str, &str); 3] = [
     (
         "locks of files, which no limit binds",
         "/sys/kernel/slab/file_lock_cache/total_objects",
         LOCK_FILES,
     ),
     ("answers that nobody reads, which no limit binds", "/proc/self/net/netlink", LEAVE_ANSWERS),
+    ("netlink sockets, which no limit binds", "/proc/self/net/protocols", OPEN_NETLINK),
 ];
 const LOCK_FILES: &str = "
 import fcntl, os, struct, time
@@ -77,6 +78,40 @@ for _ in range(500):
 time.sleep(30)
 ";
 
+const OPEN_NETLINK: &str = "
+import os, socket, time
+for _ in range(4):
+    if os.fork() == 0:
+        break
+kept = []
+try:
+    while True:
+        kept.append(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0))
+except OSError:
+    time.sleep(30)
+";
+
+/// Packets of which the host lacks a piece.
+const PIECES: &str = "/proc/net/sockstat";
+/// Sends what goes in many pieces to its own gateway, which throws it away, faster than all of them get through.
+const SEND_PIECES: &str = "
+import socket, struct, time
+gateway = next(
+    words[2] for words in map(str.split, open('/proc/net/route')) if words[1] == '00000000'
+)
+address = socket.inet_ntoa(struct.pack('=I', int(gateway, 16)))
+datagrams = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+datagrams.setblocking(False)
+end = time.monotonic() + 2
+while time.monotonic() < end:
+    try:
+        datagrams.sendto(bytes(65000), (address, 9))
+    except OSError:
+        pass
+";
+/// So many may be others'. Some 800 fill the kernel's room for them.
+const PIECES_MOST: u64 = 100;
+
 /// A process of a tenant's, as the host sees it. It runs until this is dropped: a namespace that is gone gives its
 /// number to another.
 struct Seen {
@@ -91,6 +126,7 @@ pub async fn look(client: &Client, stage: &Stage, bait: &Bait) -> Result<Vec<Pro
     let mut probes = as_whom(client, stage, bait).await?;
     probes.push(static_files(stage).await?);
     probes.push(connections(client, stage).await?);
+    probes.push(pieces(client, stage).await?);
     probes.extend(kernel_memory(client, stage).await?);
     probes.push(passed_files(stage).await?);
     probes.extend(log(client, stage, bait).await?);
@@ -276,6 +312,24 @@ async fn connections(client: &Client, stage: &Stage) -> Result<Probe, CommandErr
     Ok(Probe { skipped, ..Probe::outside(name, "4,096 at the most", ok, observed) })
 }
 
+/// Has the attacker send packets of which pieces get lost: the host would wait for them, with room for those of all.
+async fn pieces(client: &Client, stage: &Stage) -> Result<Probe, CommandError> {
+    Inside::run(client, stage.attacker(), &["python", "-c", SEND_PIECES]).await?.finish().await?;
+    let waiting = packets_in_pieces(&fs::read_to_string(PIECES)?);
+    let (name, expected) = ("packets whose pieces the host waits for", "none of the attacker's");
+    let Some(waiting) = waiting else {
+        let observed = "this kernel does not tell";
+        return Ok(Probe { skipped: true, ..Probe::outside(name, expected, true, observed) });
+    };
+    Ok(Probe::outside(name, expected, waiting <= PIECES_MOST, format!("{waiting} wait")))
+}
+
+/// Reads `FRAG: inuse 7 memory 4096`.
+fn packets_in_pieces(sockstat: &str) -> Option<u64> {
+    let line = sockstat.lines().find_map(|line| line.strip_prefix("FRAG: inuse "))?;
+    line.split(' ').next()?.parse().ok()
+}
+
 /// Has the attacker take memory of the kernel's that it counts as nobody's, until it's ended.
 async fn kernel_memory(client: &Client, stage: &Stage) -> Result<Vec<Probe>, CommandError> {
     let mut probes = Vec::new();
@@ -390,6 +444,13 @@ fn nobody_or(visitors: &[String]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn packets_in_pieces_are_read() {
+        let text = "sockets: used 17\nFRAG: inuse 858 memory 4194384\n";
+        assert_eq!(packets_in_pieces(text), Some(858));
+        assert_eq!(packets_in_pieces("sockets: used 17\n"), None);
+    }
 
     #[test]
     fn descriptors_can_be_refused_since_linux_6_16() {

@@ -12,6 +12,9 @@ use netlink_packet_core::{
 };
 use netlink_packet_route::address::{AddressAttribute, AddressMessage, AddressScope};
 use netlink_packet_route::link::{LinkAttribute, LinkFlags, LinkMessage};
+use netlink_packet_route::neighbour::{
+    NeighbourAddress, NeighbourAttribute, NeighbourMessage, NeighbourState,
+};
 use netlink_packet_route::route::{
     RouteAddress, RouteAttribute, RouteHeader, RouteMessage, RouteProtocol, RouteScope, RouteType,
 };
@@ -159,6 +162,26 @@ impl Netlink {
         ];
         message.attributes = attributes.into_iter().flatten().collect();
         self.request(RouteNetlinkMessage::NewRoute(message), NLM_F_CREATE | NLM_F_REPLACE).map(drop)
+    }
+
+    /// Tells once for all at which hardware address the neighbour `address` is, on link number `index`. Nobody asks for
+    /// it then, and it stays where the kernel's table of neighbours, which all containers and the host share, is full.
+    pub fn set_neighbour(
+        &self,
+        index: u32,
+        address: Ipv4Addr,
+        hardware: [u8; 6],
+    ) -> io::Result<()> {
+        let mut message = NeighbourMessage::default();
+        message.header.family = AddressFamily::Inet;
+        message.header.ifindex = index;
+        message.header.state = NeighbourState::Permanent;
+        message.attributes = vec![
+            NeighbourAttribute::Destination(NeighbourAddress::Inet(address)),
+            NeighbourAttribute::LinkLocalAddress(hardware.to_vec()),
+        ];
+        self.request(RouteNetlinkMessage::NewNeighbour(message), NLM_F_CREATE | NLM_F_REPLACE)
+            .map(drop)
     }
 
     /// The number of the link by which a packet to `destination` would leave. Sends none.

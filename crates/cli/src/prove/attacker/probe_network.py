@@ -279,6 +279,37 @@ def programs(facts):
     }, only=("EPERM",))
 
 
+@probe("network: lead sockets to rarely used protocols", "refused", in_build=True)
+def upper_protocols(facts):
+    def set_option(kind, level, name, value):
+        with socket.socket(socket.AF_INET, kind) as one:
+            one.setsockopt(level, name, value)
+
+    return refusals({
+        "TCP_ULP": lambda: set_option(socket.SOCK_STREAM, 6, 31, b"tls"),
+        "UDP_ENCAP for IPsec": lambda: set_option(socket.SOCK_DGRAM, 17, 100, 2),
+        "UDP_ENCAP for L2TP": lambda: set_option(socket.SOCK_DGRAM, 17, 100, 3),
+    }, only=("EPERM",))
+
+
+@probe("network: fill the table of neighbours that all share", "refused", in_build=True)
+def neighbours(facts):
+    """Each address that a packet goes to past all routes takes a place in it, and so does each group of receivers."""
+    by_interface = [(socket.IPPROTO_IP, 8, struct.pack("I8x", socket.if_nametoindex("eth0")))]  # IP_PKTINFO
+    dont_route = 4  # MSG_DONTROUTE
+
+    def send(address, ancillary=(), flags=0):
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams:
+            datagrams.sendmsg([b"x"], ancillary, flags, (address, 9))
+
+    return refusals({
+        "past all routes": lambda: send("192.0.2.9", by_interface, dont_route),
+        "to the next in line": lambda: send("198.51.100.9", by_interface, dont_route),
+        "to a group": lambda: send("239.1.2.3"),
+        "to a group by an interface": lambda: send("239.1.2.4", by_interface),
+    }, only=("EPERM",))
+
+
 @probe("network: join groups of receivers", "refused", in_build=True)
 def groups(facts):
     """A list that the kernel goes through while nobody else can set up a network, in memory that it counts as nobody's."""
