@@ -2,7 +2,8 @@
 //!
 //! Where there is no place left, the connection goes that has waited longest without a request, be
 //! it between two or in the middle of a head. So whoever holds many and asks for nothing keeps
-//! nobody out. A connection whose request is being answered stays.
+//! nobody out. A connection whose request is being answered stays. When a connection had its last request is
+//! found out by looking again, and only while places are short: requests take no note of the time.
 
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -10,6 +11,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use crate::client::ClientState;
 use crate::places::network;
@@ -36,9 +38,22 @@ pub struct Place {
 #[derive(Debug, Default)]
 struct Known {
     next: u64,
-    by_number: BTreeMap<u64, Arc<ClientState>>,
+    by_number: BTreeMap<u64, Seen>,
     by_address: HashMap<IpAddr, u32>,
 }
+
+/// A connection as it was when it was looked at.
+#[derive(Debug)]
+struct Seen {
+    state: Arc<ClientState>,
+    /// Requests so far.
+    begun: u64,
+    /// When there were no more than that for the first time, as far as is known.
+    since: Instant,
+}
+
+/// Who has waited for so long need not be compared with others.
+const LONG: Duration = Duration::from_secs(1);
 
 impl Connections {
     pub fn new(max: u32, per_address_max: u32) -> Arc<Self> {
@@ -68,7 +83,7 @@ impl Connections {
         let mut known = self.known();
         let number = known.next;
         known.next += 1;
-        known.by_number.insert(number, Arc::clone(state));
+        known.by_number.insert(number, Seen::new(state));
         if let Some(address) = counted {
             *known.by_address.entry(address).or_default() += 1;
         }
@@ -86,10 +101,16 @@ impl Connections {
         tokio::time::timeout(within, self.places.acquire_many(self.max)).await.is_ok()
     }
 
-    /// Tells the connection to go that has been here longest of those without a request.
+    /// Tells the connection to go that has waited longest without a request.
     fn dismiss_one(&self) {
-        let known = self.known();
-        _ = known.by_number.values().find(|state| state.dismiss());
+        let mut known = self.known();
+        let now = Instant::now();
+        // One that is told so twice is told nothing new, and the next one is.
+        while let Some(seen) = known.longest_waiting(now) {
+            if seen.state.dismiss() {
+                return;
+            }
+        }
     }
 
     fn known(&self) -> MutexGuard<'_, Known> {
@@ -99,8 +120,42 @@ impl Connections {
 }
 
 impl Known {
+    /// The connection that has waited longest without a request at `now`, and has not been told to go.
+    fn longest_waiting(&mut self, now: Instant) -> Option<&Seen> {
+        let mut longest: Option<(u64, Instant)> = None;
+        for (number, seen) in &mut self.by_number {
+            if seen.state.is_busy() || seen.state.is_dismissed() {
+                continue;
+            }
+            let since = seen.look(now);
+            if longest.is_none_or(|(_, longest)| since < longest) {
+                longest = Some((*number, since));
+            }
+            if now.duration_since(since) >= LONG {
+                break;
+            }
+        }
+        longest.and_then(|(number, _)| self.by_number.get(&number))
+    }
+
     fn count(&self, address: IpAddr) -> u32 {
         self.by_address.get(&address).copied().unwrap_or(0)
+    }
+}
+
+impl Seen {
+    /// A connection that has just come.
+    fn new(state: &Arc<ClientState>) -> Self {
+        Self { state: Arc::clone(state), begun: state.begun(), since: Instant::now() }
+    }
+
+    /// Since when it has had no request, as far as is known at `now`.
+    fn look(&mut self, now: Instant) -> Instant {
+        let begun = self.state.begun();
+        if begun != self.begun {
+            (self.begun, self.since) = (begun, now);
+        }
+        self.since
     }
 }
 
@@ -143,6 +198,34 @@ mod tests {
         for _ in 0..3 {
             std::mem::forget(place(&connections, "127.0.0.1").await.unwrap());
         }
+    }
+
+    #[test]
+    fn who_asks_again_and_again_does_not_wait() {
+        let mut known = Known::default();
+        for number in 0..3 {
+            known.by_number.insert(number, Seen::new(&Arc::default()));
+        }
+        let state = |known: &Known, number| Arc::clone(&known.by_number[&number].state);
+        let asks = |state: &ClientState| {
+            state.begin();
+            state.end(true);
+        };
+        let (first, second) = (state(&known, 0), state(&known, 1));
+        let start = known.by_number[&2].since;
+        let mut goes =
+            |after: Duration| known.longest_waiting(start + after).map(|seen| seen.begun);
+        asks(&first);
+        asks(&first);
+        assert_eq!(goes(LONG / 2), Some(0));
+        asks(&second);
+        second.dismiss();
+        state(&known, 2).begin();
+        let mut goes =
+            |after: Duration| known.longest_waiting(start + after).map(|seen| seen.begun);
+        assert_eq!(goes(LONG * 3), Some(2), "only the first is left");
+        first.begin();
+        assert_eq!(goes(LONG * 3), None);
     }
 
     #[tokio::test]
