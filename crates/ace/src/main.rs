@@ -8,6 +8,7 @@ mod doctor;
 mod engine;
 mod handover;
 mod machine;
+mod memory;
 mod offline;
 mod restore;
 mod server;

@@ -33,6 +33,7 @@ use crate::doctor;
 use crate::engine::EngineFolder;
 use crate::handover::{self, Held};
 use crate::machine::Machine;
+use crate::memory;
 
 /// Defaults of what can be told.
 pub const DATA: &str = "/var/lib/ace";
@@ -169,6 +170,7 @@ pub async fn run(args: ServerArgs) -> Result<()> {
     thaw_volumes(&engine.folder("volumes")?);
     let machine = Machine::set_up(&mut engine, args.volumes).await?;
     tokio::spawn(engine.keep_identity());
+    tokio::spawn(memory::keep_trim());
     let socket = engine.path().join("ace.sock");
     let listening = ApiSocket::bind(&socket)
         .with_context(|| format!("could not listen at {}", socket.display()))?;

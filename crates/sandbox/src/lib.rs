@@ -23,6 +23,7 @@ pub mod launch;
 mod launcher;
 pub mod listeners;
 mod log;
+pub mod memory;
 pub mod mounts;
 pub mod netlink_queues;
 pub mod network;

@@ -217,6 +217,15 @@ pub fn set_pass_rights(socket: BorrowedFd<'_>, takes: bool) -> io::Result<()> {
     .map(drop)
 }
 
+/// Gives the kernel back what the allocator has free; see malloc_trim(3). Other allocators than glibc's do it by themselves.
+pub fn trim_heap() {
+    #[cfg(target_env = "gnu")]
+    // SAFETY: the call takes the allocator's own locks, and touches nothing that is in use.
+    unsafe {
+        libc::malloc_trim(0);
+    }
+}
+
 /// The value, or `errno` where it is negative.
 fn errno_result<T: PartialOrd + Default>(value: T) -> io::Result<T> {
     if value < T::default() { Err(io::Error::last_os_error()) } else { Ok(value) }
