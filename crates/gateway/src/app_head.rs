@@ -1,18 +1,18 @@
 //! The head of a request as an app gets it, in whichever protocol its server speaks. Pure.
 
-use std::net::SocketAddr;
-
 use ace_types::{HostName, Protocol};
-use ace_upstream::{Added, EncodeError, Request, Then, encode_http, encode_uwsgi};
+use ace_upstream::{EncodeError, Request, Then, encode_http, encode_uwsgi};
 use http::header::{CONNECTION, UPGRADE};
 use http::request::Parts;
 use http::{HeaderMap, HeaderValue, Method, Uri, Version};
 
+use crate::headers::OurWord;
+use crate::origin::Origin;
 use crate::target::origin_form;
 
 /// What an app is told of a request besides its body.
 #[derive(Debug)]
-pub struct AppHead {
+pub struct AppHead<'a> {
     pub method: Method,
     /// What the client asked for.
     pub uri: Uri,
@@ -21,34 +21,32 @@ pub struct AppHead {
     pub version: Version,
     /// As [`crate::headers::to_app`] made them.
     pub headers: HeaderMap,
-    /// What [`crate::headers::to_app`] says besides.
-    pub added: Vec<Added>,
-    pub scheme: &'static str,
-    pub host: HostName,
-    pub port: u16,
-    pub client: SocketAddr,
+    pub host: &'a HostName,
+    pub origin: &'a Origin,
+    pub request_id: &'a str,
     /// Bytes of body; `None` where the client has said nothing of one.
     pub content_length: Option<u64>,
     /// The request is for a switch to this protocol.
     pub upgrade: Option<HeaderValue>,
 }
 
-impl AppHead {
+impl AppHead<'_> {
     /// Encodes it for a server that speaks `protocol`; `keep_alive` if another request may follow on
     /// the connection. An upgrade is asked for over HTTP only.
     pub fn encode(&self, protocol: Protocol, keep_alive: bool) -> Result<Vec<u8>, EncodeError> {
         let request_uri = origin_form(&self.uri);
+        let our_word = OurWord::new(&self.headers, self.origin, self.request_id);
         let request = Request {
             method: &self.method,
             path_and_query: self.rewritten.as_deref().unwrap_or(&request_uri),
             request_uri: &request_uri,
             version: self.version,
             headers: &self.headers,
-            added: &self.added,
-            scheme: self.scheme,
+            added: &our_word.added(),
+            scheme: self.origin.scheme,
             server_name: self.host.as_str(),
-            server_port: self.port,
-            remote: self.client,
+            server_port: self.origin.port,
+            remote: self.origin.client,
             content_length: self.content_length,
         };
         match (protocol, &self.upgrade) {

@@ -13,7 +13,7 @@ use std::pin::Pin;
 use std::sync::Arc;
 use std::time::Duration;
 
-use ace_types::{HostName, Protocol};
+use ace_types::Protocol;
 use ace_upstream::{Connection, HeadError, ReceiveError, ResponseHead, Tunnel};
 use http::{Response, StatusCode};
 use hyper::ext::ReasonPhrase;
@@ -31,8 +31,8 @@ use crate::routes::{AppRoute, HoldPermit, Instance, InstancePermit, Routes, Visi
 use crate::spool::AppSpool;
 
 /// A request, ready to be sent.
-pub struct Outgoing {
-    pub head: AppHead,
+pub struct Outgoing<'a> {
+    pub head: AppHead<'a>,
     pub body: Option<RequestBody>,
     /// See [`ace_types::Limits::timeout`].
     pub timeout: Duration,
@@ -56,12 +56,12 @@ pub struct Answer {
 pub type AppTunnel = (Tunnel, InstancePermit);
 
 /// What came of a request that was to be taken to an instance.
-pub enum Forwarded {
+pub enum Forwarded<'a> {
     Answer(Answer),
     /// By now the app is files alone, along this route; the request has not been sent.
     Files {
         route: Arc<AppRoute>,
-        head: AppHead,
+        head: AppHead<'a>,
     },
 }
 
@@ -90,22 +90,22 @@ pub async fn await_routes(routes: &Routes, bounds: HoldBounds) -> Result<(), Fai
     Ok(())
 }
 
-/// Forwards `request` along `routes` to an instance of the app at `host`. Where that instance fails it,
-/// `failed` is left saying which it was.
-pub async fn forward(
+/// Forwards `request` to an instance of the app that it is for: along `route`, or where that is no longer the
+/// way, along what `routes` have instead. Where that instance fails it, `failed` is left saying which it was.
+pub async fn forward<'a>(
     routes: &Routes,
-    host: &HostName,
-    mut request: Outgoing,
+    route: &Arc<AppRoute>,
+    mut request: Outgoing<'a>,
     bounds: HoldBounds,
     failed: &mut Option<Visit>,
-) -> Result<Forwarded, Failure> {
-    let mut hold = None;
+) -> Result<Forwarded<'a>, Failure> {
+    let mut way = Way { routes, found: Some(Arc::clone(route)), hold: None, bounds };
     let bodiless = request.body.is_none();
     let mut repeatable = true;
     loop {
         let manner = request.manner(repeatable);
         let Ready { connection, unsent, permit } =
-            match connect(routes, host, &mut hold, bounds, &request.head, manner).await? {
+            match way.connect(&request.head, manner).await? {
                 Found::Instance(ready) => ready,
                 Found::Files(route) => return Ok(Forwarded::Files { route, head: request.head }),
             };
@@ -147,35 +147,40 @@ enum Found {
     Files(Arc<AppRoute>),
 }
 
-/// Connects to the least busy instance that takes the connection, waiting for one if need be.
-async fn connect(
-    routes: &Routes,
-    host: &HostName,
-    hold: &mut Option<Hold>,
+/// One request's way to an instance.
+struct Way<'a> {
+    routes: &'a Routes,
+    /// Found a moment ago, and not tried yet. Should the table have changed since, its instances have been retired
+    /// and tell so.
+    found: Option<Arc<AppRoute>>,
+    hold: Option<Hold>,
     bounds: HoldBounds,
-    head: &AppHead,
-    manner: Manner,
-) -> Result<Found, Failure> {
-    loop {
-        let route = routes.table().route(host).cloned();
-        let route = route.ok_or_else(|| Failure::UnknownHost { host: host.to_string() })?;
-        if route.is_files_alone() {
-            return Ok(Found::Files(route));
-        }
-        if route.is_stopped() {
-            return Err(Failure::Stopped);
-        }
-        let refusal = match connect_to_any(&route, head, manner)? {
-            Attempt::Connected(ready) => return Ok(Found::Instance(ready)),
-            Attempt::OldTable => continue,
-            Attempt::Refused(error) => Some(Arc::new(error)),
-            Attempt::NoInstance => None,
-        };
-        match hold {
-            // In a box, like all that is large and rare on a request's way: the rest is copied with its room.
-            Some(hold) => Box::pin(hold.wait(refusal)).await?,
-            // Sees changes from here on; so look once more before waiting for one.
-            None => *hold = Some(Hold::begin(routes, &route, bounds)?),
+}
+
+impl Way<'_> {
+    /// Connects to the least busy instance that takes the connection, waiting for one if need be.
+    async fn connect(&mut self, head: &AppHead<'_>, manner: Manner) -> Result<Found, Failure> {
+        loop {
+            let route = self.found.take().or_else(|| self.routes.table().route(head.host).cloned());
+            let route = route.ok_or_else(|| Failure::UnknownHost { host: head.host.to_string() })?;
+            if route.is_files_alone() {
+                return Ok(Found::Files(route));
+            }
+            if route.is_stopped() {
+                return Err(Failure::Stopped);
+            }
+            let refusal = match connect_to_any(&route, head, manner)? {
+                Attempt::Connected(ready) => return Ok(Found::Instance(ready)),
+                Attempt::OldTable => continue,
+                Attempt::Refused(error) => Some(Arc::new(error)),
+                Attempt::NoInstance => None,
+            };
+            match &mut self.hold {
+                // In a box, like all that is large and rare on a request's way: the rest is copied with its room.
+                Some(hold) => Box::pin(hold.wait(refusal)).await?,
+                // Sees changes from here on; so look once more before waiting for one.
+                None => self.hold = Some(Hold::begin(self.routes, &route, self.bounds)?),
+            }
         }
     }
 }
@@ -190,7 +195,7 @@ enum Attempt {
 }
 
 /// Errors: the request does not fit into what an instance speaks.
-fn connect_to_any(route: &AppRoute, head: &AppHead, manner: Manner) -> Result<Attempt, Failure> {
+fn connect_to_any(route: &AppRoute, head: &AppHead<'_>, manner: Manner) -> Result<Attempt, Failure> {
     let mut tried = Vec::new();
     let mut refusal = None;
     while let Some(instance) = route.least_busy(&tried) {
@@ -261,7 +266,7 @@ impl Hold {
     }
 }
 
-impl Outgoing {
+impl Outgoing<'_> {
     /// How its connection may be used, at the first try or a later one.
     fn manner(&self, is_first: bool) -> Manner {
         match self.body.is_none() && self.head.is_safe() {

@@ -3,10 +3,7 @@
 //! A client's word on who it is and how it came is dropped and replaced by what [`crate::origin`]
 //! found: an app may trust `X-Forwarded-*`, `Forwarded` and `X-Request-Id`.
 
-use std::borrow::Cow;
-
-use ace_upstream::Added;
-
+use ace_upstream::{Added, address_text};
 use bytes::Bytes;
 use http::header::{
     CACHE_CONTROL, CONNECTION, CONTENT_ENCODING, CONTENT_LENGTH, CONTENT_RANGE, CONTENT_TYPE,
@@ -57,29 +54,45 @@ const OURS: [&str; 9] = [
     "x-request-id",
 ];
 
-/// Makes a client's headers those that an app gets. Returns what it gets besides: our own word on how
-/// the request came here.
-pub fn to_app(headers: &mut HeaderMap, origin: &Origin, request_id: &str) -> Vec<Added> {
+/// Our own word on how a request came here, which an app gets besides its client's headers.
+pub struct OurWord<'a> {
+    host: &'a str,
+    scheme: &'static str,
+    port: String,
+    client: String,
+    forwarded: String,
+    request_id: &'a str,
+}
+
+impl<'a> OurWord<'a> {
+    pub fn new(headers: &'a HeaderMap, origin: &Origin, request_id: &'a str) -> Self {
+        // It has been found to be a host.
+        let host = headers.get(HOST).and_then(|host| host.to_str().ok()).unwrap_or_default();
+        let client = address_text(origin.client.ip().to_canonical());
+        let port = itoa::Buffer::new().format(origin.port).to_owned();
+        let (scheme, forwarded) = (origin.scheme, forwarded(&client, origin.scheme, host));
+        Self { host, scheme, port, client, forwarded, request_id }
+    }
+
+    pub fn added(&self) -> [Added<'_>; 6] {
+        [
+            ("x-forwarded-proto", self.scheme),
+            ("x-forwarded-port", &self.port),
+            ("x-request-id", self.request_id),
+            ("forwarded", &self.forwarded),
+            ("x-forwarded-host", self.host),
+            ("x-forwarded-for", &self.client),
+        ]
+    }
+}
+
+/// Makes a client's headers those that an app gets, beside [`OurWord`].
+pub fn to_app(headers: &mut HeaderMap) {
     drop_hop_by_hop(headers);
     // The gateway has met the expectation by then.
     drop_all(headers, |name| {
         *name == EXPECT || *name == PROXY_AUTHORIZATION || OURS.contains(&name.as_str())
     });
-    let client = origin.client.ip().to_canonical();
-    let address = client.to_string();
-    let mut added = vec![
-        ("x-forwarded-proto", Cow::Borrowed(origin.scheme)),
-        ("x-forwarded-port", Cow::Owned(origin.port.to_string())),
-        ("x-request-id", Cow::Owned(request_id.to_owned())),
-    ];
-    // It has been found to be a host.
-    if let Some(host) = headers.get(HOST).and_then(|host| host.to_str().ok()) {
-        let forwarded = forwarded(&address, origin.scheme, host);
-        added.push(("forwarded", Cow::Owned(forwarded)));
-        added.push(("x-forwarded-host", Cow::Owned(host.to_owned())));
-    }
-    added.push(("x-forwarded-for", Cow::Owned(address)));
-    added
 }
 
 /// Source: RFC 7239.
@@ -98,9 +111,18 @@ pub fn to_client(headers: &mut HeaderMap, status: StatusCode, length: Option<u64
     }
     if status == StatusCode::NO_CONTENT {
         headers.remove(CONTENT_LENGTH);
-    } else if let Some(length) = length {
+    } else if let Some(length) = length
+        && !says_length(headers, length)
+    {
         headers.insert(CONTENT_LENGTH, HeaderValue::from(length)); // One, however many there were.
     }
+}
+
+/// Whether `headers` say `length` once, and as we would.
+fn says_length(headers: &HeaderMap, length: u64) -> bool {
+    let mut said = headers.get_all(CONTENT_LENGTH).iter();
+    let mut ours = itoa::Buffer::new();
+    said.next().is_some_and(|said| said == ours.format(length)) && said.next().is_none()
 }
 
 /// What a client gets of an app's trailers: none that would be about the message rather than the content.
@@ -185,8 +207,9 @@ mod tests {
         ]);
         let client = "192.0.2.1:4711".parse().unwrap();
         let origin = Origin { client, scheme: "http", port: 8080, request_id: None };
-        let added = to_app(&mut headers, &origin, "ours");
-        for (name, value) in added {
+        to_app(&mut headers);
+        let clients = headers.clone();
+        for (name, value) in OurWord::new(&clients, &origin, "ours").added() {
             assert!(headers.insert(name, value.parse().unwrap()).is_none(), "{name}");
         }
         assert_eq!(headers["x-forwarded-for"], "192.0.2.1");

@@ -186,7 +186,6 @@ pub struct HoldPermit {
 /// A request under way to an instance; it has left when this is dropped.
 #[derive(Debug)]
 pub struct InstancePermit {
-    id: InstanceId,
     load: Arc<InstanceLoad>,
     /// Given back at the same time.
     work: Option<WorkPermit>,
@@ -195,7 +194,6 @@ pub struct InstancePermit {
 /// Which instance a request was taken to, be it still there or not.
 #[derive(Debug)]
 pub struct Visit {
-    id: InstanceId,
     load: Arc<InstanceLoad>,
 }
 
@@ -213,6 +211,7 @@ struct Known {
 /// What is under way to one instance.
 #[derive(Debug)]
 struct InstanceLoad {
+    id: InstanceId,
     pace: Pace,
     /// The number of requests, and [`RETIRED`].
     state: AtomicU64,
@@ -416,8 +415,7 @@ impl HoldPermit {
 impl Instance {
     /// Counts a request in; `None` where a newer table has left this instance out.
     pub fn enter(&self) -> Option<InstancePermit> {
-        let (id, load) = (self.id.clone(), Arc::clone(&self.load));
-        let permit = InstancePermit { id, load, work: None };
+        let permit = InstancePermit { load: Arc::clone(&self.load), work: None };
         let before = self.load.state.fetch_add(1, Ordering::AcqRel);
         (before & RETIRED == 0).then_some(permit)
     }
@@ -437,13 +435,13 @@ impl InstancePermit {
     }
 
     pub fn visit(&self) -> Visit {
-        Visit { id: self.id.clone(), load: Arc::clone(&self.load) }
+        Visit { load: Arc::clone(&self.load) }
     }
 }
 
 impl Visit {
     pub fn instance(&self) -> &InstanceId {
-        &self.id
+        &self.load.id
     }
 
     /// Counts what the instance's requests take.
@@ -488,8 +486,9 @@ impl Drop for InstancePermit {
 }
 
 impl InstanceLoad {
-    fn new(now: Instant) -> Self {
+    fn new(id: InstanceId, now: Instant) -> Self {
         Self {
+            id,
             pace: Pace::new(now),
             state: AtomicU64::new(0),
             pool: Arc::default(),
@@ -579,7 +578,8 @@ impl Known {
 
     fn prepare_instance(&mut self, instance: InstanceSocket) -> Instance {
         let known = self.instances.entry(instance.id.clone());
-        let load = Arc::clone(known.or_insert_with(|| Arc::new(InstanceLoad::new(Instant::now()))));
+        let new = || Arc::new(InstanceLoad::new(instance.id.clone(), Instant::now()));
+        let load = Arc::clone(known.or_insert_with(new));
         load.revive();
         Instance { id: instance.id, socket: instance.socket, protocol: instance.protocol, load }
     }

@@ -213,7 +213,7 @@ impl Service {
             interim,
             work: Some(work),
         };
-        match forward(&self.routes, host, request, self.hold, &mut record.instance).await? {
+        match forward(&self.routes, route, request, self.hold, &mut record.instance).await? {
             Forwarded::Answer(Answer { response, tunnel, visit }) => {
                 record.answered();
                 record.instance = Some(visit);
@@ -259,27 +259,25 @@ async fn file(
 }
 
 /// What an app is told of a request.
-pub fn app_head(
-    host: &HostName,
-    origin: &Origin,
-    request_id: &str,
+pub fn app_head<'a>(
+    host: &'a HostName,
+    origin: &'a Origin,
+    request_id: &'a str,
     mut parts: Parts,
     body: Option<&RequestBody>,
-) -> AppHead {
+) -> AppHead<'a> {
     let announced = parts.headers.contains_key(CONTENT_LENGTH).then_some(0);
     let upgrade = wanted_upgrade(&parts).filter(|_| body.is_none());
-    let added = headers::to_app(&mut parts.headers, origin, request_id);
+    headers::to_app(&mut parts.headers);
     AppHead {
         method: parts.method,
         uri: parts.uri,
         rewritten: None,
         version: parts.version,
         headers: parts.headers,
-        added,
-        scheme: origin.scheme,
-        host: host.clone(),
-        port: origin.port,
-        client: origin.client,
+        host,
+        origin,
+        request_id,
         content_length: body.map(RequestBody::length).or(announced),
         upgrade,
     }

@@ -27,6 +27,7 @@ pub struct Connection {
     stream: Arc<AppStream>,
     /// What has been received and not been taken.
     buffer: BytesMut,
+    /// Where it's received; empty until then.
     room: BytesMut,
     /// Interim heads so far.
     interim: usize,
@@ -131,7 +132,7 @@ impl Connection {
         Self {
             stream: Arc::new(stream),
             buffer: BytesMut::new(),
-            room: spare::take(),
+            room: BytesMut::new(),
             interim: 0,
             heard: false,
             protocol,
@@ -351,6 +352,7 @@ fn poll_fill(
     room: &mut BytesMut,
     cx: &mut Context<'_>,
 ) -> Poll<io::Result<Filled>> {
+    ready!(stream.poll_readable(cx)); // Most wait here, and room would be idle with them.
     spare::renew(room);
     Poll::Ready(match ready!(stream.poll_read(cx, room)) {
         Ok(0) => Ok(Filled::End),

@@ -10,6 +10,7 @@
 
 #![forbid(unsafe_code)]
 
+mod address;
 pub mod chunked;
 pub mod connection;
 pub mod http1;
@@ -22,6 +23,7 @@ mod spare;
 mod stream;
 pub mod uwsgi;
 
+pub use address::address_text;
 pub use connection::{Connection, ReceiveError, ResponseBody, Sender, Tunnel};
 pub use http1::{Then, encode_http};
 pub use percent::{encode_path, encode_query_value, encode_url, percent_decode};

@@ -11,7 +11,7 @@ use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::task::{Context, Poll, Waker};
+use std::task::{Context, Poll, Waker, ready};
 
 use rustix::event::{Timespec, epoll};
 use tokio::io::Interest;
@@ -135,6 +135,16 @@ impl Place {
         Ok(epoll::delete(&self.poller.set, connection)?)
     }
 
+    /// Waits until there may be something to read.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        let mut state = self.readiness.state();
+        if state.readable || state.closed {
+            return Poll::Ready(());
+        }
+        wait_in(&mut state.reader, cx);
+        Poll::Pending
+    }
+
     /// Calls `read` when there may be something, as often as that finds nothing. `is_all` tells of what it returned
     /// whether there is nothing more for now.
     pub fn poll_read<T>(
@@ -144,13 +154,9 @@ impl Place {
         is_all: impl Fn(&T) -> bool,
     ) -> Poll<io::Result<T>> {
         loop {
-            let mut state = self.readiness.state();
-            if !state.readable && !state.closed {
-                wait_in(&mut state.reader, cx);
-                return Poll::Pending;
-            }
-            state.readable = false; // Before reading: what comes afterwards sets it again.
-            drop(state);
+            ready!(self.poll_readable(cx));
+            // Before reading: what comes afterwards sets it again.
+            self.readiness.state().readable = false;
             match read() {
                 Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
                 result => {

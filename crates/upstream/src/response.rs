@@ -4,6 +4,7 @@
 //! first looked at. Lines end in CR LF and nothing else; what is ambiguous is refused, never mended.
 
 use std::borrow::Cow;
+use std::mem::MaybeUninit;
 
 use ace_types::Protocol;
 use http::header::{CONNECTION, CONTENT_LENGTH, TRANSFER_ENCODING};
@@ -71,17 +72,14 @@ const HEADERS_ADDED: usize = 4;
 /// Looks at `bytes[from..]` only; what is before has been looked at by an earlier call that
 /// returned `None`. Errors: [`HeadError::BareLineFeed`], [`HeadError::TooLarge`].
 pub fn head_end(bytes: &[u8], from: usize) -> Result<Option<usize>, HeadError> {
-    for (offset, _) in bytes.iter().enumerate().skip(from).filter(|(_, byte)| **byte == b'\n') {
-        let line = &bytes[..=offset];
-        if !line.ends_with(b"\r\n") {
+    for offset in memchr::memchr_iter(b'\n', &bytes[from..]) {
+        let lines = &bytes[..=from + offset];
+        if !lines.ends_with(b"\r\n") {
             return Err(HeadError::BareLineFeed);
         }
-        if line.ends_with(b"\r\n\r\n") {
-            return if offset < HEAD_BYTES_MAX {
-                Ok(Some(offset + 1))
-            } else {
-                Err(HeadError::TooLarge)
-            };
+        if lines.ends_with(b"\r\n\r\n") {
+            let is_small = lines.len() <= HEAD_BYTES_MAX;
+            return is_small.then_some(Some(lines.len())).ok_or(HeadError::TooLarge);
         }
     }
     if bytes.len() < HEAD_BYTES_MAX { Ok(None) } else { Err(HeadError::TooLarge) }
@@ -90,9 +88,11 @@ pub fn head_end(bytes: &[u8], from: usize) -> Result<Option<usize>, HeadError> {
 /// Parses a whole head that came over `protocol`, its empty line included.
 pub fn parse_head(bytes: &[u8], protocol: Protocol) -> Result<ResponseHead, HeadError> {
     let bytes = as_http_1(bytes, protocol);
-    let mut fields = [httparse::EMPTY_HEADER; HEADERS_MAX];
-    let mut parsed = httparse::Response::new(&mut fields);
-    let complete = parsed.parse(&bytes).map_err(HeadError::Malformed)?;
+    let mut fields = [const { MaybeUninit::uninit() }; HEADERS_MAX];
+    let mut parsed = httparse::Response::new(&mut []);
+    let complete = httparse::ParserConfig::default()
+        .parse_response_with_uninit_headers(&mut parsed, &bytes, &mut fields)
+        .map_err(HeadError::Malformed)?;
     if complete.is_partial() {
         return Err(HeadError::Malformed(httparse::Error::NewLine));
     }

@@ -1,8 +1,9 @@
 //! Room for what apps send, used by one connection after the other.
 //!
 //! An answer's body is passed on as parts of the room that it was received in. A short one takes little of it,
-//! and the next answer comes into the rest; only what is used up is allocated anew. A connection keeps its
-//! room to itself as long as it lives, so a part holds on to little more memory than its own.
+//! and the next answer comes into the rest; only what is used up is allocated anew. A connection takes room when
+//! its answer comes, since many wait for theirs, and keeps it to itself until that has come: so a part
+//! holds on to little more memory than its own.
 
 use std::cell::RefCell;
 
@@ -21,15 +22,11 @@ const ROOM_BYTES_MIN: usize = 2 * 1024;
 /// The most that one thread keeps.
 const KEPT_MAX: usize = 16;
 
-/// Some room: bytes to be overwritten.
-pub fn take() -> BytesMut {
-    SPARE.with_borrow_mut(Vec::pop).unwrap_or_default()
-}
-
-/// Makes `room` worth reading into.
+/// Makes `room`, which is empty at first, worth reading into: bytes to be overwritten.
 pub fn renew(room: &mut BytesMut) {
     if room.len() < ROOM_BYTES_MIN {
-        *room = BytesMut::zeroed(ROOM_BYTES);
+        let spare = SPARE.with_borrow_mut(Vec::pop);
+        *room = spare.unwrap_or_else(|| BytesMut::zeroed(ROOM_BYTES));
     }
 }
 
@@ -48,11 +45,11 @@ mod tests {
 
     #[test]
     fn what_is_left_of_room_is_used_next() {
-        let mut room = take();
+        let mut room = BytesMut::new();
         renew(&mut room);
         let part = room.split_to(100);
         keep(room);
-        let mut next = take();
+        let mut next = BytesMut::new();
         renew(&mut next);
         assert_eq!(next.len(), ROOM_BYTES - part.len());
         assert_eq!(next.as_ptr(), part.as_ptr_range().end);
@@ -61,6 +58,8 @@ mod tests {
     #[test]
     fn too_little_is_not_kept() {
         keep(BytesMut::zeroed(ROOM_BYTES_MIN - 1));
-        assert!(take().is_empty());
+        let mut room = BytesMut::new();
+        renew(&mut room);
+        assert_eq!(room.len(), ROOM_BYTES);
     }
 }

@@ -39,6 +39,11 @@ impl AppStream {
         Ok((Self { place: Place::enter(&socket)?, socket }, sent))
     }
 
+    /// Waits until there may be something to read, if only the end.
+    pub fn poll_readable(&self, cx: &mut Context<'_>) -> Poll<()> {
+        self.place.poll_readable(cx)
+    }
+
     /// Writes what there is to the beginning of `room`. Returns how many bytes that are; 0 at the end.
     pub fn poll_read(&self, cx: &mut Context<'_>, room: &mut [u8]) -> Poll<io::Result<usize>> {
         let length = room.len();

@@ -5,13 +5,12 @@
 //! variables mean.
 
 use std::borrow::Cow;
-use std::fmt::Display;
-use std::io::Write;
 use std::net::SocketAddr;
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST};
 use http::{HeaderMap, HeaderName, Method, Version};
 
+use crate::address::address_text;
 use crate::percent::percent_decode;
 
 /// The head of a request, for an app.
@@ -26,7 +25,7 @@ pub struct Request<'a> {
     /// What the app gets as `HTTP_*`; see [`encode_uwsgi`] for what it does not.
     pub headers: &'a HeaderMap,
     /// Headers of our own beside those, which have none of these names; in lowercase.
-    pub added: &'a [Added],
+    pub added: &'a [Added<'a>],
     /// `http` or `https`.
     pub scheme: &'a str,
     /// The host that was asked for, without port.
@@ -39,7 +38,7 @@ pub struct Request<'a> {
 }
 
 /// A header that whoever sends the request adds to the client's.
-pub type Added = (&'static str, Cow<'static, str>);
+pub type Added<'a> = (&'static str, &'a str);
 
 /// Why a request can't be a uwsgi packet.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
@@ -87,14 +86,14 @@ fn encode_peers(packet: &mut Packet, request: &Request<'_>) -> Result<(), Encode
         packet.variable(b"HTTPS", b"on")?;
     }
     packet.variable(b"SERVER_NAME", request.server_name.as_bytes())?;
-    packet.written(b"SERVER_PORT", request.server_port)?;
-    packet.written(b"REMOTE_ADDR", request.remote.ip().to_canonical())?;
-    packet.written(b"REMOTE_PORT", request.remote.port())
+    packet.number(b"SERVER_PORT", request.server_port)?;
+    packet.variable(b"REMOTE_ADDR", address_text(request.remote.ip().to_canonical()).as_bytes())?;
+    packet.number(b"REMOTE_PORT", request.remote.port())
 }
 
 fn encode_headers(packet: &mut Packet, request: &Request<'_>) -> Result<(), EncodeError> {
     match request.content_length {
-        Some(length) => packet.written(b"CONTENT_LENGTH", length)?,
+        Some(length) => packet.number(b"CONTENT_LENGTH", length)?,
         None => packet.variable(b"CONTENT_LENGTH", b"")?,
     }
     let content_type = request.headers.get(CONTENT_TYPE).map_or(&b""[..], |value| value.as_bytes());
@@ -141,6 +140,17 @@ fn protocol(version: Version) -> &'static str {
     }
 }
 
+/// What stands in a variable's name for each byte of a header's.
+const IN_VARIABLES: [u8; 256] = {
+    let mut bytes = [0; 256];
+    let mut byte = 0;
+    while byte < bytes.len() {
+        bytes[byte] = if byte == b'-' as usize { b'_' } else { (byte as u8).to_ascii_uppercase() };
+        byte += 1;
+    }
+    bytes
+};
+
 /// A packet in the making.
 struct Packet {
     bytes: Vec<u8>,
@@ -159,21 +169,16 @@ impl Packet {
         self.string(|bytes| bytes.extend_from_slice(value))
     }
 
-    /// Appends one variable, its value as it is displayed.
-    fn written(&mut self, name: &[u8], value: impl Display) -> Result<(), EncodeError> {
-        self.string(|bytes| bytes.extend_from_slice(name))?;
-        // Writing to memory does not fail.
-        self.string(|bytes| _ = write!(bytes, "{value}"))
+    /// Appends one variable that is a number.
+    fn number(&mut self, name: &[u8], value: impl itoa::Integer) -> Result<(), EncodeError> {
+        self.variable(name, itoa::Buffer::new().format(value).as_bytes())
     }
 
     /// Appends a header as the variable that it becomes.
     fn header(&mut self, name: &str, value: &[u8]) -> Result<(), EncodeError> {
         self.string(|bytes| {
             bytes.extend_from_slice(b"HTTP_");
-            bytes.extend(name.bytes().map(|byte| match byte {
-                b'-' => b'_',
-                byte => byte.to_ascii_uppercase(),
-            }));
+            bytes.extend(name.bytes().map(|byte| IN_VARIABLES[usize::from(byte)]));
         })?;
         self.string(|bytes| bytes.extend_from_slice(value))
     }
@@ -276,7 +281,7 @@ mod tests {
 
     #[test]
     fn what_is_added_comes_like_any_header() {
-        let added = [("x-forwarded-for", Cow::Borrowed("192.0.2.1"))];
+        let added = [("x-forwarded-for", "192.0.2.1")];
         let headers = HeaderMap::new();
         let packet = encode_uwsgi(&Request { added: &added, ..request("/", &headers) }).unwrap();
         let last = decode(&packet).pop().unwrap();
