@@ -104,11 +104,10 @@ pub async fn forward<'a>(
     let mut repeatable = true;
     loop {
         let manner = request.manner(repeatable);
-        let Ready { connection, unsent, permit } =
-            match way.connect(&request.head, manner).await? {
-                Found::Instance(ready) => ready,
-                Found::Files(route) => return Ok(Forwarded::Files { route, head: request.head }),
-            };
+        let Ready { connection, unsent, permit } = match way.connect(&request.head, manner).await? {
+            Found::Instance(ready) => ready,
+            Found::Files(route) => return Ok(Forwarded::Files { route, head: request.head }),
+        };
         let visit = permit.visit();
         match request.exchange(connection, &unsent, permit).await {
             Ok((response, tunnel)) => {
@@ -162,7 +161,8 @@ impl Way<'_> {
     async fn connect(&mut self, head: &AppHead<'_>, manner: Manner) -> Result<Found, Failure> {
         loop {
             let route = self.found.take().or_else(|| self.routes.table().route(head.host).cloned());
-            let route = route.ok_or_else(|| Failure::UnknownHost { host: head.host.to_string() })?;
+            let route =
+                route.ok_or_else(|| Failure::UnknownHost { host: head.host.to_string() })?;
             if route.is_files_alone() {
                 return Ok(Found::Files(route));
             }
@@ -195,7 +195,11 @@ enum Attempt {
 }
 
 /// Errors: the request does not fit into what an instance speaks.
-fn connect_to_any(route: &AppRoute, head: &AppHead<'_>, manner: Manner) -> Result<Attempt, Failure> {
+fn connect_to_any(
+    route: &AppRoute,
+    head: &AppHead<'_>,
+    manner: Manner,
+) -> Result<Attempt, Failure> {
     let mut tried = Vec::new();
     let mut refusal = None;
     while let Some(instance) = route.least_busy(&tried) {
