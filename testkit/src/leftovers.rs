@@ -51,6 +51,15 @@ pub fn groups(id: &str) -> Vec<String> {
     cgroups(Path::new("/sys/fs/cgroup"), &format!("ace-{id}"), CGROUP_DEPTH)
 }
 
+/// The group of the instance `instance` of the engine `id` in each tree.
+pub fn groups_of(id: &str, instance: &str) -> Vec<PathBuf> {
+    let of_instance = |group: PathBuf| match instance_beside(&group, id) {
+        Some(beside) => (beside == instance).then_some(group),
+        None => Some(group.join(instance)).filter(|group| group.is_dir()),
+    };
+    groups(id).into_iter().map(PathBuf::from).filter_map(of_instance).collect()
+}
+
 /// The instances of the engine `id` that have processes or groups.
 pub fn instances(id: &str) -> BTreeSet<String> {
     let groups = groups(id).into_iter().map(PathBuf::from);
@@ -61,7 +70,7 @@ pub fn instances(id: &str) -> BTreeSet<String> {
             None => names.extend(folders_in(&group).iter().filter_map(|path| file_name(path))),
         }
     }
-    names.remove("keeper"); // It holds the engine's own group on machines with systemd.
+    names.remove("keeper"); // It holds the engine's own group in a container with systemd.
     names
 }
 

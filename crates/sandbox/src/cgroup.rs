@@ -1,16 +1,18 @@
 //! Control groups on cgroup v1, hybrid and v2, found at run time.
 //!
 //! ```text
-//! ace-ENGINE/            one a tree; on a systemd machine with v2, ace-ENGINE.scope
-//!   NAME/                one a container; in the tree that shares out processors, with v1, ace-ENGINE.NAME
-//!     init/              our process 1: uncounted, so that no bomb of the tenant's takes it
-//!     app/               the tenant's processes: every limit is here
+//! ace-ENGINE.NAME/       one a container, in the tree that shares out processors
+//!   init/                our process 1: uncounted, so that no bomb of the tenant's takes it
+//!   app/                 the tenant's processes: every limit is here
+//! ace-ENGINE/NAME/       the same, in trees that don't
 //! ```
 //!
 //! Containers that want more than there is share alike; one that uses much gives way to those that use
-//! little, which is in [`balance`].
-//! Which trees there are is in [`hierarchy`]; systemd's part is in [`scope`]; what is read and
-//! written is bound by [`throttle`] and counted by [`traffic`].
+//! little, which is in [`balance`], and is why they stand by themselves. On version 2 that takes the machine's own
+//! root. An engine that sees a part of the tree alone, as in a container, has all in a group of its own there: where
+//! systemd owns that part, in a [`scope`].
+//! Which trees there are is in [`hierarchy`]; what is read and written is bound by [`throttle`] and counted by
+//! [`traffic`].
 
 mod balance;
 mod excess;
@@ -55,6 +57,8 @@ const FREEZE_DEADLINE: Duration = Duration::from_millis(200);
 const REMOVE_ALL_DEADLINE: Duration = Duration::from_secs(10);
 const PAUSE_LEAST: Duration = Duration::from_millis(1);
 const PAUSE_MOST: Duration = Duration::from_millis(50);
+/// How often to pass controllers on to a new group: until it passes them on itself, systemd may take them back.
+const PASS_ON_ATTEMPTS: u32 = 5;
 
 /// The groups of one container: `init` beside `app` below one folder, in each tree there is.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -70,6 +74,9 @@ pub struct Folder {
     pub version: Version,
     /// What it limits and counts there.
     pub controllers: Vec<Controller>,
+    /// Whether containers stand right below the tree's root there, each by itself: below a group of ours none could be
+    /// idle without harm to the others, for which see [`balance`].
+    pub stands_alone: bool,
 }
 
 /// What a container's tenant uses now, and what it was refused since the container was made.
@@ -87,6 +94,17 @@ pub struct Usage {
     pub pids: u64,
     /// Processes and threads refused beyond the limit.
     pub pids_refused: u64,
+}
+
+/// How a container that uses much of the processor gives way to others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum GivesWayBy {
+    /// It's idle to the kernel.
+    Idle,
+    /// It weighs less: the kernel knows no idle groups.
+    WeightForWantOfIdle,
+    /// It weighs less: it stands in a group with others.
+    WeightBelowAnother,
 }
 
 /// All groups of one engine.
@@ -141,20 +159,29 @@ impl CgroupTree {
                 return Err(CgroupError::Missing { controller, remedy: remedy(controller) });
             }
         }
-        Ok(Self::of(&format!("ace-{engine}"), trees, scope::systemd_runs()))
+        Ok(Self::of(&format!("ace-{engine}"), trees, is_machines_root, scope::systemd_runs()))
     }
 
-    fn of(name: &str, trees: Vec<Hierarchy>, systemd: bool) -> Self {
+    fn of(
+        name: &str,
+        trees: Vec<Hierarchy>,
+        is_machines_root: impl Fn(&Path) -> bool,
+        systemd: bool,
+    ) -> Self {
         let mut scope = None;
         let mut folders = Vec::new();
         let mut roots = Vec::new();
         for Hierarchy { mount_point, version, controllers } in trees {
-            let delegated = systemd && version == Version::V2 && !controllers.is_empty();
-            let path = match delegated {
+            let limits_in_v2 = version == Version::V2 && !controllers.is_empty();
+            let stands_alone = match version {
+                Version::V1 => controllers.contains(&Controller::Cpu),
+                Version::V2 => limits_in_v2 && is_machines_root(&mount_point),
+            };
+            let path = match limits_in_v2 && !stands_alone && systemd {
                 true => scope.insert(Scope::new(name, &mount_point)).folder().to_owned(),
                 false => mount_point.join(name),
             };
-            folders.push(Folder { path, version, controllers });
+            folders.push(Folder { path, version, controllers, stands_alone });
             roots.push(mount_point);
         }
         Self { folders, roots, scope, excesses: Excesses::default() }
@@ -170,10 +197,7 @@ impl CgroupTree {
         }
         let cgroup = self.get(name);
         for ((engine, root), group) in self.folders.iter().zip(&self.roots).zip(&cgroup.folders) {
-            if !group.stands_alone() {
-                self.make_engines(engine, root)?;
-            }
-            make_folders(group)?;
+            self.make_folders(engine, root, group)?;
             for (file, value) in settings(group, limits) {
                 write_setting(&group.path.join(APP).join(file), &value)?;
             }
@@ -210,7 +234,12 @@ impl CgroupTree {
     /// that was so.
     pub fn restore_limits(&self, name: &str, limits: &Limits) -> Result<bool, CgroupError> {
         let mut restored = false;
-        for group in &self.get(name).folders {
+        let groups = self.get(name).folders;
+        for ((engine, root), group) in self.folders.iter().zip(&self.roots).zip(&groups) {
+            if !group.has_controllers() {
+                self.make_folders(engine, root, group)?;
+                restored = true;
+            }
             let app = group.path.join(APP);
             let settings = settings(group, limits);
             // What was written last to a file is what stands in it.
@@ -286,14 +315,6 @@ impl CgroupTree {
         means
     }
 
-    /// How containers that use much of the processor give way to others: by `cpu.idle` or by weight.
-    pub fn gives_way_by(&self) -> &'static str {
-        let mut trees = self.folders.iter().zip(&self.roots);
-        let can_be_idle =
-            trees.any(|(folder, root)| folder.stands_alone() && balance::can_be_idle(root));
-        if can_be_idle { "cpu.idle" } else { "weight" }
-    }
-
     /// Which version throttles disks; `None` where none does. What is written late, out of the page cache, only
     /// version 2 counts as the group's that wrote it.
     pub fn io_version(&self) -> Option<Version> {
@@ -331,8 +352,36 @@ impl CgroupTree {
         Some(Root(root.clone()))
     }
 
-    /// Makes the engine's own folder in the tree at `root`, ready for groups below it. May be called twice.
-    fn make_engines(&self, engine: &Folder, root: &Path) -> Result<(), CgroupError> {
+    /// Makes a container's folder in the tree at `root`, and those in it, with all controllers. May be called twice.
+    ///
+    /// From then on nobody can take a controller away from a group above: the kernel refuses that.
+    fn make_folders(
+        &self,
+        engine: &Folder,
+        root: &Path,
+        group: &Folder,
+    ) -> Result<(), CgroupError> {
+        for attempt in 1..=PASS_ON_ATTEMPTS {
+            self.make_ready(engine, root)?;
+            make_folder(&group.path)?;
+            match group.pass_on(&group.path) {
+                Err(CgroupError::Write { source, .. })
+                    if is_gone(&source) && attempt < PASS_ON_ATTEMPTS => {}
+                passed => {
+                    passed?;
+                    break;
+                }
+            }
+        }
+        make_folder(&group.path.join(INIT))?;
+        make_folder(&group.path.join(APP))
+    }
+
+    /// Makes the tree at `root` ready for groups of containers. May be called twice.
+    fn make_ready(&self, engine: &Folder, root: &Path) -> Result<(), CgroupError> {
+        if engine.stands_alone {
+            return engine.pass_on(root);
+        }
         if let Some(scope) = &self.scope {
             scope.ensure().map_err(CgroupError::Scope)?;
         }
@@ -463,6 +512,16 @@ impl Cgroup {
                 field(&read_value(&folder.path.join(APP).join("pids.events")), "max")
             })
             .unwrap_or(0)
+    }
+
+    /// How it gives way to others when it uses much of the processor.
+    pub fn gives_way_by(&self) -> GivesWayBy {
+        let folder = self.with(Controller::Cpu).filter(|folder| folder.stands_alone);
+        match folder.map(|folder| balance::can_be_idle(&folder.path)) {
+            Some(true) => GivesWayBy::Idle,
+            Some(false) => GivesWayBy::WeightForWantOfIdle,
+            None => GivesWayBy::WeightBelowAnother,
+        }
     }
 
     /// Whether the kernel keeps the tenant's memory out of swap.
@@ -628,19 +687,13 @@ impl Cgroup {
 impl Folder {
     /// The root of a container's tree, where that is of version 1.
     fn root_of_v1(&self) -> Option<&Path> {
-        let above = if self.stands_alone() { 1 } else { 2 };
+        let above = if self.stands_alone { 1 } else { 2 };
         self.path.ancestors().nth(above).filter(|_| self.version == Version::V1)
-    }
-
-    /// Whether its containers stand right below the tree's root. Where version 1 shares out processors, they do: below
-    /// a group of ours none could be idle without harm to the others, for which see [`balance`].
-    fn stands_alone(&self) -> bool {
-        self.version == Version::V1 && self.controllers.contains(&Controller::Cpu)
     }
 
     /// With this as the engine's: the folder of its container `name`.
     fn of_container(&self, name: &str) -> Self {
-        let path = match self.stands_alone() {
+        let path = match self.stands_alone {
             true => self.path.with_file_name(format!("{}{name}", self.prefix())),
             false => self.path.join(name),
         };
@@ -650,7 +703,7 @@ impl Folder {
     /// With this as the engine's: the names of its containers. Where it is absent there are none.
     fn containers(&self) -> io::Result<Vec<String>> {
         let (folder, prefix) = match self.path.parent() {
-            Some(root) if self.stands_alone() => (root, self.prefix()),
+            Some(root) if self.stands_alone => (root, self.prefix()),
             _ => (self.path.as_path(), String::new()),
         };
         let name =
@@ -664,12 +717,12 @@ impl Folder {
 
     /// Lets groups below `folder`, which is of the same tree, use its controllers. Version 1 knows no such thing.
     fn pass_on(&self, folder: &Path) -> Result<(), CgroupError> {
-        if self.version == Version::V1 || self.controllers.is_empty() {
+        let file = folder.join("cgroup.subtree_control");
+        let missing = self.missing_in(&file);
+        if missing.is_empty() {
             return Ok(());
         }
-        let file = folder.join("cgroup.subtree_control");
-        let value: Vec<String> =
-            self.controllers.iter().map(|found| format!("+{}", found.name())).collect();
+        let value: Vec<String> = missing.iter().map(|name| format!("+{name}")).collect();
         let value = value.join(" ");
         write_value(&file, &value).map_err(|source| match source.kind() {
             io::ErrorKind::ResourceBusy => {
@@ -677,6 +730,21 @@ impl Folder {
             }
             _ => CgroupError::Write { file, value, source },
         })
+    }
+
+    /// With this as a container's: whether the tenant's group has all controllers.
+    fn has_controllers(&self) -> bool {
+        self.missing_in(&self.path.join(APP).join("cgroup.controllers")).is_empty()
+    }
+
+    /// Which of its controllers are not in the list `file`. Version 1 has no such lists.
+    fn missing_in(&self, file: &Path) -> Vec<&'static str> {
+        if self.version == Version::V1 {
+            return Vec::new();
+        }
+        let there = read_value(file);
+        let is_missing = |name: &&str| !there.split_whitespace().any(|found| found == *name);
+        self.controllers.iter().map(|wanted| wanted.name()).filter(is_missing).collect()
     }
 
     fn freezes(&self) -> bool {
@@ -789,14 +857,6 @@ fn disks() -> Result<Vec<Device>, CgroupError> {
         .map_err(|source| CgroupError::Read { folder: PathBuf::from("/sys/block"), source })
 }
 
-/// Makes a container's folder in one tree, and those in it.
-fn make_folders(group: &Folder) -> Result<(), CgroupError> {
-    make_folder(&group.path)?;
-    group.pass_on(&group.path)?;
-    make_folder(&group.path.join(INIT))?;
-    make_folder(&group.path.join(APP))
-}
-
 fn make_folder(folder: &Path) -> Result<(), CgroupError> {
     match fs::create_dir(folder) {
         Err(error) if error.kind() == io::ErrorKind::AlreadyExists => Ok(()),
@@ -867,6 +927,12 @@ fn is_gone(error: &io::Error) -> bool {
     error.kind() == io::ErrorKind::NotFound || error.raw_os_error() == Some(gone)
 }
 
+/// Whether the version 2 tree at `mount_point` is shown from the machine's own root, which alone has no such file; a
+/// container's root is a group like others. Source: the kernel's `Documentation/admin-guide/cgroup-v2.rst`.
+fn is_machines_root(mount_point: &Path) -> bool {
+    !mount_point.join("cgroup.events").exists()
+}
+
 fn available_controllers(mount_point: &Path) -> Vec<String> {
     read_value(&mount_point.join("cgroup.controllers"))
         .split_whitespace()
@@ -888,7 +954,8 @@ mod tests {
     use super::*;
 
     fn written(version: Version, controllers: &[Controller]) -> Vec<String> {
-        let folder = Folder { path: PathBuf::new(), version, controllers: controllers.to_vec() };
+        let (path, controllers) = (PathBuf::new(), controllers.to_vec());
+        let folder = Folder { path, version, controllers, stands_alone: false };
         let limits = Limits { memory: Bytes::mib(1), pids: 7, ..Limits::for_app() };
         settings(&folder, &limits).iter().map(|(file, value)| format!("{file}={value}")).collect()
     }
@@ -923,55 +990,124 @@ mod tests {
         }
     }
 
-    #[test]
-    fn only_a_delegated_tree_is_in_a_scope() {
-        let tree = |at: &str, version, controllers: &[Controller]| Hierarchy {
-            mount_point: at.into(),
-            version,
-            controllers: controllers.to_vec(),
-        };
-        let hybrid = [tree("/u", Version::V2, &[]), tree("/p", Version::V1, &[Controller::Pids])];
-        let tree_on_hybrid = CgroupTree::of("ace-abcd", hybrid.to_vec(), true);
-        assert_eq!(tree_on_hybrid.get("x").folders[0].path, Path::new("/u/ace-abcd/x"));
-        let v2 =
-            CgroupTree::of("ace-abcd", vec![tree("/c", Version::V2, &[Controller::Cpu])], true);
-        let expected = Path::new("/c/system.slice/ace-abcd.scope/x");
-        assert_eq!(v2.get("x").folders[0].path, expected);
+    fn tree(at: &Path, version: Version, controllers: &[Controller]) -> Hierarchy {
+        Hierarchy { mount_point: at.to_owned(), version, controllers: controllers.to_vec() }
+    }
+
+    /// Where the container `x` stands in the first of `trees`.
+    fn place(trees: &[Hierarchy], is_machines: bool, systemd: bool) -> PathBuf {
+        let tree = CgroupTree::of("ace-abcd", trees.to_vec(), |_| is_machines, systemd);
+        tree.get("x").folders[0].path.clone()
     }
 
     #[test]
-    fn where_version_1_shares_out_processors_containers_stand_below_the_root() {
-        let root = tempfile::tempdir().unwrap();
-        let tree = Hierarchy {
-            mount_point: root.path().to_owned(),
-            version: Version::V1,
-            controllers: vec![Controller::Cpu],
-        };
-        let tree = CgroupTree::of("ace-abcd", vec![tree], true);
-        let group = &tree.get("one").folders[0];
-        assert_eq!(group.path, root.path().join("ace-abcd.one"));
-        assert_eq!(group.root_of_v1(), Some(root.path()));
-        for folder in ["ace-abcd.one", "ace-abce.two", "docker"] {
-            fs::create_dir(root.path().join(folder)).unwrap();
+    fn only_at_the_machines_root_a_container_of_version_2_stands_alone() {
+        let v2 = [tree(Path::new("/c"), Version::V2, &[Controller::Cpu])];
+        assert_eq!(place(&v2, true, true), Path::new("/c/ace-abcd.x"));
+        assert_eq!(place(&v2, true, false), Path::new("/c/ace-abcd.x"));
+        assert_eq!(place(&v2, false, true), Path::new("/c/system.slice/ace-abcd.scope/x"));
+        assert_eq!(place(&v2, false, false), Path::new("/c/ace-abcd/x"));
+        let hybrid = [tree(Path::new("/u"), Version::V2, &[]), v2[0].clone()];
+        assert_eq!(place(&hybrid, true, true), Path::new("/u/ace-abcd/x"));
+    }
+
+    #[test]
+    fn where_processors_are_shared_out_containers_stand_below_the_root() {
+        for version in [Version::V1, Version::V2] {
+            let root = tempfile::tempdir().unwrap();
+            let trees = vec![tree(root.path(), version, &[Controller::Cpu])];
+            let tree = CgroupTree::of("ace-abcd", trees, |_| true, true);
+            let group = &tree.get("one").folders[0];
+            assert_eq!(group.path, root.path().join("ace-abcd.one"));
+            assert_eq!(group.root_of_v1(), (version == Version::V1).then_some(root.path()));
+            for folder in ["ace-abcd.one", "ace-abce.two", "docker"] {
+                fs::create_dir(root.path().join(folder)).unwrap();
+            }
+            assert_eq!(tree.list().unwrap(), ["one"]);
         }
-        assert_eq!(tree.list().unwrap(), ["one"]);
     }
 
-    /// What a machine does whose version 2 tree no systemd owns.
     #[test]
-    fn without_systemd_groups_stand_right_below_the_root() {
+    fn what_of_its_controllers_a_group_lacks_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let list = folder.path().join("list");
+        let group = |version| Folder {
+            path: folder.path().to_owned(),
+            version,
+            controllers: vec![Controller::Cpu, Controller::Memory],
+            stands_alone: true,
+        };
+        fs::write(&list, "cpuset memory pids\n").unwrap();
+        assert_eq!(group(Version::V2).missing_in(&list), ["cpu"]);
+        assert_eq!(group(Version::V1).missing_in(&list), [""; 0]);
+        assert!(!group(Version::V2).has_controllers());
+    }
+
+    /// An engine's groups at the machine's own root, or as one has them that sees a part of the tree; `None` where
+    /// there is no version 2 tree with controllers.
+    fn real_tree(name: &str, is_machines: bool, systemd: bool) -> Option<CgroupTree> {
         let v2 = Path::new("/sys/fs/cgroup");
-        let controllers = vec![Controller::Cpu, Controller::Memory, Controller::Pids];
+        let controllers = [Controller::Cpu, Controller::Memory, Controller::Pids];
         let has = |found: &Controller| available_controllers(v2).contains(&found.name().to_owned());
         if !rustix::process::geteuid().is_root() || !controllers.iter().all(has) {
-            return eprintln!("skipped: not root, or no controllers in a version 2 tree");
+            eprintln!("skipped: not root, or no controllers in a version 2 tree");
+            return None;
         }
-        let tree = Hierarchy { mount_point: v2.into(), version: Version::V2, controllers };
-        let tree = CgroupTree::of(&format!("ace-t{}", std::process::id()), vec![tree], false);
+        let trees = vec![tree(v2, Version::V2, &controllers)];
+        Some(CgroupTree::of(name, trees, |_| is_machines, systemd))
+    }
+
+    #[test]
+    fn groups_are_made_wherever_they_stand_and_leave_nothing() {
+        for is_machines in [true, false] {
+            let name = format!("ace-t{}", std::process::id());
+            let Some(tree) = real_tree(&name, is_machines, false) else { return };
+            let group = tree.create("one", &Limits::for_app()).unwrap();
+            assert_eq!(read_value(&group.folders[0].path.join("app/pids.max")), "256\n");
+            tree.remove_all().unwrap();
+            assert!(!tree.folders[0].path.exists() && !group.folders[0].path.exists());
+        }
+    }
+
+    #[test]
+    fn a_controller_that_was_taken_away_is_there_again() {
+        let name = format!("ace-u{}", std::process::id());
+        let Some(tree) = real_tree(&name, true, false) else { return };
         let group = tree.create("one", &Limits::for_app()).unwrap();
-        assert_eq!(read_value(&group.folders[0].path.join("app/pids.max")), "256\n");
+        let path = &group.folders[0].path;
+        let above = path.parent().unwrap().join("cgroup.subtree_control");
+        let refused = write_value(&above, "-pids").unwrap_err();
+        assert_eq!(refused.kind(), io::ErrorKind::ResourceBusy, "while the container has it");
+        assert!(!tree.restore_limits("one", &Limits::for_app()).unwrap());
+        write_value(&path.join("cgroup.subtree_control"), "-pids").unwrap();
+        assert!(!path.join("app/pids.max").exists());
+        assert!(tree.restore_limits("one", &Limits::for_app()).unwrap());
+        assert_eq!(read_value(&path.join("app/pids.max")), "256\n");
         tree.remove_all().unwrap();
-        assert!(!tree.folders[0].path.exists());
+    }
+
+    #[test]
+    fn a_scope_goes_with_the_last_who_is_in_it() {
+        let name = format!("ace-v{}", std::process::id());
+        let made = || real_tree(&name, false, true).filter(|_| scope::systemd_runs());
+        let Some(tree) = made() else { return eprintln!("skipped: systemd does not own the tree") };
+        let group = tree.create("one", &Limits::for_app()).unwrap();
+        let scope = tree.folders[0].path.clone();
+        let mut app = std::process::Command::new("sleep").arg("100").spawn().unwrap();
+        write_value(&group.folders[0].path.join("app").join(PROCS), &app.id().to_string()).unwrap();
+        drop(tree);
+        assert!(scope.is_dir(), "the engine is gone, and its app keeps the scope");
+        app.kill().unwrap();
+        app.wait().unwrap();
+        let until = Instant::now() + REMOVE_ALL_DEADLINE;
+        while scope.exists() {
+            assert!(Instant::now() < until, "systemd has not removed {}", scope.display());
+            std::thread::sleep(PAUSE_MOST);
+        }
+        let next = made().unwrap();
+        next.create("two", &Limits::for_app()).unwrap();
+        assert!(scope.is_dir());
+        next.remove_all().unwrap();
     }
 
     #[test]

@@ -83,8 +83,12 @@ impl MemoryKill {
     /// The container of `engine` that the process was in; `None` where it was in none.
     pub fn container(&self, engine: &EngineId) -> Option<&str> {
         let own = format!("ace-{engine}");
-        let is_own = |part: &str| part.strip_suffix(".scope").unwrap_or(part) == own;
-        self.cgroup.split('/').skip_while(|part| !is_own(part)).nth(1)
+        let mut parts = self.cgroup.split('/').skip_while(|part| !part.starts_with(&own));
+        match parts.next()?.strip_prefix(&own)? {
+            "" | ".scope" => parts.next(),
+            // A container's own stands beside the others, right below the root.
+            beside => beside.strip_prefix('.'),
+        }
     }
 }
 
@@ -149,8 +153,10 @@ mod tests {
     fn a_kill_belongs_to_the_engine_whose_group_it_was_in() {
         let mut kill = kill("python").unwrap();
         assert_eq!(kill.container(&"abcd".parse().unwrap()), None);
-        kill.cgroup = "/system.slice/ace-ed4d.scope/66ps8ta8/app".to_owned();
-        assert_eq!(kill.container(&"ed4d".parse().unwrap()), Some("66ps8ta8"));
+        for group in ["/system.slice/ace-ed4d.scope/66ps8ta8/app", "/ace-ed4d.66ps8ta8/app"] {
+            kill.cgroup = group.to_owned();
+            assert_eq!(kill.container(&"ed4d".parse().unwrap()), Some("66ps8ta8"));
+        }
     }
 
     #[test]

@@ -16,7 +16,7 @@ use rustix::fs::{FlockOperation, flock};
 use rustix::thread::UnshareFlags;
 use serde::Serialize;
 
-use crate::cgroup::{CgroupTree, Version};
+use crate::cgroup::{CgroupTree, GivesWayBy, Version};
 use crate::claims::LAST;
 use crate::failure::{Failure, Step};
 use crate::network::{self, HostNetlink, VETH_PREFIX, Wire};
@@ -145,7 +145,7 @@ fn cgroups(engine: &EngineId) -> Vec<Finding> {
             // Disks are a finding of their own.
             let means = tree.means().into_iter().filter(|(name, _)| *name != "io");
             findings.extend(means.map(|(name, by)| ok(name, by)));
-            findings.push(ok("sharing", gives_way(tree.gives_way_by())));
+            findings.push(ok("sharing", gives_way(group.gives_way_by())));
             findings.push(swap(group.limits_swap()));
             findings.push(kill(group.folders.iter().any(|folder| {
                 folder.version == Version::V2 && folder.path.join("cgroup.kill").exists()
@@ -159,7 +159,12 @@ fn cgroups(engine: &EngineId) -> Vec<Finding> {
     findings
 }
 
-fn gives_way(by: &str) -> String {
+fn gives_way(by: GivesWayBy) -> String {
+    let by = match by {
+        GivesWayBy::Idle => "cpu.idle",
+        GivesWayBy::WeightForWantOfIdle => "weight, as this kernel has no cpu.idle",
+        GivesWayBy::WeightBelowAnother => "weight, as this is not the root of the control groups",
+    };
     format!("who uses much of the processor gives way to others, by {by}")
 }
 

@@ -125,10 +125,10 @@ fn what_a_container_can_t_do_without_is_made_anew_with_it() -> Result<()> {
 
 /// Moves all processes of the instance `id` out of its groups in one tree, and removes those.
 fn leave_a_group(engine: &Engine, id: &str) -> Result<()> {
-    let groups = leftovers::groups(&engine.id()?);
-    let below = groups.iter().map(|group| Path::new(group).join(id));
-    let group = below.into_iter().find(|group| group.is_dir()).context("no group")?;
-    let root = group.ancestors().nth(2).context("no root")?;
+    let groups = leftovers::groups_of(&engine.id()?, id);
+    let group = groups.first().context("no group")?;
+    let is_group = |folder: &&Path| folder.join("cgroup.procs").exists();
+    let root = group.ancestors().take_while(is_group).last().context("no root")?;
     for part in ["app", "init"] {
         for pid in fs::read_to_string(group.join(part).join("cgroup.procs"))?.lines() {
             fs::write(root.join("cgroup.procs"), pid)?;

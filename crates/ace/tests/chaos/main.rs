@@ -57,7 +57,8 @@ fn restarted(engine: &Engine, app: &str, restarts: u64, kind: &str) -> Result<()
 
 /// The host's ids of the processes in the `part`, "init" or "app", of the instance `id`.
 fn processes(engine: &Engine, id: &str, part: &str) -> Result<Vec<u32>> {
-    let part = format!("/{id}/{part}\n");
+    // ace-ENGINE/NAME, or ace-ENGINE.NAME where processors are shared out.
+    let part = format!("{id}/{part}\n");
     let in_part = |pid: &u32| {
         fs::read_to_string(format!("/proc/{pid}/cgroup")).is_ok_and(|text| text.contains(&part))
     };
@@ -69,7 +70,7 @@ fn members(engine: &Engine) -> Result<Vec<(u32, String)>> {
     let group = format!("ace-{}", engine.id()?);
     let name = |groups: String| {
         let below = groups.split_once(&group)?.1.lines().next()?;
-        // Where version 1 shares out processors: ace-ENGINE.NAME.
+        // Where processors are shared out: ace-ENGINE.NAME.
         below.trim_start_matches(['/', '.']).split('/').next().map(str::to_owned)
     };
     let members = fs::read_dir("/proc")?.flatten().filter_map(|entry| {

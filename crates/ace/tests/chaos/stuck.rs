@@ -2,7 +2,7 @@
 //! destroyed all the same.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::time::Duration;
 
@@ -73,7 +73,7 @@ type Hold = fn(&Engine, &str, &str) -> Result<()>;
 /// By each freezer that there is.
 fn frozen(engine: &Engine, _: &str, id: &str) -> Result<()> {
     let mut freezers = 0;
-    for group in leftovers::groups(&engine.id()?).iter().map(|group| Path::new(group).join(id)) {
+    for group in leftovers::groups_of(&engine.id()?, id) {
         for (file, value) in [("freezer.state", "FROZEN"), ("cgroup.freeze", "1")] {
             let freezer: PathBuf = group.join(file);
             if freezer.exists() {

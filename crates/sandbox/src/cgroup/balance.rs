@@ -4,7 +4,7 @@
 //! a tick of its clock. Only for a group that is *idle* to the kernel nobody waits. So a container that uses much is made idle, and ceases to be when
 //! it uses less, or gets less.
 //!
-//! That takes groups right below the tree's root, as on version 1. A group above several of them has next to no weight on
+//! That takes groups right below the tree's root. A group above several of them has next to no weight on
 //! a processor where only idle ones run, and owes the kernel for what they did there with it: who wakes there, in another container, waits for a
 //! tenth of a second. There, and before Linux 5.15, one that uses much has little weight instead.
 //!
@@ -77,7 +77,7 @@ impl Balance {
         self.note(&used, now, f64::from(processors()));
         for (name, group) in &groups {
             let Some(folder) = group.with(Controller::Cpu) else { continue };
-            set_standing(folder, self.gives_way(name))?;
+            set_standing(folder, self.standing(name))?;
         }
         Ok(())
     }
@@ -108,20 +108,38 @@ impl Balance {
     }
 
     /// Where all that lately wanted any use much, none gives way: nobody would be served by it but processes of the host.
-    fn gives_way(&self, name: &str) -> bool {
-        let goes_first = |it: &Account| it.excess <= 0.0 && it.rested < LATELY;
-        self.accounts.get(name).is_some_and(|account| account.excess > 0.0)
-            && self.accounts.values().any(goes_first)
+    fn standing(&self, name: &str) -> Standing {
+        let uses_much = |it: &Account| it.excess > 0.0;
+        let goes_first = |it: &Account| !uses_much(it) && it.rested < LATELY;
+        if !self.accounts.get(name).is_some_and(uses_much) {
+            Standing::GoesFirst
+        } else if self.accounts.values().any(goes_first) {
+            Standing::GivesWay
+        } else {
+            let among = self.accounts.values().filter(|it| uses_much(it)).count();
+            Standing::OneOfMany { among: u32::try_from(among).unwrap_or(u32::MAX) }
+        }
     }
 }
 
-/// Whether groups of the version 1 tree at `root` can be idle.
-pub fn can_be_idle(root: &Path) -> bool {
-    root.join(IDLE).exists()
+/// How a container stands to the others.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Standing {
+    GoesFirst,
+    GivesWay,
+    /// It uses much, as all do: so many.
+    OneOfMany {
+        among: u32,
+    },
+}
+
+/// Whether `group` can be idle.
+pub fn can_be_idle(group: &Path) -> bool {
+    group.join(IDLE).exists()
 }
 
 /// Gives all containers of an engine together as much of each of `processors` as a process of the host
-/// has, where each of those counts by itself: on version 2 without systemd. With more, processes of
+/// has, where each of those counts by itself: in a group of the engine's that no systemd made. With more, processes of
 /// the host, the engine's among them, would wait longer when they wake.
 ///
 /// Errors: the group's file can't be written.
@@ -155,24 +173,39 @@ fn fair_share(cores: &[f64], processors: f64) -> f64 {
 }
 
 /// Writes what is not so already. A group that has gone meanwhile is none.
-fn set_standing(container: &Folder, gives_way: bool) -> io::Result<()> {
+fn set_standing(container: &Folder, standing: Standing) -> io::Result<()> {
     let idle = container.path.join(IDLE);
     let stands = read_value(&idle);
-    let can_be_idle = container.stands_alone() && !stands.is_empty();
-    let wanted = if gives_way { "1" } else { "0" };
+    let can_be_idle = container.stands_alone && !stands.is_empty();
+    let wanted = if standing == Standing::GivesWay { "1" } else { "0" };
     if can_be_idle && stands.trim() != wanted {
         when_there(write_value(&idle, wanted))?;
     }
-    match (gives_way, can_be_idle) {
-        (true, true) => Ok(()), // While it's idle the kernel takes no weight.
-        (true, false) => weigh(container, LIGHT_PART),
-        (false, _) => weigh(container, 1),
+    match standing {
+        Standing::GoesFirst => weigh(container, 1),
+        Standing::GivesWay if can_be_idle => Ok(()), // While it's idle the kernel takes no weight.
+        Standing::GivesWay => weigh(container, LIGHT_PART),
+        Standing::OneOfMany { among } => {
+            weigh(container, part_of_many(container, among, processors()))
+        }
+    }
+}
+
+/// Into how many parts the weight of one goes where so many want all that there is.
+///
+/// Beside the root's other groups of version 2, which hold all services of the host, and the engine, with one's weight
+/// each, they may not weigh more on any of `processors` than one. Version 1's root has processes that count each by
+/// itself; and elsewhere the group above them has its own weight.
+fn part_of_many(container: &Folder, among: u32, processors: u32) -> u32 {
+    match container.version {
+        Version::V2 if container.stands_alone => among.div_ceil(processors),
+        Version::V1 | Version::V2 => 1,
     }
 }
 
 fn weigh(container: &Folder, part: u32) -> io::Result<()> {
     let (file, full) = weight_of(container);
-    let weight = (full / part).to_string();
+    let weight = (full / part).max(1).to_string();
     if read_value(&file).trim() != weight {
         when_there(write_value(&file, &weight))?;
     }
@@ -229,7 +262,8 @@ mod tests {
         }
 
         fn gives_way(&self) -> Vec<bool> {
-            (0..self.used.len()).map(|at| self.balance.gives_way(&name(at))).collect()
+            let gives_way = |at| self.balance.standing(&name(at)) == Standing::GivesWay;
+            (0..self.used.len()).map(gives_way).collect()
         }
 
         /// Lets a tick pass in which containers want so many processors. Returns how many each had.
@@ -283,6 +317,21 @@ mod tests {
     }
 
     #[test]
+    fn many_who_use_much_weigh_as_one_on_each_processor_beside_services_of_the_host() {
+        let of = |version, stands_alone| {
+            let controllers = vec![Controller::Cpu];
+            let folder = Folder { path: PathBuf::new(), version, controllers, stands_alone };
+            [1, 2, 3, 40].map(|among| part_of_many(&folder, among, 2))
+        };
+        assert_eq!(of(Version::V2, true), [1, 1, 2, 20]);
+        assert_eq!(of(Version::V2, false), [1; 4]);
+        assert_eq!(of(Version::V1, true), [1; 4]);
+        let mut machine = Machine::new(2.0, 3);
+        (0..4).for_each(|_| drop(machine.tick(&[2.0; 3])));
+        assert_eq!(machine.balance.standing(&name(0)), Standing::OneOfMany { among: 3 });
+    }
+
+    #[test]
     fn where_all_use_much_none_gives_way_until_one_comes_that_uses_little() {
         let mut machine = Machine::new(2.0, 3);
         (0..90).for_each(|_| drop(machine.tick(&[1.0, 1.0, 0.001])));
@@ -318,7 +367,7 @@ mod tests {
         let used = |usec| BTreeMap::from([(name(0), usec)]);
         balance.note(&used(0), now, 2.0);
         balance.note(&used(9_000_000), now, 2.0);
-        assert!(!balance.gives_way(&name(0)));
+        assert_eq!(balance.standing(&name(0)), Standing::GoesFirst);
     }
 
     #[test]
