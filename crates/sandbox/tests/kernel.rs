@@ -153,9 +153,13 @@ fn what_is_written_to_a_volume_is_counted_now_or_later() {
         let all = group.disk_traffic().unwrap();
         all.get(&attached.number).map_or((0, 0), |disk| (disk.written_bytes, disk.writes))
     };
+    // To a file, as apps do: what is written late to the device itself counts as whose was the last to do so.
     let write = |how: &str| {
-        let to = attached.device.display();
-        let script = format!("exec dd if=/dev/zero of={to} bs=64k count=16 {how} 2>/dev/null");
+        let (from, to) = (attached.device.display(), disk.folder.path().display());
+        let script = format!(
+            "mount -t ext4 {from} {to} && dd if=/dev/zero of={to}/file bs=64k count=16 {how}"
+        );
+        let script = format!("exec unshare -m sh -c '{script}' 2>/dev/null");
         assert!(start_in(&group, "app", &script).wait().unwrap().success());
     };
     let (before, _) = written();
