@@ -236,7 +236,7 @@ impl CgroupTree {
         let mut restored = false;
         let groups = self.get(name).folders;
         for ((engine, root), group) in self.folders.iter().zip(&self.roots).zip(&groups) {
-            if !group.has_controllers() {
+            if group.lacks_controllers() {
                 self.make_folders(engine, root, group)?;
                 restored = true;
             }
@@ -367,11 +367,10 @@ impl CgroupTree {
             match group.pass_on(&group.path) {
                 Err(CgroupError::Write { source, .. })
                     if is_gone(&source) && attempt < PASS_ON_ATTEMPTS => {}
-                passed => {
-                    passed?;
-                    break;
-                }
+                Err(error) => return Err(error),
+                Ok(()) => break,
             }
+            std::thread::sleep(PAUSE_LEAST);
         }
         make_folder(&group.path.join(INIT))?;
         make_folder(&group.path.join(APP))
@@ -732,9 +731,10 @@ impl Folder {
         })
     }
 
-    /// With this as a container's: whether the tenant's group has all controllers.
-    fn has_controllers(&self) -> bool {
-        self.missing_in(&self.path.join(APP).join("cgroup.controllers")).is_empty()
+    /// With this as a container's: whether the tenant's group is there and was left without one of its controllers.
+    fn lacks_controllers(&self) -> bool {
+        let app = self.path.join(APP);
+        app.is_dir() && !self.missing_in(&app.join("cgroup.controllers")).is_empty()
     }
 
     /// Which of its controllers are not in the list `file`. Version 1 has no such lists.
@@ -1040,7 +1040,9 @@ mod tests {
         fs::write(&list, "cpuset memory pids\n").unwrap();
         assert_eq!(group(Version::V2).missing_in(&list), ["cpu"]);
         assert_eq!(group(Version::V1).missing_in(&list), [""; 0]);
-        assert!(!group(Version::V2).has_controllers());
+        assert!(!group(Version::V2).lacks_controllers(), "one that has gone lacks nothing");
+        fs::create_dir(folder.path().join(APP)).unwrap();
+        assert!(group(Version::V2).lacks_controllers());
     }
 
     /// An engine's groups at the machine's own root, or as one has them that sees a part of the tree; `None` where

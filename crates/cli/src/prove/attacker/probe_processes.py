@@ -13,7 +13,7 @@ from kit import absent, call, checked, fork_and_wait, libc, probe, refusals, sta
 
 # Variables that programs commonly have everywhere, or that the engine sets by itself for apps and builds.
 PLAIN_VARIABLES = {
-    "HOME", "LANG", "LC_ALL", "PATH", "PWD", "SHLVL", "TERM", "TMPDIR", "TZ", "USER", "_",
+    "HOME", "LANG", "LC_ALL", "LOGNAME", "PATH", "PWD", "SHLVL", "TERM", "TMPDIR", "TZ", "USER", "_",
     "NO_COLOR", "PYTHONDONTWRITEBYTECODE", "PYTHONUNBUFFERED", "REQUESTS_CA_BUNDLE", "SSL_CERT_FILE",
 }
 
