@@ -5,6 +5,7 @@
 //! [`Bench::run`] kills what runs; [`Bench::clear`] then waits until it is gone.
 
 use std::any::Any;
+use std::convert::Infallible;
 use std::io;
 use std::net::Ipv4Addr;
 use std::os::fd::OwnedFd;
@@ -29,6 +30,7 @@ use tokio::task::spawn_blocking;
 use tokio::time::{Instant, sleep, sleep_until};
 
 use crate::files;
+use crate::left_behind;
 use crate::log::BuildLog;
 use crate::site::{ENTRIES_MAX, SIZE_MAX, Site};
 
@@ -42,6 +44,10 @@ const ROOM_LEAST: Room = Room { bytes: 1 << 20, inodes: 16 };
 pub const FREE_LEAST: Bytes = Bytes::gib(1);
 /// How often the free space is asked for: a disk writes far less than [`FREE_LEAST`] in that time.
 const FREE_PAUSE: Duration = Duration::from_millis(250);
+/// How often it's looked for what a command has left behind, and how often in a row that has to be there while the command
+/// has no process at work: it may be about to start one.
+const LEFT_BEHIND_PAUSE: Duration = Duration::from_secs(3);
+const LEFT_BEHIND_LOOKS: u32 = 4;
 /// How long the kernel may take to end and forget a container's processes.
 const REMOVE_DEADLINE: Duration = Duration::from_secs(10);
 const STOP_GRACE: Duration = Duration::from_secs(1);
@@ -170,6 +176,7 @@ impl Bench {
             () = sleep_until(self.deadline) => Err(self.too_long()),
             error = self.watch_disk() => Err(error),
             error = self.watch_free_space(FREE_LEAST) => Err(error),
+            never = self.watch_left_behind(&group.0) => match never {},
         };
         let out_of_memory = group.0.oom_kills() > 0;
         let excess = self.workshop.cgroups.take_excess(&self.name);
@@ -316,6 +323,25 @@ impl Bench {
                 ));
             }
             sleep(FREE_PAUSE).await;
+        }
+    }
+
+    /// Ends what the command leaves behind and waits for.
+    async fn watch_left_behind(&self, group: &Cgroup) -> Infallible {
+        let mut looks = 0;
+        loop {
+            sleep(LEFT_BEHIND_PAUSE).await;
+            let group = group.clone();
+            let look = move || left_behind::find(&group.app_processes().unwrap_or_default());
+            // What can't be seen now can be at the next turn.
+            let left = spawn_blocking(look).await.unwrap_or_default();
+            looks = if left.is_empty() { 0 } else { looks + 1 };
+            if looks >= LEFT_BEHIND_LOOKS {
+                left_behind::end(&left);
+                let names = left_behind::names(&left);
+                self.log.say(format!("ended what the build had left running: {names}")).await;
+                looks = 0;
+            }
         }
     }
 

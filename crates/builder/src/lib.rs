@@ -29,6 +29,7 @@ mod files;
 mod hash;
 mod index;
 mod kept;
+mod left_behind;
 mod log;
 mod mistagged;
 mod old_setuptools;
