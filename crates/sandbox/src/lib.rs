@@ -31,6 +31,7 @@ pub mod passed;
 pub mod process;
 mod rootfs;
 mod seccomp;
+pub mod sockets;
 pub mod space;
 pub mod spec;
 pub mod survey;

@@ -3,50 +3,39 @@
 //!
 //! Each socket may keep some 200 KiB, and a process has thousands of sockets.
 //!
-//! Source: `netlink_seq_show` in `net/netlink/af_netlink.c` of the kernel; `sk_prot_alloc` and `proto_seq_printf` in
-//! `net/core/sock.c`.
+//! Source: `netlink_seq_show` in `net/netlink/af_netlink.c` of the kernel; `sk_prot_alloc` in `net/core/sock.c`.
 
 use std::fs::File;
 use std::io::{BufRead, BufReader};
 
+use crate::sockets::{self, Protocol};
+
 /// What the kernel takes for a socket: a piece of a power of two.
 const SOCKET_BYTES: u64 = 2048;
-/// Of the columns protocol, size, sockets and so on.
-const SOCKETS: usize = 2;
-const PROTOCOL: &str = "NETLINK";
 /// Of the columns sk, Eth, Pid, Groups, Rmem, Wmem and so on.
 const WAITING: usize = 4;
 
 /// How many bytes the netlink sockets take of the network that process `pid` is in, with what waits in them, counted up to
 /// `enough`. None where the process is gone.
 pub fn bytes(pid: u32, enough: u64) -> u64 {
-    let open = |name: &str| File::open(format!("/proc/{pid}/net/{name}")).map(BufReader::new);
-    // Those that nobody has sent by yet are in the first table alone, which is short.
-    let sockets = open("protocols").map_or(0, |table| sockets(table) * SOCKET_BYTES);
-    match open("netlink") {
-        Ok(table) if sockets < enough => sockets + waiting(table, enough - sockets),
+    // Those that nobody has sent by yet are not in the table of what waits.
+    let sockets = sockets::count(pid, Protocol::Netlink) * SOCKET_BYTES;
+    match File::open(format!("/proc/{pid}/net/netlink")) {
+        Ok(table) if sockets < enough => sockets + waiting(BufReader::new(table), enough - sockets),
         Ok(_) | Err(_) => sockets.min(enough),
     }
 }
 
-fn sockets(table: impl BufRead) -> u64 {
-    let line = table.lines().map_while(Result::ok).find(|line| line.starts_with(PROTOCOL));
-    line.and_then(|line| number(&line, SOCKETS)).unwrap_or(0)
-}
-
 fn waiting(table: impl BufRead, enough: u64) -> u64 {
+    let waiting = |line: String| line.split_whitespace().nth(WAITING)?.parse::<u64>().ok();
     let mut sum = 0;
-    for line in table.lines().map_while(Result::ok) {
-        sum += number(&line, WAITING).unwrap_or(0);
+    for bytes in table.lines().map_while(Result::ok).filter_map(waiting) {
+        sum += bytes;
         if sum >= enough {
             return enough;
         }
     }
     sum
-}
-
-fn number(line: &str, column: usize) -> Option<u64> {
-    line.split_whitespace().nth(column)?.parse().ok()
 }
 
 #[cfg(test)]
@@ -60,15 +49,6 @@ mod tests {
                     000000003c5b8c12 0   0          00000000 100      0        0     2        0        18\n";
         assert_eq!(waiting(text.as_bytes(), u64::MAX), 4196);
         assert_eq!(waiting(text.as_bytes(), 4000), 4000);
-    }
-
-    #[test]
-    fn sockets_are_counted_whether_they_are_bound_or_not() {
-        let text = "protocol  size sockets  memory press maxhdr  slab module\n\
-                    TCP       2304     17    1657   no     192   yes  kernel\n\
-                    NETLINK   1096   1000      -1   NI       0   no   kernel\n";
-        assert_eq!(sockets(text.as_bytes()), 1000);
-        assert_eq!(sockets("".as_bytes()), 0);
     }
 
     #[test]

@@ -44,7 +44,7 @@ const CONNECTIONS_LEAST: u64 = 2048;
 
 /// Memory of the kernel's that no limit binds: what it's for, where the kernel tells of it, and code that takes some
 /// 100 MB of it and waits.
-const UNBOUND: [(&str, &str, &str); 3] = [
+const UNBOUND: [(&str, &str, &str); 4] = [
     (
         "locks of files, which no limit binds",
         "/sys/kernel/slab/file_lock_cache/total_objects",
@@ -52,6 +52,7 @@ const UNBOUND: [(&str, &str, &str); 3] = [
     ),
     ("answers that nobody reads, which no limit binds", "/proc/self/net/netlink", LEAVE_ANSWERS),
     ("netlink sockets, which no limit binds", "/proc/self/net/protocols", OPEN_NETLINK),
+    ("TCP sockets, which no limit binds", "/proc/self/net/protocols", OPEN_TCP),
 ];
 const LOCK_FILES: &str = "
 import fcntl, os, struct, time
@@ -87,6 +88,23 @@ kept = []
 try:
     while True:
         kept.append(socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, 0))
+except OSError:
+    time.sleep(30)
+";
+
+const OPEN_TCP: &str = "
+import os, socket, time
+for _ in range(8):
+    if os.fork() == 0:
+        break
+listening = socket.socket()
+listening.bind(('127.0.0.1', 0))
+listening.listen(64)
+kept = []
+try:
+    while True:
+        kept.append(socket.create_connection(listening.getsockname()))
+        kept.append(listening.accept()[0])
 except OSError:
     time.sleep(30)
 ";
