@@ -26,6 +26,7 @@ use hyper_util::rt::TokioIo;
 use ipnet::IpNet;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, sockopt};
 use rustix::rand::{GetRandomFlags, getrandom};
+use socket2::SockRef;
 use tokio::net::TcpStream;
 use tokio::sync::watch;
 
@@ -121,6 +122,9 @@ enum Phase {
 /// Connections that have been made and that no thread has taken yet, for each thread.
 const BACKLOG: i32 = 1024;
 
+/// What is written to a connection and can't be sent yet, beyond which it takes no more.
+const UNSENT_BYTES_MAX: u32 = 128 * 1024;
+
 /// After a connection could not be accepted, for want of file descriptors or memory.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(50);
 
@@ -173,6 +177,7 @@ impl GatewayServer {
         if listeners.is_empty() {
             listeners = listen(config.address, config.threads.max(1)).map_err(cant)?;
         }
+        listeners.iter().try_for_each(bound_unsent).map_err(cant)?;
         let address = listeners[0].local_addr().map_err(cant)?;
         let again: io::Result<Vec<_>> = listeners.iter().map(TcpListener::try_clone).collect();
         let server = Arc::new(Self {
@@ -565,8 +570,16 @@ fn listen_beside_others(address: SocketAddr) -> io::Result<TcpListener> {
     Ok(TcpListener::from(socket))
 }
 
+/// Bounds what the kernel keeps for each client that does not take it: else some hundred slow readers have all
+/// the memory that it gives to TCP. The connections that are accepted have the bound from here.
+fn bound_unsent(listener: &TcpListener) -> io::Result<()> {
+    SockRef::from(listener).set_tcp_notsent_lowat(UNSENT_BYTES_MAX)
+}
+
 #[cfg(test)]
 mod tests {
+    use tokio::net::TcpSocket;
+
     use super::*;
 
     #[tokio::test]
@@ -575,5 +588,22 @@ mod tests {
         let listener = tokio::net::TcpListener::from_std(listener).unwrap();
         let _client = TcpStream::connect(listener.local_addr().unwrap()).await.unwrap();
         assert!(listener.accept().await.unwrap().0.nodelay().unwrap());
+    }
+
+    #[tokio::test]
+    async fn little_is_kept_of_what_a_client_does_not_take() {
+        let listener = listen(([127, 0, 0, 1], 0).into(), 1).unwrap().remove(0);
+        bound_unsent(&listener).unwrap();
+        let listener = tokio::net::TcpListener::from_std(listener).unwrap();
+        let client = TcpSocket::new_v4().unwrap();
+        client.set_recv_buffer_size(4096).unwrap();
+        let _client = client.connect(listener.local_addr().unwrap()).await.unwrap();
+        let (server, _) = listener.accept().await.unwrap();
+        server.writable().await.unwrap();
+        let mut taken = 0;
+        while let Ok(count) = server.try_write(&[0; 64 * 1024]) {
+            taken += count;
+        }
+        assert!(taken < 512 * 1024, "{taken}");
     }
 }

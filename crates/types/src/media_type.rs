@@ -35,9 +35,11 @@ const COMPRESSIBLE: &[&str] = &[
     "application/javascript",
     "application/json",
     "application/rtf",
+    "application/toml",
     "application/vnd.ms-fontobject",
     "application/wasm",
     "application/xml",
+    "application/yaml",
     "font/otf",
     "font/ttf",
     "image/bmp",
@@ -98,6 +100,7 @@ const TYPES: &[(&str, &str)] = &[
     ("tar", "application/x-tar"),
     ("tif", "image/tiff"),
     ("tiff", "image/tiff"),
+    ("toml", "application/toml"),
     ("ttf", "font/ttf"),
     ("txt", "text/plain; charset=utf-8"),
     ("vtt", "text/vtt; charset=utf-8"),
@@ -115,6 +118,8 @@ const TYPES: &[(&str, &str)] = &[
     ("xlsx", "application/vnd.openxmlformats-officedocument.spreadsheetml.sheet"),
     ("xml", "text/xml; charset=utf-8"),
     ("xz", "application/x-xz"),
+    ("yaml", "application/yaml"),
+    ("yml", "application/yaml"),
     ("zip", "application/zip"),
     ("zst", "application/zstd"),
 ];
@@ -137,7 +142,9 @@ mod tests {
     #[test]
     fn what_is_compressed_already_is_left_alone() {
         let compressible = |name: &[u8]| is_compressible(&media_type(name).unwrap());
-        for name in ["a.css", "a.svg", "a.json", "a.wasm", "a.webmanifest", "a.ttf", "a.xhtml"] {
+        for name in
+            ["a.css", "a.svg", "a.json", "a.wasm", "a.webmanifest", "a.ttf", "a.xhtml", "a.yml"]
+        {
             assert!(compressible(name.as_bytes()), "{name}");
         }
         for name in ["a.png", "a.woff2", "a.gz", "a.mp4", "a.zip", "a.br"] {
