@@ -194,7 +194,8 @@ impl RequestRecord {
         }
         let causes = causes(failure);
         let (request, app) = (&self.id, self.app_name());
-        if failure.status().is_server_error() {
+        // That of a version that is not spoken is a server's by its number alone.
+        if failure.status().is_server_error() && !matches!(failure, Failure::Version) {
             tracing::warn!(request, app, causes, "{failure}");
         } else {
             tracing::debug!(request, app, causes, "{failure}");
