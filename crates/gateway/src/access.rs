@@ -105,16 +105,17 @@ impl RequestIds {
 }
 
 impl RequestRecord {
-    /// Begins a request; its connection is busy until the record is dropped.
+    /// Begins a request; its connection is busy until the record is dropped. In a box, since it goes with the answer,
+    /// which is moved often.
     pub fn begin(
         ledger: &Arc<Ledger>,
         origin: &Origin,
         request: &Parts,
         client: Arc<ClientState>,
-    ) -> Self {
+    ) -> Box<Self> {
         client.begin();
         let asked = || (request.method.clone(), request.uri.clone(), request.version);
-        Self {
+        Box::new(Self {
             id: origin.request_id.clone().unwrap_or_else(|| ledger.ids.draw()),
             from: origin.client.ip().to_canonical(),
             route: None,
@@ -132,7 +133,7 @@ impl RequestRecord {
             client,
             is_offered: false,
             ledger: Arc::clone(ledger),
-        }
+        })
     }
 
     /// Where its connection takes parts of files, if it does.

@@ -46,7 +46,8 @@ impl AppHead<'_> {
             scheme: self.origin.scheme,
             server_name: self.host.as_str(),
             server_port: self.origin.port,
-            remote: self.origin.client,
+            remote_address: our_word.client(),
+            remote_port: self.origin.client.port(),
             content_length: self.content_length,
         };
         match (protocol, &self.upgrade) {

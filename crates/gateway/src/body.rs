@@ -27,7 +27,7 @@ use crate::stopwatch::Stopwatch;
 pub struct Body {
     content: Content,
     /// `None` where the request goes on in another way.
-    record: Option<RequestRecord>,
+    record: Option<Box<RequestRecord>>,
     /// `None` for what is small.
     allowance: Option<Box<Allowance>>,
 }
@@ -95,7 +95,7 @@ pub enum BodyError {
 }
 
 impl Body {
-    pub fn new(content: Content, record: RequestRecord) -> Self {
+    pub fn new(content: Content, record: Box<RequestRecord>) -> Self {
         Self { content, record: Some(record), allowance: None }
     }
 
@@ -282,7 +282,7 @@ impl http_body::Body for Body {
         };
         let bytes_max = allowed.and_then(|bytes| usize::try_from(bytes).ok());
         let bytes_max = bytes_max.map_or(PART_BYTES_MAX, |bytes| bytes.min(PART_BYTES_MAX));
-        let parts = this.record.as_ref().and_then(RequestRecord::parts);
+        let parts = this.record.as_deref().and_then(RequestRecord::parts);
         let polled = this.content.poll_chunk(cx, parts, bytes_max);
         if let Some(record) = &mut this.record {
             record.note_offer(matches!(polled, Poll::Ready(Some(Ok(_)))));

@@ -369,8 +369,8 @@ impl Outgoing<'_> {
         let content = AppContent::new(source, self.spool.clone());
         let mut response = begin(head.status, head.headers, Content::App(Box::new(content)));
         headers::to_client(response.headers_mut(), head.status, head.content_length);
-        if head.status.canonical_reason() != Some(head.reason.as_str())
-            && let Ok(reason) = ReasonPhrase::try_from(head.reason)
+        if head.status.canonical_reason() != Some(head.reason.as_ref())
+            && let Ok(reason) = ReasonPhrase::try_from(head.reason.into_owned())
         {
             response.extensions_mut().insert(reason);
         }

@@ -74,6 +74,11 @@ impl<'a> OurWord<'a> {
         Self { host, scheme, port, client, forwarded, request_id }
     }
 
+    /// The client's address.
+    pub fn client(&self) -> &str {
+        &self.client
+    }
+
     pub fn added(&self) -> [Added<'_>; 6] {
         [
             ("x-forwarded-proto", self.scheme),
@@ -104,7 +109,7 @@ fn forwarded(client: &str, scheme: &str, host: &str) -> String {
 /// Makes an app's headers those that a client gets; `length` is the body's, where one is known.
 pub fn to_client(headers: &mut HeaderMap, status: StatusCode, length: Option<u64>) {
     // An announcement for the client: over HTTP/1, trailers that are not announced are not sent.
-    let announced = headers.get(TRAILER).cloned().filter(|_| length.is_none());
+    let announced = length.is_none().then(|| headers.get(TRAILER).cloned()).flatten();
     drop_hop_by_hop(headers);
     if let Some(announced) = announced {
         headers.insert(TRAILER, announced);
@@ -152,10 +157,13 @@ pub fn sign(headers: &mut HeaderMap, request_id: &str) {
 }
 
 fn drop_hop_by_hop(headers: &mut HeaderMap) {
-    for name in named_by_connection(headers) {
-        headers.remove(name);
+    let is_hop_by_hop = |name: &HeaderName| HOP_BY_HOP.contains(name);
+    if headers.keys().any(is_hop_by_hop) {
+        for name in named_by_connection(headers) {
+            headers.remove(name);
+        }
+        drop_all(headers, is_hop_by_hop);
     }
-    drop_all(headers, |name| HOP_BY_HOP.contains(name));
 }
 
 /// Removes the headers that are `unwanted`. Mostly there are few headers and none of those, so it's cheaper to look

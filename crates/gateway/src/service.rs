@@ -408,7 +408,7 @@ async fn own_page(route: Option<&AppRoute>, status: StatusCode) -> Option<Arc<Se
 /// Signs the response and ties the request's end to the end of its body. What is for a client that has left is no answer.
 fn finish(
     mut response: Response<Content>,
-    mut record: RequestRecord,
+    mut record: Box<RequestRecord>,
     has_left: bool,
 ) -> Response<Body> {
     headers::sign(response.headers_mut(), &record.id);
@@ -421,7 +421,7 @@ fn open_tunnel(
     mut response: Response<Content>,
     upgrade: Upgrade,
     app: AppTunnel,
-    mut record: RequestRecord,
+    mut record: Box<RequestRecord>,
     lease: Arc<Lease>,
 ) -> Response<Body> {
     headers::sign(response.headers_mut(), &record.id);

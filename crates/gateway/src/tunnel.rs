@@ -25,7 +25,7 @@ const BUFFER_BYTES: usize = 16 * 1024;
 pub async fn run(
     client: Upgrade,
     (app, _permit): AppTunnel,
-    mut record: RequestRecord,
+    mut record: Box<RequestRecord>,
     lease: Arc<Lease>,
 ) {
     let received = AtomicU64::new(0);

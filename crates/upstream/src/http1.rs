@@ -70,8 +70,6 @@ fn field(head: &mut Vec<u8>, name: &[u8], value: &[u8]) {
 
 #[cfg(test)]
 mod tests {
-    use std::net::SocketAddr;
-
     use http::{Method, Version};
 
     use super::*;
@@ -91,7 +89,8 @@ mod tests {
             scheme: "http",
             server_name: "shop.localhost",
             server_port: 80,
-            remote: SocketAddr::from(([192, 0, 2, 1], 4711)),
+            remote_address: "192.0.2.1",
+            remote_port: 4711,
             content_length: length,
         };
         String::from_utf8(encode_http(&request, then)).unwrap()

@@ -6,7 +6,7 @@
 //! A connection enters with one call, for what it waits for, and leaves by being closed.
 
 use std::cell::RefCell;
-use std::collections::HashMap;
+use std::collections::BTreeMap;
 use std::io;
 use std::mem::MaybeUninit;
 use std::os::fd::{AsFd, OwnedFd};
@@ -29,7 +29,7 @@ pub struct Poller {
 struct Members {
     /// No number is used twice: an event that comes late finds nobody.
     next: u64,
-    known: HashMap<u64, Arc<Readiness>>,
+    known: BTreeMap<u64, Arc<Readiness>>,
 }
 
 /// A connection's place in a [`Poller`]. Drop it together with the connection.

@@ -1,7 +1,6 @@
 //! Asks an app one thing, to learn whether it answers.
 
 use std::error::Error;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::time::Duration;
 
@@ -63,7 +62,8 @@ async fn exchange(
         scheme: "http",
         server_name: host,
         server_port: 80,
-        remote: SocketAddr::from((Ipv4Addr::LOCALHOST, 0)),
+        remote_address: "127.0.0.1",
+        remote_port: 0,
         content_length: None,
     };
     let head = match protocol {

@@ -15,7 +15,7 @@ use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode};
 pub struct ResponseHead {
     pub status: StatusCode,
     /// The words after the status; empty where there are none.
-    pub reason: String,
+    pub reason: Cow<'static, str>,
     /// As the app sent them, `Content-Length` included; without `Transfer-Encoding`.
     pub headers: HeaderMap,
     /// What `Content-Length` says.
@@ -103,14 +103,16 @@ pub fn parse_head(bytes: &[u8], protocol: Protocol) -> Result<ResponseHead, Head
         let (name, value) = header(field)?;
         headers.append(name, value);
     }
-    let reason = parsed.reason.unwrap_or_default().to_owned();
+    let reason = reason(status, parsed.reason.unwrap_or_default());
     let is_http_1_1 = parsed.version == Some(1) && protocol == Protocol::Http;
     let content_length = content_length(&headers)?;
     let chunked = is_chunked(&headers)?;
     if chunked && (content_length.is_some() || !is_http_1_1) {
         return Err(HeadError::TransferEncoding);
     }
-    headers.remove(TRANSFER_ENCODING);
+    if chunked {
+        headers.remove(TRANSFER_ENCODING);
+    }
     let persistent = is_http_1_1 && !closes(&headers);
     Ok(ResponseHead { status, reason, headers, content_length, chunked, persistent })
 }
@@ -140,6 +142,12 @@ fn as_http_1(head: &[u8], protocol: Protocol) -> Cow<'_, [u8]> {
         Some(rest) if protocol == Protocol::Uwsgi => [b"HTTP/1.1 ", rest].concat().into(),
         _ => head.into(),
     }
+}
+
+/// `said`, which mostly is what everybody says with `status`.
+fn reason(status: StatusCode, said: &str) -> Cow<'static, str> {
+    let usual = status.canonical_reason().filter(|usual| *usual == said);
+    usual.map_or_else(|| said.to_owned().into(), Cow::Borrowed)
 }
 
 fn header(field: &httparse::Header<'_>) -> Result<(HeaderName, HeaderValue), HeadError> {
@@ -201,7 +209,7 @@ mod tests {
     #[test]
     fn a_head_has_a_status_a_reason_and_headers() {
         let head = parse("HTTP/1.0 404 Not here\r\nA: b\r\nContent-Length: 3\r\n\r\n").unwrap();
-        assert_eq!((head.status, head.reason.as_str()), (StatusCode::NOT_FOUND, "Not here"));
+        assert_eq!((head.status, head.reason.as_ref()), (StatusCode::NOT_FOUND, "Not here"));
         assert_eq!(head.headers["a"], "b");
         assert_eq!(head.body_length(&Method::GET), BodyLength::Known(3));
         assert_eq!(head.body_length(&Method::HEAD), BodyLength::Known(0));

@@ -5,12 +5,10 @@
 //! variables mean.
 
 use std::borrow::Cow;
-use std::net::SocketAddr;
 
 use http::header::{CONTENT_LENGTH, CONTENT_TYPE, COOKIE, HOST};
 use http::{HeaderMap, HeaderName, Method, Version};
 
-use crate::address::address_text;
 use crate::percent::percent_decode;
 
 /// The head of a request, for an app.
@@ -31,8 +29,9 @@ pub struct Request<'a> {
     /// The host that was asked for, without port.
     pub server_name: &'a str,
     pub server_port: u16,
-    /// Where the client is.
-    pub remote: SocketAddr,
+    /// Where the client is: its address as everybody spells it, and its port.
+    pub remote_address: &'a str,
+    pub remote_port: u16,
     /// Bytes of body that follow the packet; `None` where there is none.
     pub content_length: Option<u64>,
 }
@@ -87,8 +86,8 @@ fn encode_peers(packet: &mut Packet, request: &Request<'_>) -> Result<(), Encode
     }
     packet.variable(b"SERVER_NAME", request.server_name.as_bytes())?;
     packet.number(b"SERVER_PORT", request.server_port)?;
-    packet.variable(b"REMOTE_ADDR", address_text(request.remote.ip().to_canonical()).as_bytes())?;
-    packet.number(b"REMOTE_PORT", request.remote.port())
+    packet.variable(b"REMOTE_ADDR", request.remote_address.as_bytes())?;
+    packet.number(b"REMOTE_PORT", request.remote_port)
 }
 
 fn encode_headers(packet: &mut Packet, request: &Request<'_>) -> Result<(), EncodeError> {
@@ -140,6 +139,9 @@ fn protocol(version: Version) -> &'static str {
     }
 }
 
+/// What the name of a header's variable begins with.
+const HTTP: &[u8] = b"HTTP_";
+
 /// What stands in a variable's name for each byte of a header's.
 const IN_VARIABLES: [u8; 256] = {
     let mut bytes = [0; 256];
@@ -165,8 +167,9 @@ impl Packet {
 
     /// Appends one variable: each of the two strings after its length in 16 bits.
     fn variable(&mut self, name: &[u8], value: &[u8]) -> Result<(), EncodeError> {
-        self.string(|bytes| bytes.extend_from_slice(name))?;
-        self.string(|bytes| bytes.extend_from_slice(value))
+        self.bytes.reserve(2 + name.len() + 2 + value.len());
+        self.string(name.len(), |bytes| bytes.extend_from_slice(name))?;
+        self.string(value.len(), |bytes| bytes.extend_from_slice(value))
     }
 
     /// Appends one variable that is a number.
@@ -176,22 +179,25 @@ impl Packet {
 
     /// Appends a header as the variable that it becomes.
     fn header(&mut self, name: &str, value: &[u8]) -> Result<(), EncodeError> {
-        self.string(|bytes| {
-            bytes.extend_from_slice(b"HTTP_");
+        self.string(HTTP.len() + name.len(), |bytes| {
+            bytes.extend_from_slice(HTTP);
             bytes.extend(name.bytes().map(|byte| IN_VARIABLES[usize::from(byte)]));
         })?;
-        self.string(|bytes| bytes.extend_from_slice(value))
+        self.string(value.len(), |bytes| bytes.extend_from_slice(value))
     }
 
-    /// Appends what `append` does, after its length.
-    fn string(&mut self, append: impl FnOnce(&mut Vec<u8>)) -> Result<(), EncodeError> {
-        let begin = self.bytes.len();
-        self.bytes.extend_from_slice(&[0; 2]);
+    /// Appends the `length` bytes that `append` does, after their number.
+    fn string(
+        &mut self,
+        length: usize,
+        append: impl FnOnce(&mut Vec<u8>),
+    ) -> Result<(), EncodeError> {
+        if self.length() + 2 + length > PACKET_BYTES_MAX {
+            return Err(EncodeError::TooLarge);
+        }
+        // The packet's bound is what 16 bits hold.
+        self.bytes.extend_from_slice(&(length as u16).to_le_bytes());
         append(&mut self.bytes);
-        let length = u16::try_from(self.bytes.len() - begin - 2).ok();
-        let length = length.filter(|_| self.length() <= PACKET_BYTES_MAX);
-        let length = length.ok_or(EncodeError::TooLarge)?;
-        self.bytes[begin..begin + 2].copy_from_slice(&length.to_le_bytes());
         Ok(())
     }
 
@@ -225,7 +231,8 @@ mod tests {
             scheme: "http",
             server_name: "shop.localhost",
             server_port: 8080,
-            remote: SocketAddr::from(([192, 0, 2, 1], 4711)),
+            remote_address: "192.0.2.1",
+            remote_port: 4711,
             content_length: None,
         }
     }
