@@ -25,6 +25,24 @@ use crate::volume::Store;
 use crate::volume::folder::means_at;
 use crate::{disk, firewall, rootfs, sys, volume};
 
+/// What apps within their limits take of numbers that the kernel has for the whole machine.
+const SHARED: [Shared; 2] = [
+    Shared {
+        name: "open files",
+        file: "/proc/sys/fs/file-max",
+        of_app: 256 * 4096,
+        remedy: "sysctl -w fs.file-max=9223372036854775807",
+    },
+    Shared {
+        name: "process numbers",
+        file: "/proc/sys/kernel/pid_max",
+        of_app: 256,
+        remedy: "sysctl -w kernel.pid_max=4194304",
+    },
+];
+/// As many apps have to fit in, each at its default limits.
+const APPS_LEAST: u64 = 1000;
+
 /// An engine's id that no engine gets: random ids never have a `0`.
 const ID: &str = "0000";
 /// Addresses of the last slot that no container and no gateway has.
@@ -83,6 +101,7 @@ pub fn survey(scratch: &Path, store: Store) -> Vec<Finding> {
     findings.extend(firewall(&engine));
     findings.push(forwarding());
     findings.push(neighbours());
+    findings.extend(SHARED.iter().map(Shared::look));
     findings.push(descriptors());
     findings.push(layers(scratch));
     findings.push(volumes(&engine, scratch, store));
@@ -287,6 +306,35 @@ fn forwarding() -> Finding {
     }
 }
 
+/// A number that the kernel has for the whole machine.
+struct Shared {
+    name: &'static str,
+    file: &'static str,
+    /// How much of it an app may take by the default limits.
+    of_app: u64,
+    remedy: &'static str,
+}
+
+impl Shared {
+    fn look(&self) -> Finding {
+        let text = fs::read_to_string(self.file);
+        match text.and_then(|text| text.trim().parse().map_err(io::Error::other)) {
+            Ok(most) => self.judge(most),
+            Err(error) => warn(self.name, error_chain(&error), None),
+        }
+    }
+
+    fn judge(&self, most: u64) -> Finding {
+        let apps = most / self.of_app;
+        if apps >= APPS_LEAST {
+            return ok(self.name, format!("{most} on this machine"));
+        }
+        let detail =
+            format!("{most} on this machine: {} apps at their limits take them all", apps + 1);
+        warn(self.name, detail, Some(self.remedy.to_owned()))
+    }
+}
+
 /// Whether the host's own network has as many addresses as the kernel has places for neighbours: an app may look for each.
 fn neighbours() -> Finding {
     const NAME: &str = "neighbours";
@@ -429,6 +477,15 @@ fn fail(name: &'static str, detail: String, remedy: Option<String>) -> Finding {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_few_apps_can_take_is_told_of() {
+        let [_, processes] = SHARED;
+        assert_eq!(processes.judge(4_194_304).grade, Grade::Ok);
+        let few = processes.judge(32_768);
+        assert_eq!(few.grade, Grade::Warn);
+        assert!(few.detail.contains("129 apps"), "{}", few.detail);
+    }
 
     #[test]
     fn addresses_without_a_gateway_are_in_reach_but_for_containers() {
