@@ -119,7 +119,7 @@ fn allow_list() -> Result<BpfProgram, seccompiler::BackendError> {
 }
 
 /// Calls that are allowed with some arguments only: any of a call's rules does.
-fn conditional_rules() -> Result<[(i64, Vec<SeccompRule>); 6], seccompiler::BackendError> {
+fn conditional_rules() -> Result<[(i64, Vec<SeccompRule>); 8], seccompiler::BackendError> {
     use SeccompCmpOp::{Eq, MaskedEq};
     Ok([
         (libc::SYS_clone, vec![rule([condition(0, MaskedEq(NAMESPACE_FLAGS), 0)?])?]),
@@ -134,6 +134,12 @@ fn conditional_rules() -> Result<[(i64, Vec<SeccompRule>); 6], seccompiler::Back
         (libc::SYS_socketpair, vec![rule([condition(0, Eq, unsigned(libc::AF_UNIX))?])?]),
         (libc::SYS_setsockopt, option_rules()?),
         (libc::SYS_ioctl, vec![ioctl_rule()?]),
+        // Pages that the host's owner has put aside for a program of his, which no limit of memory counts.
+        (libc::SYS_mmap, vec![rule([condition(3, MaskedEq(unsigned(libc::MAP_HUGETLB)), 0)?])?]),
+        (
+            libc::SYS_memfd_create,
+            vec![rule([condition(1, MaskedEq(u64::from(libc::MFD_HUGETLB)), 0)?])?],
+        ),
     ])
 }
 

@@ -130,6 +130,16 @@ def further_filters(facts):
     return refused_calls(("seccomp", 1, 0, program), ("prctl", 22, 2, program, 0, 0))
 
 
+@probe("kernel: take huge pages that are put aside for the host's own", "refused", in_build=True)
+def huge_pages(facts):
+    """No limit of memory counts them."""
+    private, anonymous, hugetlb = 0x2, 0x20, 0x40000
+    return refused_calls(
+        ("mmap", 0, 2 << 20, 3, private | anonymous | hugetlb, -1, 0),
+        ("memfd_create", b"huge", 4),
+    )
+
+
 @probe("kernel: choose whom it shares a core with", "refused", in_build=True)
 def core_scheduling(facts):
     """PR_SCHED_CORE_CREATE: whoever is not of the group does not run beside it."""
