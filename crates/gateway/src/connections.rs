@@ -128,7 +128,8 @@ impl Known {
                 continue;
             }
             let since = seen.look(now);
-            if longest.is_none_or(|(_, longest)| since < longest) {
+            // Of those that are alike, the one goes that has been here the shortest.
+            if longest.is_none_or(|(_, longest)| since <= longest) {
                 longest = Some((*number, since));
             }
             if now.duration_since(since) >= LONG {

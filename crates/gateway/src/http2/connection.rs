@@ -54,7 +54,9 @@ where
             accepted = connection.accept() => match accepted.transpose()? {
                 Some((request, respond)) => {
                     let (answering, parts, end) = Answering::begin(request, respond);
-                    tokio::spawn(answering.run(handle(parts, end), pace));
+                    // In a box, lest it be copied over and over: it's large.
+                    let service = Box::pin(handle(parts, end));
+                    tokio::spawn(answering.run(service, pace));
                 }
                 None => return Ok(()),
             },
