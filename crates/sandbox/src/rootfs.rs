@@ -57,10 +57,13 @@ const DEVICE_LINKS: [(&str, &str); 4] = [
     ("/dev/stderr", "/proc/self/fd/2"),
 ];
 
-/// Of `/proc`, what tells of the host or lets root do something to it.
-const PROC_MASKED: [&str; 15] = [
+/// Of `/proc`, what tells of the host or lets root do something to it. While `locks` is read, nobody on the machine takes or
+/// gives back a lock of a file.
+const PROC_MASKED: [&str; 19] = [
     "acpi",
     "asound",
+    "buddyinfo",
+    "fs",
     "interrupts",
     "kallsyms",
     "kcore",
@@ -68,15 +71,17 @@ const PROC_MASKED: [&str; 15] = [
     "keys",
     "kmsg",
     "latency_stats",
+    "locks",
     "sched_debug",
     "scsi",
     "sysrq-trigger",
     "timer_list",
     "timer_stats",
     "vmallocinfo",
+    "zoneinfo",
 ];
 
-const PROC_READ_ONLY: [&str; 4] = ["bus", "fs", "irq", "sys"];
+const PROC_READ_ONLY: [&str; 3] = ["bus", "irq", "sys"];
 
 /// What no mount has but the few that need it.
 const PLAIN: MountFlags = MountFlags::NOSUID.union(MountFlags::NODEV);

@@ -297,7 +297,8 @@ def sysrq(facts):
 @probe("kernel: read its memory and tables", "empty or not there", in_build=True)
 def tables(facts):
     names = ["kcore", "kallsyms", "kmsg", "keys", "key-users", "timer_list", "sched_debug", "vmallocinfo",
-             "slabinfo", "interrupts", "acpi", "scsi", "asound", "latency_stats", "kpagecount", "kpageflags", "iomem"]
+             "slabinfo", "interrupts", "acpi", "scsi", "asound", "latency_stats", "kpagecount", "kpageflags", "iomem",
+             "locks", "fs", "buddyinfo", "zoneinfo"]
     held, seen = True, []
     for name in names:
         ok, words = absent(["/proc/" + name])
