@@ -41,6 +41,8 @@ const LITTLE_CORES: f64 = 0.5;
 const GREEDIEST_PART: f64 = 0.67;
 /// But never more than this part of the fair share.
 const FAIR_PART: f64 = 0.8;
+/// The part of an equal share of the machine from which on a container is at work.
+const BUSY_PART: f64 = 0.25;
 /// Seconds of a processor that it may use at once beyond that, after a rest; and the most that it has to make up for.
 const BURST: f64 = 0.1;
 
@@ -77,7 +79,7 @@ impl Balance {
         self.note(&used, now, f64::from(processors()));
         for (name, group) in &groups {
             let Some(folder) = group.with(Controller::Cpu) else { continue };
-            set_standing(folder, self.standing(name))?;
+            set_standing(folder, self.standing(name, f64::from(processors())))?;
         }
         Ok(())
     }
@@ -108,17 +110,23 @@ impl Balance {
     }
 
     /// Where all that lately wanted any use much, none gives way: nobody would be served by it but processes of the host.
-    fn standing(&self, name: &str) -> Standing {
+    fn standing(&self, name: &str, processors: f64) -> Standing {
+        let Some(account) = self.accounts.get(name) else { return Standing::GoesFirst };
         let uses_much = |it: &Account| it.excess > 0.0;
         let goes_first = |it: &Account| !uses_much(it) && it.rested < LATELY;
-        if !self.accounts.get(name).is_some_and(uses_much) {
-            Standing::GoesFirst
-        } else if self.accounts.values().any(goes_first) {
-            Standing::GivesWay
-        } else {
-            let among = self.accounts.values().filter(|it| uses_much(it)).count();
-            Standing::OneOfMany { among: u32::try_from(among).unwrap_or(u32::MAX) }
+        let some_give_way = self.accounts.values().any(goes_first);
+        let gives_way = |it: &Account| uses_much(it) && some_give_way;
+        if gives_way(account) {
+            return Standing::GivesWay;
         }
+        let wants = |it: &&Account| it.cores > NEXT_TO_NOTHING;
+        let equal_share = processors / self.accounts.values().filter(wants).count() as f64;
+        let is_busy = |it: &&Account| wants(it) && it.cores > BUSY_PART * equal_share;
+        if !is_busy(&account) {
+            return Standing::GoesFirst;
+        }
+        let busy = self.accounts.values().filter(|it| is_busy(it) && !gives_way(it)).count();
+        Standing::OneOfBusy { busy: u32::try_from(busy).unwrap_or(u32::MAX) }
     }
 }
 
@@ -127,9 +135,9 @@ impl Balance {
 enum Standing {
     GoesFirst,
     GivesWay,
-    /// It uses much, as all do: so many.
-    OneOfMany {
-        among: u32,
+    /// It gives way to none, and is at work as so many are.
+    OneOfBusy {
+        busy: u32,
     },
 }
 
@@ -185,20 +193,20 @@ fn set_standing(container: &Folder, standing: Standing) -> io::Result<()> {
         Standing::GoesFirst => weigh(container, 1),
         Standing::GivesWay if can_be_idle => Ok(()), // While it's idle the kernel takes no weight.
         Standing::GivesWay => weigh(container, LIGHT_PART),
-        Standing::OneOfMany { among } => {
-            weigh(container, part_of_many(container, among, processors()))
+        Standing::OneOfBusy { busy } => {
+            weigh(container, part_of_busy(container, busy, processors()))
         }
     }
 }
 
-/// Into how many parts the weight of one goes where so many want all that there is.
+/// Into how many parts the weight of one goes where so many are at work.
 ///
 /// Beside the root's other groups of version 2, which hold all services of the host, and the engine, with one's weight
 /// each, they may not weigh more on any of `processors` than one. Version 1's root has processes that count each by
 /// itself; and elsewhere the group above them has its own weight.
-fn part_of_many(container: &Folder, among: u32, processors: u32) -> u32 {
+fn part_of_busy(container: &Folder, busy: u32, processors: u32) -> u32 {
     match container.version {
-        Version::V2 if container.stands_alone => among.div_ceil(processors),
+        Version::V2 if container.stands_alone => busy.div_ceil(processors),
         Version::V1 | Version::V2 => 1,
     }
 }
@@ -262,7 +270,8 @@ mod tests {
         }
 
         fn gives_way(&self) -> Vec<bool> {
-            let gives_way = |at| self.balance.standing(&name(at)) == Standing::GivesWay;
+            let standing = |at| self.balance.standing(&name(at), self.processors);
+            let gives_way = |at| standing(at) == Standing::GivesWay;
             (0..self.used.len()).map(gives_way).collect()
         }
 
@@ -317,18 +326,33 @@ mod tests {
     }
 
     #[test]
-    fn many_who_use_much_weigh_as_one_on_each_processor_beside_services_of_the_host() {
+    fn many_at_work_weigh_as_one_on_each_processor_beside_services_of_the_host() {
         let of = |version, stands_alone| {
             let controllers = vec![Controller::Cpu];
             let folder = Folder { path: PathBuf::new(), version, controllers, stands_alone };
-            [1, 2, 3, 40].map(|among| part_of_many(&folder, among, 2))
+            [1, 2, 3, 40].map(|busy| part_of_busy(&folder, busy, 2))
         };
         assert_eq!(of(Version::V2, true), [1, 1, 2, 20]);
         assert_eq!(of(Version::V2, false), [1; 4]);
         assert_eq!(of(Version::V1, true), [1; 4]);
-        let mut machine = Machine::new(2.0, 3);
-        (0..4).for_each(|_| drop(machine.tick(&[2.0; 3])));
-        assert_eq!(machine.balance.standing(&name(0)), Standing::OneOfMany { among: 3 });
+    }
+
+    #[test]
+    fn who_is_at_work_is_one_of_so_many_also_where_the_host_takes_its_part() {
+        let mut machine = Machine::new(2.0, 8);
+        // Six share what the host leaves, one has next to no visitors and one has none.
+        machine.tick(&[0.2, 0.2, 0.2, 0.2, 0.2, 0.2, 0.02, 0.0]);
+        let standing = |at| machine.balance.standing(&name(at), 2.0);
+        assert_eq!(standing(0), Standing::OneOfBusy { busy: 6 });
+        assert_eq!([standing(6), standing(7)], [Standing::GoesFirst; 2]);
+        // Those who give way weigh nothing beside it.
+        let wants = [1.0, 1.0, 0.2, 0.2, 0.02, 0.0, 0.0, 0.0];
+        (0..4).for_each(|_| drop(machine.tick(&wants)));
+        let standing = |at| machine.balance.standing(&name(at), 2.0);
+        assert_eq!(
+            [standing(0), standing(2)],
+            [Standing::GivesWay, Standing::OneOfBusy { busy: 2 }]
+        );
     }
 
     #[test]
@@ -367,7 +391,7 @@ mod tests {
         let used = |usec| BTreeMap::from([(name(0), usec)]);
         balance.note(&used(0), now, 2.0);
         balance.note(&used(9_000_000), now, 2.0);
-        assert_eq!(balance.standing(&name(0)), Standing::GoesFirst);
+        assert_ne!(balance.standing(&name(0), 2.0), Standing::GivesWay);
     }
 
     #[test]
