@@ -93,6 +93,27 @@ async fn safe_requests_share_connections_and_others_have_their_own() {
     }
 }
 
+/// An app may send a body where there can be none, and do so late.
+#[tokio::test]
+async fn what_follows_an_answer_without_a_body_is_no_answer() {
+    let bench = one_thread();
+    let connections = start(&bench, async |_, mut stream: UnixStream| {
+        for answer in ["204 No Content", "200 OK"] {
+            let Some(head) = head(&mut stream).await else { return };
+            let begin = if head.starts_with("HEAD") { "200 OK" } else { answer };
+            let answer = format!("HTTP/1.1 {begin}\r\nContent-Length: 4\r\n\r\n");
+            stream.write_all(answer.as_bytes()).await.unwrap();
+        }
+    });
+    for (number, method) in ["HEAD", "GET", "HEAD"].into_iter().enumerate() {
+        let request = format!("{method} / HTTP/1.1\r\nHost: shop.localhost\r\n\r\n");
+        let mut client = bench.client().await;
+        client.send(request).await;
+        assert!([200, 204].contains(&client.receive(true).await.status));
+        assert_eq!(connections.load(Ordering::SeqCst), number + 1);
+    }
+}
+
 #[tokio::test]
 async fn a_connection_that_ended_in_between_is_replaced() {
     let bench = one_thread();

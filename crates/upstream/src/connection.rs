@@ -191,7 +191,8 @@ impl Connection {
             length: head.body_length(method),
             chunks: ChunkDecoder::default(),
             trailers: None,
-            pool: self.pool.filter(|_| head.persistent),
+            // There are servers that send a body after all, which would be taken for the next answer.
+            pool: self.pool.filter(|_| head.persistent && !head.is_bodiless(method)),
         };
         if body.length == BodyLength::Known(0) {
             body.complete();

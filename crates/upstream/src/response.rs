@@ -120,14 +120,18 @@ pub fn parse_head(bytes: &[u8], protocol: Protocol) -> Result<ResponseHead, Head
 impl ResponseHead {
     /// How far the body of this response to `method` goes; `Known(0)` where it can have none.
     pub fn body_length(&self, method: &Method) -> BodyLength {
-        let none = *method == Method::HEAD
-            || matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED);
         match self.content_length {
-            _ if none => BodyLength::Known(0),
+            _ if self.is_bodiless(method) => BodyLength::Known(0),
             Some(length) => BodyLength::Known(length),
             None if self.chunked => BodyLength::Chunked,
             None => BodyLength::UntilClose,
         }
+    }
+
+    /// Whether this response to `method` can have no body, whatever it says of one.
+    pub fn is_bodiless(&self, method: &Method) -> bool {
+        *method == Method::HEAD
+            || matches!(self.status, StatusCode::NO_CONTENT | StatusCode::NOT_MODIFIED)
     }
 
     /// Whether another head follows this one.
