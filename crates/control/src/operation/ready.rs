@@ -6,7 +6,7 @@ use std::time::Duration;
 use ace_api::http::{DeployEvent, LogLine};
 use ace_api::{EndReason, ErrorCode, InstanceState, InstanceStatus};
 use ace_types::{InstanceId, ReleaseNumber, shared_object};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::Operation;
 use crate::hints;
@@ -21,6 +21,8 @@ const STARTUP_MARGIN: Duration = Duration::from_secs(30);
 const STEADY_FOR: Duration = Duration::from_millis(400);
 /// How often a new instance's log is looked at.
 const LOG_EVERY: Duration = Duration::from_millis(200);
+/// How long its lines may come after the news of its end, which has a shorter way.
+const LINES_AFTER: Duration = Duration::from_millis(200);
 /// Lines of its log that tell why a new instance failed.
 const LAST_WORDS: usize = 60;
 
@@ -175,6 +177,7 @@ async fn last_words(instance: &InstanceId, status: &InstanceStatus) -> Option<St
     let folder = status.log.clone();
     let origin = origin(instance, status);
     let read = move || Follower::from_end(origin, folder, LAST_WORDS);
+    sleep(LINES_AFTER).await;
     let (lines, _): (Vec<LogLine>, _) = tokio::task::spawn_blocking(read).await.ok()?.ok()?;
     // The log's own remarks tell nothing of why it ended.
     let printed = lines.into_iter().filter(|line| line.stream != "ace");
